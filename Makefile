@@ -1,0 +1,48 @@
+# `make up` and `make test` are all a newcomer needs; both set up .venv and build first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(wildcard fastpath/quorumd_fastpath/*.pyx fastpath/quorumd_fastpath/*.pxd fastpath/quorumd_fastpath/*.h) setup.py
+
+.PHONY: up test lint build asan bench soak clean
+
+up: build
+	$(BIN)/quorumd up
+
+test: build
+	$(BIN)/python -m pytest
+
+lint: build
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict daemon/quorumd fastpath/quorumd_fastpath
+	$(BIN)/cython-lint fastpath/quorumd_fastpath
+	$(BIN)/python -m pytest tests/test_style.py tests/test_imports.py
+
+# Micro-benchmarks (pytest-benchmark).
+bench: build
+	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only
+
+# The fastpath tests under the address and undefined-behaviour sanitizers, in a build tree of their own.
+asan:
+	./tests/asan.sh
+
+build: $(VENV)/.built
+
+$(VENV)/.installed: pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "quorumd needs Python 3.11 or later as '$(PYTHON)' (Debian: apt-get install python3 python3-venv)."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "quorumd needs Python 3.11 or later; '$(PYTHON)' is older. Name another: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "Python's venv module is missing (Debian: apt-get install python3-venv)."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check "setuptools>=77" "cython>=3.1,<4"
+	$(BIN)/python setup.py --version >/dev/null
+	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
+	$(BIN)/pip install -q --disable-pip-version-check -e ".[dev]" --no-build-isolation
+	touch $@
+
+$(VENV)/.built: $(VENV)/.installed $(SOURCES)
+	$(BIN)/python setup.py -q build_ext --inplace
+	touch $@
+
+clean:
+	rm -rf build $(VENV) daemon/*.egg-info *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f fastpath/quorumd_fastpath/*.so

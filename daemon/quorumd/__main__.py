@@ -1,0 +1,5 @@
+"""`python -m quorumd` is `quorumd`."""
+
+from quorumd.cli.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""The `quorumd` command. `main` dispatches; each command's module is imported only when that command runs."""

@@ -1,0 +1,121 @@
+"""Entry point: finds the command, imports its module, turns errors into one line on stderr and an exit code.
+
+    0 done    1 refused, nothing happened    2 usage or config    3 outcome unknown, it may have happened
+
+A node runs `quorumd node` for months: what this module imports, every node carries.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+import quorumd
+from quorumd.cli.options import CONFIG_KEY
+from quorumd.errors import ConfigError, Definite, QuorumdError
+
+DONE: Final = 0
+REFUSED: Final = 1
+USAGE: Final = 2
+UNKNOWN: Final = 3
+INTERRUPTED: Final = 130  # 128 + SIGINT, as shells say it
+
+# Command -> (module, function). The order is that of `quorumd --help`.
+COMMANDS: Final = {
+    "up": ("cluster", "up"),
+    "down": ("cluster", "down"),
+    "status": ("cluster", "status"),
+    "put": ("data", "put"),
+    "get": ("data", "get"),
+    "range": ("data", "range_"),
+    "del": ("data", "delete"),
+    "cas": ("data", "cas"),
+    "bench": ("bench", "bench"),
+    "transfer-leader": ("cluster", "transfer_leader"),
+    "check-config": ("check", "check_config"),
+    "logdump": ("logdump", "logdump"),
+    "node": ("node", "node"),
+    "completion": ("check", "completion"),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(f"quorumd.cli.{module}"), name)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(quorumd.__version__, prog_name="quorumd")
+@click.option("--config", metavar="CONFIG", help="Cluster config (default: $QUORUMD_CONFIG, else the built-in one).")
+@click.pass_context
+def cli(context: click.Context, config: str | None) -> None:
+    """A strongly consistent cluster in one command: replicated, durable, supervised.
+
+    Exit codes: 0 done, 1 refused (nothing happened), 2 usage or config, 3 unknown (it may have happened).
+    """
+    context.ensure_object(dict)[CONFIG_KEY] = config
+
+
+def complain(message: str) -> None:
+    """One line on stderr, whatever the message holds."""
+    click.echo(f"quorumd: {' '.join(message.split())}", err=True)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line (default: this process's) and returns its exit code. Raises nothing of ours."""
+    try:
+        result = cli.main(args=arguments, prog_name="quorumd", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else DONE
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else str(error), err=True)
+        return USAGE
+    except click.ClickException as error:
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        complain(error.format_message() + (f" (see `{context.command_path} --help`)" if context else ""))
+        return USAGE
+    except ConfigError as error:
+        complain(str(error))
+        return USAGE
+    except Definite as error:
+        complain(_sentence(error))
+        return REFUSED
+    except QuorumdError as error:
+        complain(_sentence(error))
+        return UNKNOWN
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader left (| head). Python would complain once more when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except OSError as error:
+        complain(str(error))
+        return REFUSED
+    except Exception as error:
+        if os.environ.get("QUORUMD_TRACEBACK"):
+            raise
+        complain(f"internal error: {type(error).__name__}: {error} (QUORUMD_TRACEBACK=1 shows where)")
+        return UNKNOWN
+
+
+def _sentence(error: QuorumdError) -> str:
+    """The message, or the words of the error's class when it has none."""
+    return str(error) or (type(error).__doc__ or type(error).__name__).partition(".")[0]
+
+
+def main() -> None:
+    """The `quorumd` command."""
+    sys.exit(run())

@@ -1,0 +1,111 @@
+"""What the sync and the asyncio client share: from a user's arguments to an Operation, and from replies to results."""
+
+import json
+from collections.abc import Generator
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+from quorumd.client.operation import Operation, Plane
+from quorumd.commands import Compare, Kind, Op, Put, Range, RangeResult, Result, Txn, encode
+from quorumd.errors import ProtocolError, Rejected
+from quorumd.limits import MAX_KEY_BYTES, SECOND
+from quorumd.types import Nanoseconds
+from quorumd_fastpath import wire
+
+R = TypeVar("R")
+LEADER: Final = 0
+
+
+def deadline_after(now: Nanoseconds, timeout: float) -> Nanoseconds:
+    """`timeout` seconds from `now`. Raises ValueError unless it is positive."""
+    if not timeout > 0:
+        raise ValueError(f"timeout must be positive, not {timeout!r} seconds")
+    return now + int(timeout * SECOND)
+
+
+def bytes_only(**named: object) -> None:
+    """Raises TypeError naming the argument that is not bytes."""
+    for name, value in named.items():
+        if not isinstance(value, bytes):
+            raise TypeError(f"{name} must be bytes, not {type(value).__name__}; encode it first")
+
+
+def operation_for(request: Op, deadline: Nanoseconds, *, stale: bool = False, retry: bool = True) -> Operation:
+    """The operation that carries `request`. What only reads is not logged. Raises Rejected, TooLarge."""
+    command = encode(request)
+    if not _reads_only(request):
+        return Operation(Plane.WRITE, Kind.COMMAND, command, deadline, request=request, retry=retry)
+    if stale:
+        return Operation(Plane.STALE, Kind.STALE_READ, command, deadline, request=request, retry=retry)
+    return Operation(Plane.READ, Kind.READ, command, deadline, request=request, retry=retry)
+
+
+def _reads_only(request: Op) -> bool:
+    if isinstance(request, Txn):
+        return all(isinstance(op, Range) for op in (*request.then, *request.orelse))
+    return isinstance(request, Range)
+
+
+def status_operation(node: int | str, deadline: Nanoseconds) -> Operation:
+    """Asks a node (id, "host:port", LEADER) for its figures."""
+    return Operation(Plane.CONTROL, wire.KIND_STATUS, b"", deadline, target=node)
+
+
+def transfer_operation(to: int, deadline: Nanoseconds) -> Operation:
+    """Asks the leader to hand over to node `to`, 0: to whichever is most up to date."""
+    body = json.dumps({"command": "transfer-leader", "to": to}).encode()
+    return Operation(Plane.CONTROL, wire.KIND_ADMIN, body, deadline, target=LEADER)
+
+
+def document_of(operation: Operation) -> dict[str, Any]:
+    """The JSON document of a completed control operation. Raises its error."""
+    if operation.error is not None:
+        raise operation.error
+    return operation.document
+
+
+def check_accepted(document: dict[str, Any]) -> None:
+    """Raises Rejected unless an admin command was accepted."""
+    if document.get("ok") is not True:
+        raise Rejected(str(document.get("error") or "the node refused"))
+
+
+def expect(kind: type[R], result: Result) -> R:
+    """`result`, which must be a `kind`."""
+    if not isinstance(result, kind):
+        raise ProtocolError(f"a {type(result).__name__} came where a {kind.__name__} was asked for")
+    return result
+
+
+def compare_and_set(key: bytes, expected: bytes | None, value: bytes) -> Txn:
+    """Put `value` if the key has the value `expected`, None: if there is no such key."""
+    bytes_only(key=key, value=value)
+    if expected is None:
+        return Txn([Compare.missing(key)], [Put(key, value)])
+    bytes_only(expected=expected)
+    return Txn([Compare.value(key, "=", expected)], [Put(key, value)])
+
+
+def successor(key: bytes) -> bytes | None:
+    """The lowest key above `key`, or None if there is none."""
+    if len(key) < MAX_KEY_BYTES:
+        return key + b"\0"
+    stem = key.rstrip(b"\xff")
+    return stem[:-1] + bytes([stem[-1] + 1]) if stem else None
+
+
+def pages(request: Range) -> Generator[Range, RangeResult, RangeResult]:
+    """The reads that together answer `request`: yields each, takes its result, returns the whole.
+
+    A reply holds at most 1 MiB. A range that fits one is one read at one revision; a larger one is several reads, and
+    writes may fall between them. The revision and the count returned are those of the first page.
+    """
+    page = first = yield request
+    kvs = list(first.kvs)
+    while page.more and page.kvs and not (request.limit and len(kvs) >= request.limit):
+        key = successor(page.kvs[-1].key)
+        if key is None:
+            break
+        page = yield replace(request, key=key, limit=request.limit - len(kvs) if request.limit else 0)
+        kvs += page.kvs
+    return RangeResult(first.revision, tuple(kvs), page.more, first.count)

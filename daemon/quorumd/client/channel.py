@@ -1,0 +1,178 @@
+"""The client's frames on their way out and in: cluster id, MAC, packing into datagrams, fragments. Sans-IO."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from quorumd.auth import Mac
+from quorumd.client.routing import SocketAddress
+from quorumd.fragments import Fragmenter, Reassembler
+from quorumd.limits import HEADER_BYTES, LOOPBACK_MTU, MAC_BYTES, MILLISECOND, MIN_MTU
+from quorumd.types import Nanoseconds, NodeId
+from quorumd_fastpath import wire
+
+LONGEST_TTL_MS: Final = 86_400_000
+
+
+class Hello:
+    """A hello reply's document, checked. Raises ValueError, TypeError or KeyError for one that is none."""
+
+    def __init__(self, document: object) -> None:
+        if not isinstance(document, dict):
+            raise TypeError("not an object")
+        self.leader: NodeId = _number(document["leader"] or 0, 0, 0xFFFF)
+        self.term = _number(document.get("term", 0), 0, (1 << 64) - 1)
+        self.mtu = _number(document["mtu"], MIN_MTU, LOOPBACK_MTU)
+        self.session_ttl: Nanoseconds = _number(document["session_ttl_ms"], 1, LONGEST_TTL_MS) * MILLISECOND
+        self.members: dict[NodeId, str] = {}
+        members = document["members"]
+        if not isinstance(members, dict):
+            raise TypeError("the members are not an object")
+        for node, address in members.items():
+            if not isinstance(address, str):
+                raise TypeError("a member's address is not a string")
+            self.members[_number(int(node), 1, 0xFFFF)] = address
+
+
+def _number(value: object, low: int, high: int) -> int:
+    if not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{value!r} is not between {low} and {high}")
+    return value
+
+
+class Channel:
+    """Frames of one client. Until `join` nothing but hellos can be sent."""
+
+    def __init__(self, entropy: Callable[[int], bytes], mac: Mac | None) -> None:
+        self.cluster = 0  # 0: not known yet
+        self.counters: Counter[str] = Counter()
+        self.datagrams: list[tuple[SocketAddress, bytes]] = []
+        self.room = 0
+        """Bytes of records that fit one datagram."""
+        self._entropy = entropy
+        self._mac = mac
+        self._tail_bytes = MAC_BYTES if mac is not None else 0
+        self._incarnation = int.from_bytes(entropy(8), "little") | 1
+        self._fragmenter: Fragmenter[SocketAddress] | None = None
+        self._reassembler: Reassembler[SocketAddress] = Reassembler()
+
+    def join(self, cluster: int, mtu: int) -> None:
+        """The cluster is known, and how large a datagram its path takes."""
+        self.cluster = cluster
+        self.room = mtu - HEADER_BYTES - self._tail_bytes
+        first_id = int.from_bytes(self._entropy(8), "little")
+        self._fragmenter = Fragmenter(mtu, first_id=first_id, tail_bytes=self._tail_bytes)
+
+    # -- out ------------------------------------------------------------------------------------------------------
+
+    def send(
+        self,
+        address: SocketAddress,
+        kind: int,
+        *,
+        term: int = 0,
+        index: int = 0,
+        commit: int = 0,
+        count: int = 0,
+        payload: bytes = b"",
+    ) -> None:
+        """One frame in a datagram of its own."""
+        datagram = wire.encode_frame(
+            kind, 0, self.cluster, 0, 0, self._incarnation, 0, term, index, commit, count, payload
+        )
+        self.datagrams.append((address, self._mac.seal(datagram) if self._mac is not None else datagram))
+
+    def send_records(self, address: SocketAddress, records: Iterable[bytes]) -> None:
+        """Request records of at most `room` bytes each, as few datagrams as they fit."""
+        packed: list[bytes] = []
+        size = 0
+        for record in records:
+            if size + len(record) > self.room:
+                self.send(address, wire.KIND_REQUEST, count=len(packed), payload=b"".join(packed))
+                packed, size = [], 0
+            packed.append(record)
+            size += len(record)
+        if packed:
+            self.send(address, wire.KIND_REQUEST, count=len(packed), payload=b"".join(packed))
+
+    def send_large(self, address: SocketAddress, record: bytes, now: Nanoseconds) -> int | None:
+        """One request record in fragments, paced by poll(); the message's id, or None if too many wait."""
+        fragmenter = self._fragmenter
+        if fragmenter is None:
+            return None
+        frame = wire.encode_frame(
+            wire.KIND_REQUEST, 0, self.cluster, 0, 0, self._incarnation, 0, 0, 0, 0, 1, record
+        )
+        message_id = fragmenter.next_id
+        return message_id if fragmenter.send(address, frame, now) else None
+
+    def under_way(self, address: SocketAddress, message_id: int) -> bool:
+        """Whether fragments of that message are still being sent."""
+        return self._fragmenter is not None and self._fragmenter.holds(address, message_id)
+
+    def poll(self, now: Nanoseconds) -> None:
+        """Sends the fragments that are due."""
+        self._reassembler.expire(now)
+        if self._fragmenter is None:
+            return
+        for address, fragment in self._fragmenter.poll(now):
+            self.send(
+                address,
+                wire.KIND_FRAGMENT,
+                term=fragment.message_id,
+                index=fragment.number,
+                commit=fragment.total_bytes,
+                count=fragment.total,
+                payload=fragment.payload,
+            )
+
+    def next_deadline(self) -> Nanoseconds | None:
+        """When poll() is due at the latest."""
+        return self._fragmenter.deadline() if self._fragmenter is not None else None
+
+    # -- in -------------------------------------------------------------------------------------------------------
+
+    def receive(
+        self, datagram: bytes, source: SocketAddress, now: Nanoseconds
+    ) -> Iterator[tuple[wire.Frame, bytes]]:
+        """The valid frames of one datagram with their payloads. Only hello replies may be of another cluster.
+
+        Fragments are answered here; what they complete is among the frames.
+        """
+        if self._mac is not None:
+            opened = self._mac.open(datagram)
+            if opened is None:
+                self.counters["bad_mac"] += 1
+                return
+            datagram = opened
+        for frame, payload in wire.parse_datagram(datagram):
+            kind = frame.kind
+            if kind == wire.KIND_CLIENT_HELLO_REPLY:
+                yield frame, payload
+            elif not self.cluster or frame.cluster != self.cluster:
+                self.counters["wrong_cluster"] += 1
+            elif kind == wire.KIND_FRAGMENT:
+                yield from self._on_fragment(frame, payload, source, now)
+            elif kind == wire.KIND_FRAGMENT_ACK:
+                self._on_ack(frame, payload, source, now)
+                yield frame, payload
+            else:
+                yield frame, payload
+
+    def _on_ack(self, frame: wire.Frame, payload: bytes, source: SocketAddress, now: Nanoseconds) -> None:
+        fragmenter = self._fragmenter
+        if fragmenter is not None and not fragmenter.on_ack(source, frame.term, frame.count, payload, now):
+            self.counters["malformed"] += 1
+
+    def _on_fragment(
+        self, frame: wire.Frame, payload: bytes, source: SocketAddress, now: Nanoseconds
+    ) -> Iterator[tuple[wire.Frame, bytes]]:
+        bitmap, message = self._reassembler.on_fragment(source, frame, payload, now)
+        if bitmap is None:
+            self.counters["reassembly_full"] += 1
+            return
+        self.send(source, wire.KIND_FRAGMENT_ACK, term=frame.term, count=frame.count, payload=bitmap)
+        if message is not None:
+            for inner, inner_payload in wire.parse_datagram(message):
+                if inner.cluster == self.cluster:
+                    yield inner, inner_payload

@@ -1,0 +1,104 @@
+"""Asks nodes for their figures over their client sockets, without ever waiting for one of them.
+
+For programs with a loop of their own, such as the supervisor; `Client.status` is the call that waits.
+"""
+
+import json
+import secrets
+import select
+import socket
+import time
+from collections.abc import Mapping
+
+from quorumd.auth import Mac
+from quorumd.config import Config
+from quorumd.types import NodeId
+
+Status = Mapping[str, object]
+"""A node's STATUS reply, decoded JSON."""
+from quorumd_fastpath import wire
+
+MAX_DATAGRAM_BYTES = 65_536
+BATCH = 256  # replies taken in one go: a flood must not hold the loop
+
+
+class StatusProbe:
+    """`ask` sends one STATUS to every node; `collect` takes in what came back since.
+
+    key: the cluster's secret, if it has one. Names are resolved once, in `open`.
+    """
+
+    def __init__(self, config: Config, key: bytes | None) -> None:
+        self.config = config
+        self.mac = Mac(key, b"client") if key else None
+        self._addresses: dict[NodeId, tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]] = {}
+        self._socket: socket.socket | None = None
+        self._nonce = secrets.randbits(63)
+
+    def open(self) -> "StatusProbe":
+        """Raises OSError if an address cannot be resolved."""
+        family = socket.AF_UNSPEC
+        for node in self.config.nodes:
+            host, port = node.client_endpoint
+            found = socket.getaddrinfo(host, port, family, socket.SOCK_DGRAM)[0]
+            family, self._addresses[node.id] = found[0], found[4]
+        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        return self
+
+    @property
+    def _open_socket(self) -> socket.socket:
+        if self._socket is None:
+            raise ValueError("the probe is not open")
+        return self._socket
+
+    def fileno(self) -> int:
+        return self._open_socket.fileno()
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def ask(self) -> None:
+        """Sends the questions; what does not leave is as good as lost on the way."""
+        frame = wire.encode_frame(wire.KIND_STATUS, 0, 0, 0, 0, 0, 0, 0, self._nonce, 0, 0)
+        datagram = self.mac.seal(frame) if self.mac else frame
+        for address in self._addresses.values():
+            try:
+                self._open_socket.sendto(datagram, address)
+            except OSError:
+                continue
+
+    def collect(self) -> Mapping[NodeId, Status]:
+        """The newest reply of each node that answered. Never waits, never raises for what came in."""
+        found: dict[NodeId, Status] = {}
+        for _ in range(BATCH):
+            try:
+                datagram = self._open_socket.recv(MAX_DATAGRAM_BYTES)
+            except OSError:
+                break
+            plain = self.mac.open(datagram) if self.mac else datagram
+            for frame, payload in wire.parse_datagram(plain) if plain else ():
+                if frame.kind == wire.KIND_STATUS_REPLY and frame.index == self._nonce:
+                    self._take(frame.sender, payload, found)
+        return found
+
+    def _take(self, sender: NodeId, payload: bytes, found: dict[NodeId, Status]) -> None:
+        try:
+            status = json.loads(payload)
+        except ValueError:
+            return
+        if isinstance(status, dict) and sender in self._addresses:
+            found[sender] = status
+
+
+def sample(probe: StatusProbe, members: int, timeout_s: float) -> dict[NodeId, Status]:
+    """One question to all: the replies, as soon as `members` have answered or the time is up."""
+    found: dict[NodeId, Status] = {}
+    deadline_s = time.monotonic() + timeout_s
+    probe.ask()
+    while len(found) < members and (left_s := deadline_s - time.monotonic()) > 0:
+        if select.select([probe], [], [], left_s)[0]:
+            found.update(probe.collect())
+    return found

@@ -1,0 +1,589 @@
+"""The client without IO: operations in, datagrams out, and back. Time is an argument, randomness a parameter.
+
+An IO layer (sync.py, aio.py, the simulator) does only this:
+
+    protocol.submit(operation, now)                 # any number of them
+    protocol.flush(now)                             # packs what may leave into datagrams
+    for address, datagram in protocol.take_datagrams(): send(...)
+    protocol.receive(datagram, source, now)         # for each that arrives; then flush
+    protocol.tick(now)                              # at next_deadline() at the latest; flushes too
+    for operation in protocol.take_completed(): wake its caller
+    for state in protocol.take_states(): tell the listeners
+
+Nothing here is thread-safe, and nothing raises for what a node or the network did. One file, although a long one: its
+methods are the transitions of one state machine and are read together; addresses, bytes and windows live elsewhere.
+"""
+
+import heapq
+import json
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from quorumd.auth import Mac
+from quorumd.client.channel import Channel, Hello
+from quorumd.client.operation import REFUSALS, Operation, Plane, again, error_of
+from quorumd.client.routing import Resolve, Router, SocketAddress
+from quorumd.client.session import Session
+from quorumd.client.states import State
+from quorumd.commands import Kind, Reply, Status, decode_replies, encode_record, session_halves
+from quorumd.errors import ConnectionLost, DiskFull, NotLeader, Overloaded, ProtocolError, QuorumdError, Timeout
+from quorumd.limits import (
+    CLIENT_CLOSE_DEADLINE,
+    CLIENT_FIRST_RETRY,
+    CLIENT_FRAGMENTED_RETRY,
+    CLIENT_MAX_RETRY,
+    CLIENT_OPEN_DEADLINE,
+    CLIENT_QUEUE_OPS,
+    CLIENT_READS_IN_FLIGHT,
+    CLIENT_REFUSED_RETRY,
+    CLIENT_SUSPENDED_AFTER,
+    ENTRY_HEADER_BYTES,
+    SESSION_TTL,
+)
+from quorumd.types import Nanoseconds, NodeId
+from quorumd_fastpath import wire
+
+_FOR_THE_LEADER: Final = (Plane.WRITE, Plane.READ)
+_CONTROL_REPLIES: Final = {wire.KIND_STATUS: wire.KIND_STATUS_REPLY, wire.KIND_ADMIN: wire.KIND_ADMIN_REPLY}
+
+Key = tuple[int, int, int]
+"""(kind, low half of the session id, seq): what a reply record names its request by."""
+
+
+class ClientProtocol:
+    """One client of one cluster.
+
+    endpoints: "host:port" of at least one node. entropy: n -> n random bytes. resolve: see Router. mac: for datagrams
+    of the client plane, if the cluster has a key. cluster: the only cluster id to talk to; None: the first that
+    answers. Raises ValueError if an endpoint is nonsense.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        *,
+        entropy: Callable[[int], bytes],
+        resolve: Resolve,
+        mac: Mac | None = None,
+        cluster: int | None = None,
+    ) -> None:
+        if not endpoints:
+            raise ValueError("no endpoints; give at least one host:port")
+        self.router = Router(endpoints, resolve)
+        self.session: Session | None = None
+        self.state = State.LOST
+        self._channel = Channel(entropy, mac)
+        self._expected_cluster = cluster
+        self._entropy = entropy
+        self._nonce = int.from_bytes(entropy(7), "little")  # of every hello
+        self._reader = entropy(16)  # session id of reads: only echoed, tells our replies from those to others
+        self._ttl: Nanoseconds = SESSION_TTL
+        self._writes: deque[Operation] = deque()  # have no sequence number yet
+        self._reads: deque[Operation] = deque()  # likewise
+        self._elsewhere: deque[Operation] = deque()  # stale reads and control frames to be sent, again or first
+        self._due: deque[Operation] = deque()  # for the leader, to be sent again
+        self._pending: dict[Key, Operation] = {}  # have been admitted, and have no outcome
+        self._reads_in_flight = 0
+        self._next_read = 1
+        # Operations that have no outcome are in `_timers` if they are in `_pending`; else `_oldest_deadline` is not
+        # above theirs. An entry counts only if it is the operation's timer_at.
+        self._timers: list[tuple[Nanoseconds, Key]] = []
+        self._oldest_deadline: Nanoseconds | None = None
+        self._opening: Operation | None = None
+        self._keep_alive_at: Nanoseconds | None = None
+        self._session_lost = False
+        self._heard_at: Nanoseconds = 0  # the last frame from the leader
+        self._round_trip: Nanoseconds = 0  # smoothed, of operations sent once
+        self._closed = False
+        self._completed: list[Operation] = []
+        self._states: list[State] = []
+
+    # -- what the IO layer takes ----------------------------------------------------------------------------------
+
+    def take_datagrams(self) -> list[tuple[SocketAddress, bytes]]:
+        """(address, datagram) to send, in order."""
+        taken, self._channel.datagrams = self._channel.datagrams, []
+        return taken
+
+    def take_completed(self) -> list[Operation]:
+        """Operations that have their outcome since the last call."""
+        taken, self._completed = self._completed, []
+        return taken
+
+    def take_states(self) -> list[State]:
+        """Changes of state since the last call, in order."""
+        taken, self._states = self._states, []
+        return taken
+
+    @property
+    def cluster(self) -> int:
+        """The cluster's id; 0 until a node has answered."""
+        return self._channel.cluster
+
+    @property
+    def counters(self) -> Counter[str]:
+        """What was ignored, by reason: bad_mac, wrong_cluster, malformed, stray, reassembly_full."""
+        return self._channel.counters
+
+    @property
+    def in_flight(self) -> int:
+        """Operations sent and not answered."""
+        return len(self._pending)
+
+    @property
+    def waiting(self) -> int:
+        """Operations never sent yet."""
+        return len(self._writes) + len(self._reads)
+
+    @property
+    def session_safe_until(self) -> Nanoseconds | None:
+        """Before this instant the cluster cannot have ended the session; None: there is no session."""
+        session = self.session
+        return session.seen_alive_at + self._ttl if session and session.opened else None
+
+    def next_deadline(self) -> Nanoseconds | None:
+        """When tick() is due at the latest; None: not before something else happens."""
+        due = [self._oldest_deadline, self._keep_alive_at, self._channel.next_deadline()]
+        if self._timers:
+            due.append(self._timers[0][0])
+        if self.router.searching_since is not None:
+            due.append(self.router.probe_at)
+            if self.state is State.CONNECTED:
+                due.append(self.router.searching_since + CLIENT_SUSPENDED_AFTER)
+        return min((at for at in due if at is not None), default=None)
+
+    # -- what the IO layer does -----------------------------------------------------------------------------------
+
+    def start(self, now: Nanoseconds) -> None:
+        """Begins to look for the cluster."""
+        self.router.doubt(now)
+
+    def submit(self, operation: Operation, now: Nanoseconds) -> None:
+        """Takes an operation; it leaves with flush(). Raises Overloaded (too many wait), ConnectionLost (closed)."""
+        if self._closed:
+            raise ConnectionLost("the client is closed")
+        if self.waiting >= CLIENT_QUEUE_OPS:
+            raise Overloaded(f"{CLIENT_QUEUE_OPS} operations wait in this client already")
+        self._enqueue(operation)
+        if self.router.searching_since is not None:
+            self.router.hurry(now)
+
+    def cancel(self, operation: Operation) -> None:
+        """The caller no longer waits; what was sent may still happen."""
+        if not operation.done:
+            self._finish(operation)
+
+    def receive(self, datagram: bytes, source: SocketAddress, now: Nanoseconds) -> None:
+        """One datagram arrived."""
+        for frame, payload in self._channel.receive(datagram, source, now):
+            if frame.kind == wire.KIND_CLIENT_HELLO_REPLY:
+                if frame.index == self._nonce:
+                    self._on_hello_reply(frame, payload, source, now)
+                continue
+            if frame.sender == self.router.leader:
+                self._heard_at = now
+            if frame.kind == wire.KIND_REPLY:
+                self._on_replies(frame, payload, now)
+            elif frame.kind in _CONTROL_REPLIES.values():
+                self._on_control_reply(frame, payload)
+
+    def tick(self, now: Nanoseconds) -> None:
+        """Everything that time alone brings about, then flush()."""
+        timers = self._timers
+        while timers and timers[0][0] <= now:
+            at, key = heapq.heappop(timers)
+            operation = self._pending.get(key)
+            if operation is not None and operation.timer_at == at:
+                self._on_timer(operation, now)
+        if self._oldest_deadline is not None and now >= self._oldest_deadline:
+            self._expire_queues(now)
+        searching = self.router.searching_since
+        if searching is not None and self.state is State.CONNECTED and now - searching >= CLIENT_SUSPENDED_AFTER:
+            self._enter(State.SUSPENDED)
+        if self._keep_alive_at is not None and now >= self._keep_alive_at:
+            self._keep_alive(now)
+        self.flush(now)
+
+    def flush(self, now: Nanoseconds) -> None:
+        """Packs everything that may leave now into datagrams."""
+        if self.router.searching_since is not None:
+            idle = not (self._pending or self._writes or self._reads)
+            for address in self.router.probe(now, idle):
+                self._channel.send(address, wire.KIND_CLIENT_HELLO, index=self._nonce)
+        if not self.cluster:
+            return
+        if self._elsewhere:
+            self._flush_elsewhere(now)
+        target = self.router.target()
+        if target is not None:
+            batch = [operation for operation in self._due if not operation.done]
+            self._due.clear()
+            self._take_reads(batch)
+            self._take_writes(batch, now)
+            if batch:
+                self._transmit(batch, *target, now)
+        self._channel.poll(now)
+
+    def close(self, now: Nanoseconds) -> Operation | None:
+        """Ends every operation with ConnectionLost and, if there is a session, begins to close it.
+
+        The operation returned, if any, completes within CLIENT_CLOSE_DEADLINE; waiting for it is a courtesy.
+        """
+        self._closed = True
+        self._opening = self._keep_alive_at = None
+        for operation in (*self._pending.values(), *self._writes, *self._reads, *self._elsewhere):
+            self._complete(operation, ConnectionLost("the client was closed with the operation under way"))
+        session, self.session = self.session, None
+        if session is None or not session.opened:
+            return None
+        farewell = Operation(Plane.READ, Kind.CLOSE_SESSION, b"", now + CLIENT_CLOSE_DEADLINE)
+        farewell.session = session.id
+        self._enqueue(farewell)
+        return farewell
+
+    # -- frames that arrive ---------------------------------------------------------------------------------------
+
+    def _on_hello_reply(self, frame: wire.Frame, payload: bytes, source: SocketAddress, now: Nanoseconds) -> None:
+        wanted = self.cluster or self._expected_cluster
+        if not frame.cluster or (wanted and frame.cluster != wanted):
+            self.counters["wrong_cluster"] += 1  # or a node that belongs to none yet
+            return
+        try:
+            hello = Hello(json.loads(payload))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            self.counters["malformed"] += 1
+            return
+        if not self.cluster:
+            self._channel.join(frame.cluster, hello.mtu)
+        self._ttl = hello.session_ttl
+        router = self.router
+        router.answered(frame.sender, source, hello.members)
+        if router.claimed(frame.sender, hello.leader, max(hello.term, frame.term)):
+            self._on_leader()
+        if frame.sender == router.leader:
+            self._heard_at = now
+        if router.target() is not None:
+            self._connected()
+
+    def _on_leader(self) -> None:
+        """There is somebody to ask: whatever another node was asked goes there at once."""
+        for operation in self._pending.values():
+            if operation.plane in _FOR_THE_LEADER and operation.asked != self.router.leader:
+                self._again(operation)
+
+    def _on_replies(self, frame: wire.Frame, payload: bytes, now: Nanoseconds) -> None:
+        try:
+            replies = decode_replies(payload, frame.count)
+        except ProtocolError:
+            self.counters["malformed"] += 1
+            return
+        for reply in replies:
+            operation = self._pending.get((reply.kind, reply.session_lo, reply.seq))
+            if operation is None:
+                self.counters["stray"] += 1
+            elif reply.status is Status.OK:
+                self._on_success(operation, reply, frame.sender, now)
+            elif reply.status in REFUSALS:
+                self._on_refusal(operation, reply.status, reply.body, frame.sender, now)
+            elif reply.status is Status.SESSION_EXPIRED and operation.kind != Kind.CLOSE_SESSION:
+                self._lose_session(error_of(reply.status, reply.body))
+            else:
+                self._complete(operation, error_of(reply.status, reply.body))
+
+    def _on_success(self, operation: Operation, reply: Reply, node: NodeId, now: Nanoseconds) -> None:
+        if operation.transmissions == 1:
+            sample = now - operation.sent_at
+            self._round_trip = (7 * self._round_trip + sample) // 8 if self._round_trip else sample
+        operation.reply_revision = reply.revision
+        operation.reply_body = reply.body
+        self._complete(operation, None)
+        session = self.session
+        if session is not None and operation.session == session.id:
+            session.alive(operation)
+            self._keep_alive_at = session.seen_alive_at + self._ttl // 3
+            if operation is self._opening:
+                self._opening = None
+                session.opened = True
+                self._session_lost = False
+        if node == self.router.leader and operation.plane in _FOR_THE_LEADER:
+            self.router.heard_ok()
+            self._connected()
+
+    def _on_refusal(self, operation: Operation, status: Status, body: bytes, node: NodeId, now: Nanoseconds) -> None:
+        error = error_of(status, body)
+        operation.refused(node, error)
+        if status is Status.NOT_LEADER:
+            leader = int.from_bytes(body[:2], "little")
+            if self.router.hinted(node, leader, body[2:].decode(errors="replace"), now):
+                self._on_leader()
+            elif operation.asked == node:
+                self._again(operation)
+            return
+        if status is Status.STOPPED:
+            if node == self.router.leader:
+                self.router.doubt(now, CLIENT_REFUSED_RETRY)
+            self._again(operation)
+            return
+        if operation is self._opening:
+            for write in self._writes:
+                if not write.retry:
+                    self._complete(write, again(error))
+        elif operation.definite and (isinstance(error, DiskFull) or not operation.retry):
+            self._complete(operation, error)
+            return
+        operation.backoff = min(max(2 * operation.backoff, CLIENT_REFUSED_RETRY), CLIENT_MAX_RETRY)
+        self._set_timer(operation, now + operation.backoff)
+
+    def _on_control_reply(self, frame: wire.Frame, payload: bytes) -> None:
+        operation = self._pending.get((frame.kind, 0, frame.index))
+        if operation is None:
+            self.counters["stray"] += 1
+            return
+        try:
+            document = json.loads(payload)
+        except (ValueError, RecursionError):
+            document = None
+        if not isinstance(document, dict):
+            self.counters["malformed"] += 1
+            return
+        operation.document = document
+        self._complete(operation, None)
+
+    # -- time -----------------------------------------------------------------------------------------------------
+
+    def _set_timer(self, operation: Operation, at: Nanoseconds) -> None:
+        operation.timer_at = min(at, operation.deadline)
+        heapq.heappush(self._timers, (operation.timer_at, operation.key))
+
+    def _on_timer(self, operation: Operation, now: Nanoseconds) -> None:
+        if now >= operation.deadline:
+            self._complete(operation, self._verdict_at_deadline(operation))
+            return
+        if operation.plane in _FOR_THE_LEADER and self._heard_at < operation.sent_at:
+            self.router.doubt(now)
+        self._again(operation)
+
+    def _again(self, operation: Operation) -> None:
+        """An admitted operation is to be sent again as soon as there is somebody to send it to."""
+        if not operation.queued:
+            operation.queued = True
+            (self._due if operation.plane in _FOR_THE_LEADER else self._elsewhere).append(operation)
+            self._set_timer(operation, operation.deadline)
+
+    def _expire_queues(self, now: Nanoseconds) -> None:
+        """Ends what was never sent and is past its deadline."""
+        self._oldest_deadline = None
+        for operation in (*self._writes, *self._reads, *self._elsewhere):
+            if operation.done:
+                continue
+            if now >= operation.deadline:
+                self._complete(operation, self._verdict_at_deadline(operation))
+            else:
+                self._note_deadline(operation)
+
+    def _note_deadline(self, operation: Operation) -> None:
+        oldest = self._oldest_deadline
+        self._oldest_deadline = operation.deadline if oldest is None else min(oldest, operation.deadline)
+
+    def _verdict_at_deadline(self, operation: Operation) -> QuorumdError:
+        if operation.transmissions == 0:
+            if operation.plane is Plane.CONTROL and operation.target:
+                return NotLeader(f"node {operation.target} has no known address")
+            opening = self._opening
+            if opening is not None and opening.refusal is not None and operation.plane is Plane.WRITE:
+                return again(opening.refusal)
+            if self.router.target() is None:
+                return NotLeader("no leader was found in time; the operation was never sent")
+            return Overloaded("never sent in time: too much before it is unanswered")
+        if operation.definite and operation.refusal is not None:
+            return operation.refusal
+        last = f", the last answer was: {operation.refusal}" if operation.refusal is not None else ""
+        return Timeout(f"no answer in time; sent {operation.transmissions} times, last to node {operation.asked}{last}")
+
+    # -- the session ----------------------------------------------------------------------------------------------
+
+    def _keep_alive(self, now: Nanoseconds) -> None:
+        session = self.session
+        self._keep_alive_at = None
+        if session is not None and session.opened:
+            self._keep_alive_at = now + self._ttl // 3
+            ping = Operation(Plane.READ, Kind.KEEP_ALIVE, b"", self._keep_alive_at)
+            ping.session = session.id
+            self._enqueue(ping)
+
+    def _open_session(self, now: Nanoseconds) -> Operation:
+        session = self.session = Session(self._entropy(16))
+        opening = self._opening = Operation(Plane.READ, Kind.OPEN_SESSION, b"", now + CLIENT_OPEN_DEADLINE)
+        opening.session = session.id
+        self._admit_read(opening)
+        return opening
+
+    def _lose_session(self, error: QuorumdError) -> None:
+        """The cluster ended the session: what was sent in it may have happened; what was not waits for a new one."""
+        session, self.session = self.session, None
+        self._opening = self._keep_alive_at = None
+        if session is None:
+            return
+        for operation in [each for each in self._pending.values() if each.session == session.id]:
+            self._complete(operation, again(error))
+        self._session_lost = True
+        self._enter(State.LOST)
+
+    def _connected(self) -> None:
+        """There is a leader. After the loss of a session it takes a new one to be CONNECTED again."""
+        if not self._session_lost:
+            self._enter(State.CONNECTED)
+
+    def _enter(self, state: State) -> None:
+        if self.state is not state:
+            self.state = state
+            self._states.append(state)
+
+    # -- sending --------------------------------------------------------------------------------------------------
+
+    def _enqueue(self, operation: Operation) -> None:
+        operation.queued = True
+        if operation.plane is Plane.WRITE:
+            self._writes.append(operation)
+        elif operation.plane is Plane.READ:
+            self._reads.append(operation)
+        else:
+            self._elsewhere.append(operation)
+        self._note_deadline(operation)
+
+    def _admit(self, operation: Operation, key: Key) -> None:
+        operation.key = key
+        self._pending[key] = operation
+
+    def _admit_read(self, operation: Operation) -> None:
+        operation.seq = self._next_read
+        self._next_read += 1
+        operation.session = operation.session or self._reader
+        self._reads_in_flight += 1
+        self._admit(operation, (operation.kind, session_halves(operation.session)[1], operation.seq))
+
+    def _take_reads(self, batch: list[Operation]) -> None:
+        while self._reads and self._reads_in_flight < CLIENT_READS_IN_FLIGHT:
+            operation = self._reads.popleft()
+            if not operation.done:
+                self._admit_read(operation)
+                batch.append(operation)
+
+    def _take_writes(self, batch: list[Operation], now: Nanoseconds) -> None:
+        writes = self._writes
+        while writes and writes[0].done:
+            writes.popleft()
+        if not writes:
+            return
+        session = self.session
+        if session is None or not session.opened:
+            if self._opening is None or self._opening.done:
+                batch.append(self._open_session(now))
+            return
+        low = session_halves(session.id)[1]
+        while writes and session.has_room(len(writes[0].command)):
+            operation = writes.popleft()
+            if not operation.done:
+                session.admit(operation)
+                self._admit(operation, (operation.kind, low, operation.seq))
+                batch.append(operation)
+
+    def _flush_elsewhere(self, now: Nanoseconds) -> None:
+        """Sends stale reads to any one node, another one each time, and control frames to the node they name."""
+        queue, self._elsewhere = self._elsewhere, deque()
+        stale: list[Operation] = []
+        for operation in queue:
+            if operation.done:
+                continue
+            if operation.plane is Plane.STALE:
+                if not operation.key[0]:
+                    self._admit_read(operation)
+                stale.append(operation)
+            elif not self._send_control(operation, now):
+                self._elsewhere.append(operation)
+        choice = self.router.any_node(self._next_read + sum(operation.transmissions for operation in stale))
+        if stale and choice is not None:
+            self._transmit(stale, *choice, now)
+
+    def _send_control(self, operation: Operation, now: Nanoseconds) -> bool:
+        """Whether there was somebody to send it to."""
+        if operation.target == 0:
+            target = self.router.target()
+            if target is None:
+                return False
+            node, address = target
+        else:
+            node = operation.target if isinstance(operation.target, int) else 0
+            address = self.router.address_of(operation.target)
+            if address is None:
+                return False
+        if not operation.transmissions:
+            operation.seq = self._next_read
+            self._next_read += 1
+            self._admit(operation, (_CONTROL_REPLIES[operation.kind], 0, operation.seq))
+        self._channel.send(address, operation.kind, index=operation.seq, payload=operation.command)
+        self._sent(operation, node, now, CLIENT_FIRST_RETRY)
+        return True
+
+    def _transmit(self, batch: Iterable[Operation], node: NodeId, address: SocketAddress, now: Nanoseconds) -> None:
+        """Sends the records of these operations to one node, packed; large ones in fragments."""
+        channel = self._channel
+        below = self.session.answered_below if self.session is not None else 0
+        first_retry = min(max(CLIENT_FIRST_RETRY, 4 * self._round_trip), CLIENT_MAX_RETRY)
+        records: list[bytes] = []
+        for operation in batch:
+            large = ENTRY_HEADER_BYTES + len(operation.command) > channel.room
+            if large and operation.asked == node and channel.under_way(address, operation.message_id):
+                self._look_again(operation, now)
+                continue
+            record = encode_record(
+                operation.kind,
+                operation.session,
+                operation.seq,
+                below if operation.plane is Plane.WRITE else 0,
+                operation.command,
+            )
+            if not large:
+                records.append(record)
+                self._sent(operation, node, now, first_retry)
+                continue
+            message_id = channel.send_large(address, record, now)
+            if message_id is None:
+                self._look_again(operation, now)
+            else:
+                operation.message_id = message_id
+                self._sent(operation, node, now, CLIENT_FRAGMENTED_RETRY)
+        channel.send_records(address, records)
+
+    def _look_again(self, operation: Operation, now: Nanoseconds) -> None:
+        """Its fragments are still under way, or others before it are: nothing is to be sent for now."""
+        operation.queued = False
+        self._set_timer(operation, now + CLIENT_FRAGMENTED_RETRY)
+
+    def _sent(self, operation: Operation, node: NodeId, now: Nanoseconds, first_retry: Nanoseconds) -> None:
+        operation.queued = False
+        if not operation.transmissions or operation.asked != node:
+            operation.retry_after = first_retry
+        else:
+            operation.retry_after = min(2 * operation.retry_after, max(CLIENT_MAX_RETRY, first_retry))
+        operation.transmitted(node, now)
+        self._set_timer(operation, now + operation.retry_after)
+
+    # -- the end of an operation ----------------------------------------------------------------------------------
+
+    def _complete(self, operation: Operation, error: QuorumdError | None) -> None:
+        if not operation.done:
+            operation.error = error
+            self._finish(operation)
+            self._completed.append(operation)
+
+    def _finish(self, operation: Operation) -> None:
+        operation.done = True
+        if self._pending.pop(operation.key, None) is None:
+            return
+        if operation.plane is Plane.WRITE:
+            if self.session is not None and operation.session == self.session.id:
+                self.session.release(operation)
+        elif operation.plane is not Plane.CONTROL:
+            self._reads_in_flight -= 1

@@ -1,0 +1,157 @@
+"""The node's side of the client protocol: what is staged, refused, redirected, answered. No socket in it.
+
+Client operations are never Python objects here: they are staged, proposed, applied and answered as batches in C. Only
+the rare frames (hello, status, admin, fragments) are looked at one by one, a bounded number each turn.
+"""
+
+import json
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from quorumd import limits
+from quorumd.fragments import Fragmenter, Reassembler
+from quorumd.types import Address, Incarnation, Nanoseconds, NodeId
+from quorumd_fastpath import wire
+from quorumd_fastpath.ring import Pending, ReadQueue
+from quorumd_fastpath.wire import KEEPALIVES, READS, WRITES, Counters, Outbox, Replies, Slab, Stage
+
+LEADER_HINT = struct.Struct("<H")
+RARE_FRAMES_PER_TURN = 256
+
+
+class ClientPlane:
+    """Staging area, replies and the rare frames. Policy (who leads, what is full) is core.py's."""
+
+    def __init__(self, node: NodeId, outbox: Outbox, mtu: int, incarnation: Incarnation) -> None:
+        self.node = node
+        self.incarnation = incarnation
+        self.cluster = 0
+        self.outbox = outbox
+        self.stage = Stage(limits.MAX_STAGED_OPS)
+        self.replies = Replies(limits.REPLY_SCRATCH_BYTES, mtu)
+        self.pending = Pending(limits.MAX_PENDING_OPS)
+        self.reads = ReadQueue(limits.READ_QUEUE_BYTES)
+        self.counters = Counters()
+        self.fragmenter: Fragmenter[Address] = Fragmenter(mtu, first_id=incarnation)
+        self.reassembler: Reassembler[Address] = Reassembler()
+        self.hello: Callable[[], Mapping[str, Any]] = dict
+        self.status: Callable[[], Mapping[str, Any]] = dict
+        self.admin: Callable[[Mapping[str, Any]], str] = lambda _: "not serving"
+        self.leader: Callable[[], tuple[NodeId, str]] = lambda: (0, "")
+        self.rare = 0
+
+    def collect(self, slab: Slab, now: Nanoseconds) -> None:
+        """Stages every operation of the slab and answers its rare frames. Valid until the slab is cleared."""
+        self.rare = 0
+        for slot, frame in self.stage.collect(slab, self.cluster, self.counters):
+            self.rare += 1
+            if self.rare > RARE_FRAMES_PER_TURN:
+                self.counters.increment(wire.DROP_OVERFLOW)
+                continue
+            payload = bytes(slab.view(slot)[frame[0] : frame[0] + frame[1]])
+            self._rare(slab.addr(slot), frame, payload, now)
+
+    def _rare(self, addr: Address, frame: wire.Frame, payload: bytes, now: Nanoseconds) -> None:
+        kind = frame[2]
+        if kind == wire.KIND_CLIENT_HELLO:
+            self._answer(addr, wire.KIND_CLIENT_HELLO_REPLY, frame, self.hello())
+        elif kind == wire.KIND_STATUS:
+            self._answer(addr, wire.KIND_STATUS_REPLY, frame, self.status())
+        elif kind == wire.KIND_ADMIN and frame[13] == self.cluster:
+            self._admin(addr, frame, payload)
+        elif kind == wire.KIND_FRAGMENT and frame[13] == self.cluster:
+            self._fragment(addr, frame, payload, now)
+        elif kind == wire.KIND_FRAGMENT_ACK and frame[13] == self.cluster:
+            if not self.fragmenter.on_ack(addr, frame[9], frame[12], payload, now):
+                self.counters.increment(wire.DROP_BAD_BODY)
+        else:
+            self.counters.increment(wire.DROP_BAD_KIND)
+
+    def _answer(self, addr: Address, kind: int, frame: wire.Frame, body: Mapping[str, Any]) -> None:
+        self.outbox.frame(addr, kind, 0, frame[5], frame[7], 0, frame[10], 0, 0, json.dumps(body).encode())
+
+    def _admin(self, addr: Address, frame: wire.Frame, payload: bytes) -> None:
+        try:
+            command = json.loads(payload)
+        except (ValueError, RecursionError):
+            command = None
+        if not isinstance(command, dict):
+            self.counters.increment(wire.DROP_BAD_BODY)
+            return
+        error = self.admin(command)
+        self._answer(addr, wire.KIND_ADMIN_REPLY, frame, {"ok": not error, "error": error})
+
+    # -- large messages -----------------------------------------------------------------------------------------
+
+    def _fragment(self, addr: Address, frame: wire.Frame, payload: bytes, now: Nanoseconds) -> None:
+        ack, message = self.reassembler.on_fragment(addr, frame, payload, now)
+        if ack is None:
+            self.counters.increment(wire.DROP_REASSEMBLY_FULL)
+            return
+        self._put(addr, wire.KIND_FRAGMENT_ACK, frame[9], count=frame[12], payload=ack)
+        if message is None:
+            return
+        for inner, inner_payload in wire.parse_datagram(message):
+            if inner[2] != wire.KIND_REQUEST or inner[13] != self.cluster:
+                self.counters.increment(wire.DROP_BAD_KIND)
+            elif not self.stage.collect_payload(inner_payload, inner[12], addr):
+                self.counters.increment(wire.DROP_BAD_RECORD)
+
+    def flush(self, now: Nanoseconds) -> None:
+        """Packs the replies by address into the outbox; what exceeds a datagram leaves in fragments."""
+        for addr, record in self.replies.flush(self.outbox):
+            frame = wire.encode_frame(
+                wire.KIND_REPLY, 0, self.cluster, self.node, 0, self.incarnation, 0, 0, 0, 0, 1, record
+            )
+            self.fragmenter.send(addr, frame, now)
+        self._fragments(now)
+
+    def tick(self, now: Nanoseconds) -> None:
+        """Gives up what is too old."""
+        self.reassembler.expire(now)
+
+    def deadline(self) -> Nanoseconds | None:
+        """When fragments are due again, or None."""
+        return self.fragmenter.deadline()
+
+    def _fragments(self, now: Nanoseconds) -> None:
+        for dest, (message_id, number, count, total_bytes, payload) in self.fragmenter.poll(now):
+            self._put(
+                dest, wire.KIND_FRAGMENT, message_id, index=number, commit=total_bytes, count=count, payload=payload
+            )
+
+    def _put(
+        self,
+        addr: Address,
+        kind: int,
+        term: int,
+        *,
+        flags: int = 0,
+        index: int = 0,
+        commit: int = 0,
+        count: int = 0,
+        payload: bytes = b"",
+    ) -> None:
+        self.outbox.frame(addr, kind, flags, 0, 0, term, index, commit, count, payload)
+
+    # -- refusals -----------------------------------------------------------------------------------------------
+
+    def hint(self) -> bytes:
+        """Body of NOT_LEADER: who leads, and where its clients are served."""
+        node, address = self.leader()
+        return LEADER_HINT.pack(node) + address.encode()
+
+    def redirect(self, revision: int) -> None:
+        """Answers every staged operation that only a leader may take with where the leader is."""
+        body = self.hint()
+        for which in (WRITES, READS, KEEPALIVES):
+            self.stage.reject(which, self.replies, wire.STATUS_NOT_LEADER, revision, body)
+
+    def refuse(self, which: int, status: int, revision: int, reason: str = "") -> None:
+        """Answers every staged operation of one class with a definite refusal."""
+        self.stage.reject(which, self.replies, status, revision, reason.encode())
+
+    def end_turn(self) -> None:
+        """Forgets the staged descriptors; their slab is about to be cleared."""
+        self.stage.clear()

@@ -1,0 +1,152 @@
+"""Turns msgspec's verdict on a config into the one line that an operator can act on.
+
+Loaded only once a config is found wrong. msgspec says what and where ("Expected `int`, got `str` - at
+`$.nodes[1].id`"); the struct's own bounds and examples supply the remedy.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+from msgspec import inspect
+
+from quorumd.config import ENGINES, Settings
+from quorumd.errors import ConfigError
+from quorumd.yamlsource import Source
+
+_KINDS = {
+    "int": "a whole number", "float": "a number with a fraction", "str": "text", "bool": "true or false",
+    "null": "nothing", "array": "a list", "object": "keys and values", "int | str": "a whole number or auto",
+    "str | null": "text",
+}
+_STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
+
+
+def explain(message: str, data: object, source: Source) -> ConfigError:
+    """The ConfigError for msgspec's `message` about `data`."""
+    text, _, place = message.partition(" - at `$")
+    path = place.rstrip("`").removeprefix(".")
+    return _Explainer(path, data, source).explain(text)
+
+
+class _Explainer:
+    def __init__(self, path: str, data: object, source: Source) -> None:
+        self.path = path
+        self.source = source
+        dotted = f".{path}" if path[:1] not in ("", "[") else path
+        self.steps = [name or int(index) for name, index in _STEP.findall(dotted)]
+        self.value = _look_up(data, self.steps)
+        self.type, self.examples, self.doc = _type_at(self.steps)
+
+    def explain(self, text: str) -> ConfigError:
+        if match := re.fullmatch(r"Object contains unknown field `(.*)`", text):
+            return self.unknown(match[1])
+        if match := re.fullmatch(r"Object missing required field `(.*)`", text):
+            return self.missing(match[1])
+        if match := re.fullmatch(r"Expected `([^`]*)`, got `([^`]*)`", text):
+            return self.wrong_type(match[1], match[2])
+        return self.wrong_value(text)
+
+    def unknown(self, name: str) -> ConfigError:
+        known = _fields(self.type)
+        close = difflib.get_close_matches(name, known, 1)
+        remedy = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+        return self.source.error(f"{self.path}.{name}" if self.path else name, "unknown key", remedy)
+
+    def missing(self, name: str) -> ConfigError:
+        _, examples, _ = _type_at([*self.steps, name])
+        key = f"{self.path}.{name}" if self.path else name
+        return self.source.error(key, "is missing", f"add for example `{name}: {_yaml(examples[0])}`")
+
+    def wrong_type(self, expected: str, got: str) -> ConfigError:
+        shown = f" {_yaml(self.value)}" if isinstance(self.value, str | int | float) else ""
+        if got == "null":
+            what = "has no value"
+        else:
+            what = f"expected {_KINDS.get(expected, expected)}, got {_KINDS.get(got, got)}{shown}"
+        return self.source.error(self.path, what, self.example())
+
+    def wrong_value(self, text: str) -> ConfigError:
+        shown = _yaml(self.value)
+        if self.path == "engine":
+            what = f"this version has no engine {shown}"
+            return self.source.error("engine", what, f"use one of: {', '.join(ENGINES)}")
+        bounds = _bounds(self.type)
+        if bounds:
+            fault = "is out of range" if isinstance(self.value, int) else "is not allowed"
+            also = " or auto" if isinstance(self.type, inspect.UnionType) else ""
+            return self.source.error(self.path, f"{shown} {fault}", f"give {bounds[0]} to {bounds[1]}{also}")
+        if isinstance(self.value, Sequence) and not isinstance(self.value, str):
+            least, most = _lengths(self.type)
+            span = f"exactly {least}" if least == most else f"{least} to {most}"
+            return self.source.error(self.path, f"the list has {len(self.value)} items", f"give {span}")
+        if isinstance(self.type, inspect.StrType) and self.type.pattern:
+            return self.source.error(self.path, f"{shown} is not allowed", "use " + self.description())
+        return self.source.error(self.path, f"{shown} is not allowed ({text[0].lower()}{text[1:]})", self.example())
+
+    def description(self) -> str:
+        """What the field's doc says after its colon: the rule that its pattern spells out."""
+        rule = self.doc.partition(": ")[2]
+        return rule[:1].lower() + rule[1:].rstrip(".")
+
+    def example(self) -> str:
+        if not self.examples:
+            names = _fields(self.type)
+            return f"put its keys below it: {', '.join(names)}" if names else "see `quorumd check-config --schema`"
+        name = next((step for step in reversed(self.steps) if isinstance(step, str)), "")
+        return f"write for example `{name}: {_yaml(self.examples[0])}`"
+
+
+def _yaml(value: object) -> str:
+    """`value` as it would stand in a config file, on one line and not too long."""
+    text = value if isinstance(value, str) and re.fullmatch(r"[\w./:-]+", value) else json.dumps(value, default=str)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _look_up(data: object, steps: Sequence[str | int]) -> object:
+    for step in steps:
+        match data, step:
+            case Mapping(), _:
+                data = data[step]
+            case list(), int():
+                data = data[step]
+    return data
+
+
+def _type_at(steps: Sequence[str | int]) -> tuple[inspect.Type, list[object], str]:
+    """The declared type at a path, with examples and doc of the nearest field that has some."""
+    here: inspect.Type = inspect.type_info(Settings)
+    examples: list[object] = []
+    doc = ""
+    for step in steps:
+        if isinstance(here, inspect.StructType):
+            here = next((field.type for field in here.fields if field.name == step), here)
+        elif isinstance(here, inspect.VarTupleType):
+            here = here.item_type
+        elif isinstance(here, inspect.TupleType) and isinstance(step, int):
+            here = here.item_types[step]
+        if isinstance(here, inspect.Metadata):
+            extra = here.extra_json_schema or {}
+            examples, doc = extra.get("examples", examples), extra.get("description", doc)
+            here = here.type
+    return here, examples, doc
+
+
+def _fields(here: inspect.Type) -> list[str]:
+    return [field.name for field in here.fields] if isinstance(here, inspect.StructType) else []
+
+
+def _bounds(here: inspect.Type) -> tuple[int, int] | None:
+    for kind in here.types if isinstance(here, inspect.UnionType) else (here,):
+        if isinstance(kind, inspect.IntType) and kind.ge is not None and kind.le is not None:
+            return kind.ge, kind.le
+    return None
+
+
+def _lengths(here: inspect.Type) -> tuple[int, int]:
+    if isinstance(here, inspect.TupleType):
+        return len(here.item_types), len(here.item_types)
+    if isinstance(here, inspect.VarTupleType):
+        return here.min_length or 0, here.max_length or 0
+    return 0, 0

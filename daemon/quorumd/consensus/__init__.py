@@ -1,0 +1,1 @@
+"""Consensus engines: deterministic, sans-IO, interchangeable. `engine.py` is the contract."""

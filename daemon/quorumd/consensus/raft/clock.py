@@ -1,0 +1,59 @@
+"""Time: the only functions that move `state.now`. Ticks fire what is due; a stall makes old knowledge of time void."""
+
+from quorumd.consensus.engine import Role, Stalled, Tick
+from quorumd.consensus.raft.election import in_lease, on_tick_campaigning, on_tick_follower
+from quorumd.consensus.raft.replication import on_tick_leader
+from quorumd.consensus.raft.state import NEVER, State
+from quorumd.types import Nanoseconds
+
+
+def on_tick(s: State, m: Tick) -> None:
+    """Everything of this turn has been stepped: now look at the clock."""
+    s.now = max(s.now, m.now)
+    role = s.role
+    if role == Role.LEADER:
+        on_tick_leader(s)
+    elif role == Role.FOLLOWER:
+        on_tick_follower(s)
+    else:
+        on_tick_campaigning(s)
+    if s.set_aside:
+        judge_again(s)
+
+
+def judge_again(s: State) -> None:
+    """Vote requests that a stale clock would have refused; those that the lease still forbids are dropped."""
+    waiting = list(s.set_aside.values())
+    s.set_aside.clear()
+    for message in waiting:
+        if not in_lease(s):
+            s.deliver(message)
+
+
+def on_stalled(s: State, m: Stalled) -> None:
+    """This process did not run: every wait starts afresh, before the messages that piled up are judged by it.
+
+    A leader neither steps down for answers that wait in its socket, nor trusts a lease from before.
+    """
+    s.now = max(s.now, m.now)
+    s.event("stalled")
+    if s.role == Role.LEADER:
+        s.check_at = s.now + s.config.election_timeout_ns
+        s.heartbeat_at = s.now
+        for progress in s.peers.values():
+            progress.confirmed_at = -1
+            progress.waiting_since = s.now
+        s.round_times.clear()
+    else:
+        s.draw_timeout()
+
+
+def deadline(s: State) -> Nanoseconds:
+    """When the next Tick is due."""
+    if s.set_aside:
+        return s.now
+    if s.role == Role.LEADER:
+        return min(s.heartbeat_at, s.scan_at, s.check_at, s.transfer_deadline)
+    if s.role == Role.FOLLOWER:
+        return s.election_deadline
+    return min(s.election_deadline, s.vote_resend_at, NEVER)

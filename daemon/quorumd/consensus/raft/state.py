@@ -1,0 +1,270 @@
+"""Everything a Raft node knows, in one object, with the rule each field obeys written beside it.
+
+What lives here: the fields, and the few mutators that more than one concern needs, so that each invariant is checked
+at the one place that can break it. What may not: decisions. Those are in election, replication, following, reads and
+transfer; `table.py` says which of their functions takes which message in which role.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from quorumd.consensus.engine import Append, Event, HardState, LogSizes, Random, ReadState, Role
+from quorumd.consensus.messages import AppendEntries, RequestVote
+from quorumd.consensus.progress import Progress
+from quorumd.consensus.termlog import TermLog
+from quorumd.invariants import invariant
+from quorumd.types import NOBODY, Index, Nanoseconds, NodeId, Term
+
+NEVER: Nanoseconds = 1 << 62
+"""A deadline that does not come."""
+
+Handler: TypeAlias = Callable[["State", Any], None]
+
+
+class RaftConfig(NamedTuple):
+    """Times and limits; the thesis's timing requirement is broadcast time << election timeout << MTBF (3.9)."""
+
+    heartbeat_ns: Nanoseconds
+    election_timeout_ns: Nanoseconds
+    """T: elections start after a random time in [T, 2T) without a leader."""
+    max_append_bytes: int
+    """Entries in one AppendEntries; a larger single entry goes alone."""
+    max_inflight_bytes: int
+    """Sent to one follower and not yet acknowledged; above it nothing new is sent."""
+    max_inflight_messages: int
+    lease_reads: bool = False
+    """Answer reads without a round while a quorum's promise not to vote lasts; trusts clocks (thesis 6.4.1)."""
+    datagram_bytes: int = 65_000
+    """A larger entry is carried and resent by the transport in fragments: its absence does not prove a loss."""
+
+    def check(self) -> None:
+        """Raises InvariantBroken on values with which no cluster can work."""
+        invariant(0 < self.heartbeat_ns < self.election_timeout_ns, "0 < heartbeat < election timeout")
+        invariant(self.max_append_bytes > 0, "max_append_bytes is positive")
+        invariant(self.max_inflight_bytes > 0 and self.max_inflight_messages > 0, "the window is not empty")
+
+
+class State:
+    """The state of one node. Only functions of this package touch it."""
+
+    __slots__ = (
+        "ack",
+        "after",
+        "appends",
+        "campaign_transfer",
+        "check_at",
+        "commit",
+        "config",
+        "confirmed",
+        "deliver",
+        "durable_seq",
+        "election_deadline",
+        "events",
+        "gap_prev",
+        "gap_term",
+        "handed",
+        "handlers",
+        "hard_dirty",
+        "hard_seq",
+        "heard",
+        "heartbeat_at",
+        "held",
+        "held_bytes",
+        "leader",
+        "lease_broken",
+        "log",
+        "matched",
+        "members",
+        "messages",
+        "next_seq",
+        "node",
+        "now",
+        "others",
+        "own_match",
+        "own_pending",
+        "peers",
+        "quiet_until",
+        "random",
+        "read_index",
+        "read_round",
+        "reads",
+        "reads_failed",
+        "reads_inflight",
+        "reads_waiting",
+        "rest",
+        "role",
+        "round",
+        "round_times",
+        "scan_at",
+        "set_aside",
+        "sizes",
+        "table",
+        "term",
+        "term_start",
+        "timeout_ns",
+        "transfer_deadline",
+        "transfer_sent",
+        "transfer_to",
+        "turn_bytes",
+        "turn_first",
+        "verified",
+        "vote",
+        "vote_resend_at",
+        "votes",
+    )
+
+    def __init__(
+        self,
+        node: NodeId,
+        members: Sequence[NodeId],
+        config: RaftConfig,
+        hard_state: HardState,
+        log: TermLog,
+        sizes: LogSizes,
+        random: Random,
+        table: Mapping[Role, Mapping[type, Handler]],
+        now: Nanoseconds,
+    ) -> None:
+        self.node = node
+        self.members = tuple(members)
+        self.others = tuple(m for m in members if m != node)
+        self.config = config
+        self.sizes = sizes
+        self.random = random
+        self.table = table
+        self.deliver: Callable[[object], None] = lambda _message: None  # Raft.step, for messages judged again
+
+        # -- durable (thesis figure 3.1) ----------------------------------------------------------------------
+        self.term: Term = hard_state.term  # never falls
+        self.vote: NodeId = hard_state.vote  # set at most once in a term
+        self.log: TermLog = log
+        self.hard_dirty = False  # term or vote changed since the last Ready
+        self.hard_seq = 0  # the Ready that carried the last hard state
+
+        self._begin_volatile(table, now)
+        self._begin_follower()
+        self._begin_leader(now)
+        self._begin_output()
+
+    def _begin_volatile(self, table: Mapping[Role, Mapping[type, Handler]], now: Nanoseconds) -> None:
+        """Of every role."""
+        self.role: Role = Role.FOLLOWER
+        self.handlers: Mapping[type, Handler] = table[Role.FOLLOWER]  # the row for `role`
+        self.leader: NodeId = NOBODY
+        self.commit: Index = 0  # never falls; handed <= commit <= log.last
+        self.handed: Index = 0  # highest index handed out in Ready.committed
+        self.now: Nanoseconds = now  # never falls
+        self.timeout_ns: Nanoseconds = 0  # this node's draw from [T, 2T)
+        self.election_deadline: Nanoseconds = NEVER
+        self.quiet_until: Nanoseconds = 0  # votes are refused until then: a leader was heard less than T before
+        # A message is stepped without a time of its own and `now` may be as old as the last turn. So a message only
+        # notes that the timer is to be reset; the tick that follows does it.
+        self.heard = False  # from the current leader, since the last tick
+        self.rest = False  # the timer starts over at the next tick (a vote was granted)
+        self.set_aside: dict[NodeId, RequestVote] = {}  # refused by a possibly stale `now`; judged again at the tick
+
+    def _begin_follower(self) -> None:
+        """Of followers and candidates."""
+        self.verified: Index = 0  # entries up to it equal the log of this term's leader; <= log.last
+        self.ack = False  # verified (or re-verified) something since the last Ready
+        self.gap_prev: Index = 0  # highest prev_index beyond our log since the last Ready; 0: none
+        self.gap_term: Term = 0  # and its prev_term
+        # Reorder window: (message, size_bytes) by prev_index, of this term only; every prev_index > log.last
+        self.held: dict[Index, tuple[AppendEntries, int]] = {}
+        self.held_bytes = 0  # == sum of their sizes
+        self.votes: dict[NodeId, bool] = {}  # a set keyed by node: a duplicate never counts twice
+        self.vote_resend_at: Nanoseconds = NEVER
+        self.campaign_transfer = False  # the leader asked for this election
+
+    def _begin_leader(self, now: Nanoseconds) -> None:
+        """Of leaders; roles.become_leader renews it and roles.leave_leadership voids it."""
+        # One for each other member in every role (it is the membership test too), renewed by every election won.
+        self.peers: dict[NodeId, Progress] = {other: Progress(other, 1, now) for other in self.others}
+        self.term_start: Index = 0  # the no-op of this term: only from it on are entries counted (figure 3.7)
+        self.own_match: Index = 0  # own entries that are durable; <= log.last
+        self.own_pending: deque[tuple[int, Index]] = deque()  # (Ready seq, last index it makes durable), rising
+        self.matched = False  # some match index moved since the last Ready
+        self.turn_first: Index = 0  # first index proposed since the last Ready; 0: none
+        self.turn_bytes = 0
+        self.heartbeat_at: Nanoseconds = NEVER
+        self.check_at: Nanoseconds = NEVER  # check-quorum looks next
+        self.scan_at: Nanoseconds = NEVER  # loss detection looks next; NEVER while nothing is in flight
+        # Reads (reads.py)
+        self.round = 0  # last heartbeat round begun in this term
+        self.round_times: deque[tuple[int, Nanoseconds]] = deque()  # when rounds left; lease reads only
+        self.confirmed = False  # some follower answered a newer round since the last Ready
+        self.reads_waiting: list[int] = []
+        self.read_round = 0  # the round in flight that covers `reads_inflight`; 0: none
+        self.read_index: Index = 0  # commit when that round began
+        self.reads_inflight: list[int] = []
+        # Transfer (transfer.py)
+        self.transfer_to: NodeId = NOBODY
+        self.transfer_deadline: Nanoseconds = NEVER
+        self.transfer_sent = False  # TimeoutNow left since the last heartbeat
+        self.lease_broken = False  # TimeoutNow was sent in this term: a promise not to vote no longer binds
+
+    def _begin_output(self) -> None:
+        """Of the coming Ready."""
+        self.next_seq = 1
+        self.durable_seq = 0  # < next_seq
+        self.appends: list[Append] = []
+        self.messages: list[object] = []
+        self.after: list[object] = []
+        self.reads: list[ReadState] = []
+        self.reads_failed: list[int] = []
+        self.events: list[Event] = []
+
+    # -- mutators shared by several concerns --------------------------------------------------------------------
+
+    def set_hard_state(self, term: Term, vote: NodeId) -> None:
+        """The only place that changes term or vote."""
+        invariant(
+            term > self.term or (term == self.term and self.vote in (NOBODY, vote)),
+            "the term never falls and a vote is never taken back",
+        )
+        self.term = term
+        self.vote = vote
+        self.hard_dirty = True
+
+    def advance_commit(self, index: Index) -> None:
+        """The only place that moves the commit index; the caller has checked the rule of its role."""
+        invariant(self.commit <= index <= self.log.last, "the commit index never falls and stays within the log")
+        self.commit = index
+
+    def append_own(self, count: int, size_bytes: int, source: object) -> None:
+        """Appends `count` new entries as the leader (thesis 3.5: it never overwrites or deletes its own)."""
+        log = self.log
+        first = log.last + 1
+        log.append(first, log.last + count, self.term)
+        self.appends.append(Append(first, log.last, self.term, source))
+        if not self.turn_first:
+            self.turn_first = first
+        self.turn_bytes += size_bytes
+
+    def speak(self, message: object) -> None:
+        """Sends at once, or after the sync if the term in it is not on disk yet."""
+        if self.hard_dirty or self.hard_seq > self.durable_seq:
+            self.after.append(message)
+        else:
+            self.messages.append(message)
+
+    def draw_timeout(self) -> None:
+        """A fresh random timeout in [T, 2T), started now (thesis 3.4)."""
+        base = self.config.election_timeout_ns
+        self.timeout_ns = min(int(self.random.uniform(base, 2 * base)), 2 * base - 1)
+        self.election_deadline = self.now + self.timeout_ns
+
+    def event(self, what: str, **detail: int) -> None:
+        """Tells the operator."""
+        self.events.append(Event(what, {"term": self.term, **detail}))
+
+    def set_role(self, role: Role) -> None:
+        """The only place that changes the role, and with it which functions take the messages."""
+        self.role = role
+        self.handlers = self.table[role]
+
+    def note_durable(self, seq: int) -> None:
+        """Everything up to Ready `seq` is on disk; a repeated or older answer changes nothing."""
+        invariant(seq < self.next_seq, "only a Ready that was handed out can become durable")
+        self.durable_seq = max(self.durable_seq, seq)

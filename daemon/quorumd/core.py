@@ -1,0 +1,673 @@
+"""One node without IO: everything between the datagrams that arrived and the datagrams and disk writes that leave.
+
+The loop that matters (node.py runs it on Linux, the simulator on simulated ports):
+
+    on_peers(slab)     frames -> engine messages -> engine
+    on_clients(slab)   operations staged (C), proposed as one batch, redirected or refused
+    finish(now)        durable? -> tick -> Ready -> log, WAL, messages -> apply (C) -> answers (C)
+
+Rules kept here:
+- Nothing is acknowledged before it is durable on a quorum: client answers leave only from apply, apply follows only
+  `committed`, and the engine commits only on acknowledgements that waited for Durable.
+- C runs once per operation, Python once per batch: nothing here loops over operations.
+- Slabs stay untouched from on_* to the end of finish(): the engine's sources point into them.
+"""
+
+import struct
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from quorumd import limits
+from quorumd.clientplane import ClientPlane
+from quorumd.commands import Kind
+from quorumd.consensus.engine import (
+    NOOP,
+    Append,
+    Durable,
+    Engine,
+    Event,
+    HardState,
+    Propose,
+    ReadIndex,
+    Ready,
+    Role,
+    Stalled,
+    Tick,
+    TransferLeadership,
+)
+from quorumd.consensus.messages import AppendEntries
+from quorumd.consensus.raft import Raft, RaftConfig
+from quorumd.consensus.termlog import TermLog
+from quorumd.digests import DigestJudge
+from quorumd.errors import CorruptLog
+from quorumd.invariants import InvariantBroken, invariant
+from quorumd.join import judge
+from quorumd.log import Log, skip_entries, take_entries
+from quorumd.ports import Disk, Meta
+from quorumd.recovery import Recovered, recover
+from quorumd.storage import Storage
+from quorumd.transport import (
+    BOOTSTRAPPING,
+    HAS_STATE,
+    VOTER,
+    BytesSource,
+    Identity,
+    Report,
+    SlabSource,
+    Transport,
+)
+from quorumd.types import Address, Incarnation, Index, Nanoseconds, NodeId
+from quorumd_fastpath import wire
+from quorumd_fastpath.apply import Store
+from quorumd_fastpath.ring import Ring
+from quorumd_fastpath.wire import KEEPALIVES, OVERFLOW, READS, STALE, WRITES, Outbox, Slab
+
+EXPIRY_EVERY = 1 * limits.SECOND
+
+
+class Settings(NamedTuple):
+    """What a node is told. Addresses are raw for peers, "host:port" for clients; times nanoseconds."""
+
+    node: NodeId
+    peers: Mapping[NodeId, Address]
+    client_addresses: Mapping[NodeId, str]
+    raft: RaftConfig
+    hashes: Mapping[str, int]
+    mtu_peer: int
+    mtu_client: int
+    mac_bytes: int = 0
+    segment_bytes: int = limits.SEGMENT_BYTES
+    quota_bytes: int = limits.DEFAULT_QUOTA_BYTES
+    session_ttl: Nanoseconds = limits.SESSION_TTL
+    disk_stall: Nanoseconds = 3 * limits.SECOND
+    bootstrap: int | bool = False  # a cluster id, or True: found one together with every peer
+    ring_bytes: int = limits.RING_BYTES
+    ring_entries: int = limits.RING_ENTRIES
+    filter_incarnations: bool = True
+
+
+class NodeRandom(NamedTuple):
+    """The seeded randomness of one node."""
+
+    uniform: Callable[[float, float], float]
+    u64: Callable[[], int]
+
+
+class Halted(Exception):
+    """This replica must not go on; the message says why."""
+
+
+class Core:
+    """See the module's docstring. One instance is one life of one node."""
+
+    def __init__(self, settings: Settings, disk: Disk, random: NodeRandom, log_event: Callable[..., None]) -> None:
+        self.settings = settings
+        self.disk = disk
+        self.random = random
+        self.log_event = log_event
+        self.peer_outbox = Outbox(limits.OUTBOX_DATAGRAMS, limits.OUTBOX_SCRATCH_BYTES, settings.mtu_peer)
+        self.client_outbox = Outbox(limits.OUTBOX_DATAGRAMS, limits.OUTBOX_SCRATCH_BYTES, settings.mtu_client)
+        self.peer_outbox.set_tail_room(settings.mac_bytes)
+        self.client_outbox.set_tail_room(settings.mac_bytes)
+        self.log = Log(Ring(settings.ring_bytes, settings.ring_entries))
+        self.store = Store(settings.quota_bytes, limits.MAX_SESSIONS)
+        self.engine: Engine | None = None
+        self.storage: Storage | None = None
+        self.out_of_quorum = ""  # why this node neither votes nor acknowledges; "" if it does
+        self.waiting = ""  # what an empty node waits for
+        self._applied: Index = 0
+        self._commit: Index = 0
+        self._last_seq = 0
+        self._durable_seq = 0
+        self._parked: deque[tuple[int, Sequence[Any]]] = deque()
+        self._read_points: deque[tuple[Index, int]] = deque()
+        self._next_read = 1
+        self._internal: list[tuple[int, bytes, int]] = []  # (kind, session, generation) proposed by this node itself
+        self._role = Role.FOLLOWER
+        self._claimed_bytes = 0  # let through to the engine since the last settle()
+        self._claimed_entries = 0
+        self._expiry_due: Nanoseconds = 0
+        self._recalling: Index = 0  # first index being read back for apply; 0: none
+        self._now: Nanoseconds = 0
+        self._transfer_told: Nanoseconds = 0
+
+    # -- start --------------------------------------------------------------------------------------------------
+
+    def start(self, now: Nanoseconds, wall_ns: int) -> None:
+        """Reads the stamp and the log. Blocking; afterwards frames may leave. Raises DiskError, ConfigError."""
+        self._now = now
+        node = self.settings.node
+        meta = self.disk.read_meta()
+        stored = meta.incarnation if meta else 0
+        cluster = meta.cluster if meta else 0
+        incarnation: Incarnation = max(stored + 1, wall_ns)
+        self.disk.write_meta(Meta(cluster, node, incarnation))
+        identity = Identity(node, incarnation, self.settings.hashes)
+        self.transport = Transport(
+            identity,
+            self.settings.peers,
+            self.peer_outbox,
+            self.log,
+            self.random.u64,
+            self.settings.mtu_peer,
+            filter_incarnations=self.settings.filter_incarnations,
+        )
+        self.clients = ClientPlane(node, self.client_outbox, self.settings.mtu_client, incarnation)
+        self.clients.hello = self._hello_body
+        self.clients.status = self.status
+        self.clients.admin = self._admin
+        self.clients.leader = self._leader_hint
+        self._identify(cluster)
+        bootstrap = self.settings.bootstrap
+        if cluster:
+            self.transport.hello_flags = HAS_STATE
+            self._open(cluster, now, fresh=False)
+        elif bootstrap and bootstrap is not True:
+            self._found(bootstrap, now)
+        elif bootstrap:
+            self.transport.hello_flags = BOOTSTRAPPING
+
+    def _identify(self, cluster: int) -> None:
+        incarnation = self.transport.identity.incarnation
+        self.transport.cluster = self.clients.cluster = cluster
+        self.peer_outbox.identify(cluster, self.settings.node, incarnation)
+        self.client_outbox.identify(cluster, self.settings.node, incarnation)
+
+    def _found(self, cluster: int, now: Nanoseconds) -> None:
+        """First start of this member: the log exists before the stamp, so a stamped directory always has one."""
+        for number in self.disk.segments():  # of an earlier attempt that died before the stamp; nothing was said yet
+            self.disk.remove(number)
+        self._open(cluster, now, fresh=True)
+        self.disk.write_meta(Meta(cluster, self.settings.node, self.transport.identity.incarnation))
+        self._identify(cluster)
+        self.transport.hello_flags |= BOOTSTRAPPING
+        self.log_event("founded", cluster=f"{cluster:016x}")
+
+    def _open(self, cluster: int, now: Nanoseconds, *, fresh: bool) -> None:
+        self.storage = Storage(
+            self.disk,
+            self.log,
+            cluster=cluster,
+            node=self.settings.node,
+            segment_bytes=self.settings.segment_bytes,
+            random_u64=self.random.u64,
+        )
+        recovered = Recovered(HardState(0, 0), TermLog(), 0)
+        if fresh:
+            self.log.ring.reset(1)
+            self.storage.start_fresh(1)
+        else:
+            try:
+                recovered = recover(self.storage, self.store, self.log_event)
+            except CorruptLog as damage:
+                self._leave_quorum(str(damage))
+                return
+        self._commit = self._applied = recovered.applied
+        self.engine = Raft(
+            self.settings.node,
+            sorted(self.settings.peers),
+            self.settings.raft,
+            recovered.hard_state,
+            recovered.terms,
+            self.log,
+            self.random,
+            now,
+            commit=recovered.applied,
+        )
+        self.transport.hello_flags |= VOTER
+        self.judge = DigestJudge(self.settings.node, len(self.settings.peers), self.store.digest_at)
+        self._pin()
+
+    def _leave_quorum(self, reason: str) -> None:
+        self.out_of_quorum = reason
+        self.transport.hello_flags &= ~VOTER
+        self.log_event("out_of_quorum", reason=reason)
+
+    def _try_join(self, now: Nanoseconds) -> None:
+        """An empty directory: see join.py."""
+        verdict = judge(
+            self.settings.node,
+            self.transport.identity.incarnation,
+            self.transport.peers,
+            bootstrap=self.settings.bootstrap is True,
+        )
+        if verdict.refusal:
+            self._leave_quorum(verdict.refusal)
+        elif verdict.cluster:
+            self._found(verdict.cluster, now)
+        if verdict.waiting != self.waiting:
+            self.waiting = verdict.waiting
+            if verdict.waiting:
+                self.log_event("waiting", reason=verdict.waiting)
+
+    # -- inputs -------------------------------------------------------------------------------------------------
+
+    def on_peers(self, slab: Slab, now: Nanoseconds) -> None:
+        """One slab of datagrams from peers. Clear it only after finish() or settle()."""
+        messages = self.transport.receive(slab, now)
+        engine, storage = self.engine, self.storage
+        if engine is None or storage is None:
+            return
+        for message in messages:
+            if type(message) is AppendEntries and not self._can_take(message):
+                continue
+            engine.step(message)
+
+    def _can_take(self, message: AppendEntries) -> bool:
+        """Whether the log has room for these entries; if not, they are dropped and the leader will send them again."""
+        source = message.source
+        if source is None:
+            return True
+        storage = self.storage
+        if storage is None or not isinstance(source, SlabSource | BytesSource):
+            raise InvariantBroken("entries of a peer come with their bytes")
+        size = source.size_bytes
+        if not self._ring_room(size, message.entries):
+            return False
+        if storage.room(size, growing=True) or (
+            storage.room(size, growing=False) and not grows(source, message.entries)
+        ):
+            storage.claim(size)
+            return True
+        return False
+
+    def _ring_room(self, size: int, count: int) -> bool:
+        """Whether the ring takes this too, besides what was let through since the last settle()."""
+        self._claimed_bytes += size
+        self._claimed_entries += count
+        return self.log.ring.room(self._claimed_bytes, self._claimed_entries)
+
+    def on_clients(self, slab: Slab, now: Nanoseconds) -> None:
+        """One slab of datagrams from clients."""
+        clients = self.clients
+        clients.collect(slab, now)
+        stage = clients.stage
+        if stage.refused:
+            clients.refuse(OVERFLOW, wire.STATUS_OVERLOADED, self.store.revision, "too many operations in one turn")
+        if self.out_of_quorum:
+            for which in (WRITES, READS, STALE, KEEPALIVES):
+                clients.refuse(which, wire.STATUS_STOPPED, self.store.revision, self.out_of_quorum)
+            return
+        if stage.stale:
+            self.store.read_stale(stage, clients.replies)
+        engine = self.engine
+        if engine is None or engine.role is not Role.LEADER:
+            if stage.writes or stage.reads or stage.keepalives:
+                clients.redirect(self.store.revision)
+            return
+        if stage.keepalives:
+            self.store.touch(stage, clients.replies, now)
+        if stage.reads:
+            self._ask_reads(engine)
+        if stage.writes:
+            self._propose(engine)
+
+    def _ask_reads(self, engine: Engine) -> None:
+        read_id = self._next_read
+        self._next_read += 1
+        if not self.clients.reads.enqueue(self.clients.stage, read_id):
+            self.clients.refuse(READS, wire.STATUS_OVERLOADED, self.store.revision, "too many reads are waiting")
+            return
+        engine.step(ReadIndex(read_id))
+
+    def _propose(self, engine: Engine) -> None:
+        """One Propose for everything staged, or one definite refusal for it."""
+        clients, storage = self.clients, self.storage
+        stage = clients.stage
+        invariant(storage is not None, "a leader has a log")
+        if storage is None:
+            return
+        if not engine.accepts_proposals:
+            clients.refuse(WRITES, wire.STATUS_NOT_LEADER, self.store.revision)
+            return
+        if self._quorum_full():
+            stage.filter_growing(clients.replies, wire.STATUS_DISK_FULL)
+            if not stage.writes:
+                return
+        count, size = stage.writes, stage.write_bytes
+        if len(clients.pending) + count > limits.MAX_PENDING_OPS or not self._ring_room(size, count):
+            clients.refuse(WRITES, wire.STATUS_OVERLOADED, self.store.revision, "too many operations under way")
+        elif not storage.room(size, growing=not stage.writes_only_shrink):
+            status = wire.STATUS_DISK_FULL if storage.disk_full else wire.STATUS_OVERLOADED
+            clients.refuse(WRITES, status, self.store.revision, "the log has no room")
+        else:
+            storage.claim(size)
+            self.log.staged_entry_bytes = max(size // count, 1)
+            engine.step(Propose(count, size))
+
+    def _quorum_full(self) -> bool:
+        """Whether no quorum of nodes can take growing entries: followers say so in their acknowledgements."""
+        storage = self.storage
+        full = int(storage.disk_full) if storage else 0
+        full += sum(peer.report.disk_full for peer in self.transport.peers.values())
+        members = len(self.settings.peers)
+        return members - full < members // 2 + 1
+
+    # -- the turn -----------------------------------------------------------------------------------------------
+
+    def finish(self, now: Nanoseconds) -> None:
+        """Ends a loop turn: everything that follows from its inputs happens, and the outboxes are full afterwards."""
+        self._now = now
+        engine, storage = self.engine, self.storage
+        if engine is None or storage is None:
+            if not self.out_of_quorum:
+                self._try_join(now)
+        else:
+            self._durable(engine, storage, now)
+            engine.step(Tick(now))
+            self._chores(engine, storage, now)
+            self.settle()
+            self._recalled(storage, now)
+            self._apply(engine, now)
+            self._answer_reads()
+            self._check_digest(engine)
+        self.transport.tick(now)
+        self.clients.tick(now)
+        self.clients.flush(now)
+        self.clients.end_turn()
+
+    def _durable(self, engine: Engine, storage: Storage, now: Nanoseconds) -> None:
+        durable = storage.poll(now)
+        if not storage.busy:
+            durable = self._last_seq
+        if durable > self._durable_seq:
+            self._durable_seq = durable
+            engine.step(Durable(durable))
+            self._release(now)
+
+    def _release(self, now: Nanoseconds) -> None:
+        parked = self._parked
+        while parked and parked[0][0] <= self._durable_seq:
+            for message in parked.popleft()[1]:
+                self.transport.send(message, now)
+
+    def settle(self) -> None:
+        """Performs every Ready the engine has; slabs may be cleared afterwards."""
+        engine, storage = self.engine, self.storage
+        if engine is None or storage is None:
+            return
+        while (ready := engine.ready()) is not None:
+            self._perform(engine, storage, ready)
+        self._claimed_bytes = self._claimed_entries = 0
+        storage.settled()
+
+    def _perform(self, engine: Engine, storage: Storage, ready: Ready) -> None:
+        """Acts on one Ready, in the order its fields stand."""
+        now = self._now
+        self._last_seq = ready.seq
+        for item in ready.append:
+            self._append(item)
+        if ready.touches_disk:
+            storage.write(ready.seq, ready.hard_state, ready.append, self._commit)
+            self._pin()
+        for message in ready.messages:
+            self.transport.send(message, now)  # type: ignore[arg-type]
+        if ready.messages_after_durable:
+            self._parked.append((ready.seq, ready.messages_after_durable))
+        if ready.committed is not None:
+            self._commit = ready.committed[1]
+        for read in ready.reads:
+            self._read_points.append((read.read_index, read.read_id))
+        for read_id in ready.reads_failed:
+            self.clients.reads.reject(
+                read_id, self.clients.replies, wire.STATUS_NOT_LEADER, self.clients.hint()
+            )
+        for event in ready.events:
+            self._event(event)
+        self._follow_role(engine, now)
+        if not storage.busy and ready.seq > self._durable_seq:
+            self._durable_seq = ready.seq
+            engine.step(Durable(ready.seq))
+            self._release(now)
+
+    def _append(self, item: Append) -> None:
+        """Copies an accepted run into the ring; what it supersedes goes."""
+        ring, log = self.log.ring, self.log
+        if item.first <= ring.last:
+            ring.truncate(item.first - 1)
+            log.forget_recalled()
+            self.clients.pending.drop_from(item.first)
+            if self.storage is not None:
+                self.storage.forget_reads()
+        source = item.source
+        count = item.last - item.first + 1
+        if source is None:
+            taken = self._append_own(item.first, count)
+        elif source is NOOP:
+            taken = ring.append_noop(item.first)
+        elif type(source) is SlabSource:
+            taken = ring.append_slab(
+                source.slab, source.slot, source.offset, source.length, item.first, count, item.skip
+            )
+        elif type(source) is BytesSource:
+            taken = ring.append(source.data[source.offset :], item.first, count, item.skip)
+        else:
+            raise InvariantBroken(f"unknown source of entries: {source!r}")
+        invariant(taken, "room was checked before the engine was asked")
+
+    def _append_own(self, first: Index, count: int) -> bool:
+        """Entries this leader proposed: its own expiries, or what clients staged."""
+        ring = self.log.ring
+        if self._internal:
+            records, self._internal = self._internal, []
+            invariant(len(records) == count, "an internal proposal is one append item")
+            return all(
+                ring.append_record(first + i, kind, session, generation)
+                for i, (kind, session, generation) in enumerate(records)
+            )
+        stage = self.clients.stage
+        invariant(stage.writes == count, "a client proposal is one append item")
+        return ring.append_staged(stage, first, self.clients.pending)
+
+    def _pin(self) -> None:
+        """Entries not yet applied stay in the ring. The WAL copied its own bytes; followers' needs are read back."""
+        self.log.ring.pin = self._applied + 1
+
+    def _follow_role(self, engine: Engine, now: Nanoseconds) -> None:
+        role = engine.role
+        if role is self._role:
+            return
+        if role is Role.LEADER:
+            self.store.rearm(now)  # every session gets a full TTL from this election on
+            self._expiry_due = now + EXPIRY_EVERY
+        elif self._role is Role.LEADER:
+            # What was proposed may or may not commit: its clients ask again and are told by the next leader.
+            self.clients.pending.clear()
+        self._role = role
+
+    def _event(self, event: Event) -> None:
+        self.log_event(event.what, **event.detail)
+
+    # -- apply and answer ---------------------------------------------------------------------------------------
+
+    def _apply(self, engine: Engine, now: Nanoseconds) -> None:
+        if self._applied >= self._commit:
+            return
+        first = self._applied + 1
+        if first < self.log.ring.first:
+            self._recall_for_apply(first)
+            return
+        last = min(self._commit, self._applied + limits.APPLY_ENTRIES_PER_TURN)
+        self.store.apply(self.log.ring, first, last, self.clients.pending, self.clients.replies, now)
+        self._applied = last
+        self._pin()
+
+    def _recall_for_apply(self, first: Index) -> None:
+        """A node far behind its own log (a restart without the newest commit index) reads it back piece by piece."""
+        if self._recalling != first and self.storage is not None and self.storage.recall(first):
+            self._recalling = first
+
+    def _recalled(self, storage: Storage, now: Nanoseconds) -> None:
+        for record, data in storage.recalled():
+            last = record.first + record.entries - 1
+            if record.first <= self._applied + 1 <= last and self._applied < self._commit:
+                skip = self._applied + 1 - record.first
+                count = min(last, self._commit) - self._applied
+                self.store.apply_bytes(data[skip_entries(data, skip) :], self._applied + 1, count, now_ns=now)
+                self._applied += count
+                self._recalling = 0
+            self.log.keep_recalled(record.first, last, take_entries(data, record.entries))
+            self.transport.on_recalled(record.first, self.engine.term if self.engine else 0, now)
+        for first, _ in self.transport.recalls:
+            storage.recall(first)
+        self.transport.recalls.clear()
+
+    def _answer_reads(self) -> None:
+        points = self._read_points
+        while points and points[0][0] <= self._applied:
+            self.store.read(self.clients.reads, points.popleft()[1], self.clients.replies)
+
+    def _check_digest(self, engine: Engine) -> None:
+        index, digest = self.store.checkpoint()
+        transport = self.transport
+        full = self.storage.disk_full if self.storage else False
+        transport.report = Report(self._applied, index, digest, full)
+        if engine.role is Role.LEADER:
+            for peer in transport.peers.values():
+                reason = self.judge.hear(peer.node, peer.report.digest_index, peer.report.digest)
+                if reason:
+                    raise Halted(reason)
+            transport.agreed_digest = self.judge.agreed
+        else:
+            reason = self.judge.told(*transport.peer_verdict)
+            if reason:
+                raise Halted(reason)
+
+    # -- chores -------------------------------------------------------------------------------------------------
+
+    def _chores(self, engine: Engine, storage: Storage, now: Nanoseconds) -> None:
+        storage.maintain(now)
+        storage.idle(now, self._commit)
+        self.transport.term = engine.term
+        if self.transport.refusals:
+            for node, reason in self.transport.refusals:
+                self.log_event("peer_refused", peer=node, reason=reason)
+            self.transport.refusals.clear()
+        if engine.role is not Role.LEADER:
+            return
+        if now >= self._expiry_due:
+            self._expiry_due = now + EXPIRY_EVERY
+            self._expire_sessions(engine, now)
+        if self.disk.oldest_pending_ns() > self.settings.disk_stall and now - self._transfer_told > limits.SECOND:
+            self._hand_over(engine, now)
+
+    def _expire_sessions(self, engine: Engine, now: Nanoseconds) -> None:
+        expired = self.store.expired(now, self.settings.session_ttl)[: limits.MAX_EXPIRIES_PER_TURN]
+        size = len(expired) * limits.ENTRY_HEADER_BYTES
+        storage = self.storage
+        if not expired or not engine.accepts_proposals or storage is None:
+            return
+        if not self._ring_room(size, len(expired)) or not storage.room(size, growing=False):
+            return
+        self.settle()
+        self._internal = [(int(Kind.EXPIRE_SESSION), session, generation) for session, generation in expired]
+        engine.step(Propose(len(expired), size))
+        self.settle()
+
+    def _hand_over(self, engine: Engine, now: Nanoseconds) -> None:
+        """A leader whose disk hangs, while a quorum of followers is alive, gives leadership away."""
+        self._transfer_told = now
+        alive = sum(now - peer.heard_at < limits.SECOND for peer in self.transport.peers.values())
+        if alive >= len(self.settings.peers) // 2 + 1:
+            self.log_event("disk_stalled", pending_ms=self.disk.oldest_pending_ns() // limits.MILLISECOND)
+            engine.step(TransferLeadership(0))
+
+    def stalled(self, now: Nanoseconds) -> None:
+        """The process did not run for a while: time known from before is stale."""
+        self.store.rearm(now)
+        if self.engine is not None:
+            self.engine.step(Stalled(now))
+
+    def deadline(self, now: Nanoseconds) -> Nanoseconds:
+        """When finish() must run again at the latest, input or not."""
+        due = self.transport.deadline(now)
+        for other in (
+            self.clients.deadline(),
+            self.engine.deadline() if self.engine else None,
+            self.storage.deadline(now) if self.storage else None,
+        ):
+            if other is not None and other < due:
+                due = other
+        if (self._applied < self._commit and self._recalling != self._applied + 1) or len(self.clients.replies):
+            return now
+        return due
+
+    # -- what others may ask ------------------------------------------------------------------------------------
+
+    def _leader_hint(self) -> tuple[NodeId, str]:
+        leader = self.engine.leader if self.engine else 0
+        return leader, self.settings.client_addresses.get(leader, "")
+
+    def _hello_body(self) -> Mapping[str, Any]:
+        return {
+            "cluster": f"{self.transport.cluster:016x}",
+            "node": self.settings.node,
+            "leader": (self.engine.leader or None) if self.engine else None,
+            "term": self.engine.term if self.engine else 0,
+            "members": {str(node): address for node, address in self.settings.client_addresses.items()},
+            "mtu": self.settings.mtu_client,
+            "session_ttl_ms": self.settings.session_ttl // limits.MILLISECOND,
+            "auth": self.settings.mac_bytes > 0,
+        }
+
+    def _admin(self, command: Mapping[str, Any]) -> str:
+        engine = self.engine
+        if command.get("command") != "transfer-leader":
+            return "unknown command; this node knows: transfer-leader"
+        target = command.get("to", 0)
+        if engine is None or engine.role is not Role.LEADER:
+            return f"node {self.settings.node} is not the leader; ask node {engine.leader if engine else 0}"
+        if not isinstance(target, int) or (target and target not in self.settings.peers):
+            return f"no node {target!r} in this cluster"
+        engine.step(TransferLeadership(target))
+        return ""
+
+    def status(self) -> dict[str, Any]:
+        """This node's figures, as `quorumd status` and the supervisor show them."""
+        engine, storage = self.engine, self.storage
+        role = engine.role.name.lower() if engine else "follower"
+        drops = {"peer": self.transport.counters.as_dict(), "client": self.clients.counters.as_dict()}
+        return {
+            "node": self.settings.node,
+            "cluster": f"{self.transport.cluster:016x}",
+            "role": "candidate" if role == "pre_candidate" else role,
+            "term": engine.term if engine else 0,
+            "leader": (engine.leader or None) if engine else None,
+            "commit": self._commit,
+            "applied": self._applied,
+            "durable": storage.synced_to if storage else 0,
+            "first": engine.first if engine else 0,
+            "last": engine.last if engine else 0,
+            "revision": self.store.revision,
+            "keys": self.store.keys,
+            "store_bytes": self.store.bytes,
+            "sessions": self.store.sessions,
+            "executed": self.store.executed,
+            "digest": f"{self.store.digest:016x}",
+            "fsync_p99_us": self.disk.sync_p99_us(),
+            "disk_full": storage.disk_full if storage else False,
+            "auth": self.settings.mac_bytes > 0,
+            "voter": engine is not None,
+            "reason": self.out_of_quorum or self.waiting,
+            "incarnation": self.transport.identity.incarnation,
+            "drops": {plane: {k: v for k, v in counts.items() if v} for plane, counts in drops.items()},
+            "refused_peers": {str(p.node): p.refusal for p in self.transport.peers.values() if p.refusal},
+        }
+
+
+def grows(source: SlabSource | BytesSource, count: int) -> bool:
+    """Whether any of these entries adds data (only asked when the disk is full, so a loop in Python will do)."""
+    owned = source.retain()
+    data, offset = owned.data, owned.offset
+    for _ in range(count):
+        length, kind = struct.unpack_from("<IB", data, offset)
+        if kind == Kind.OPEN_SESSION:
+            return True
+        if kind == Kind.COMMAND and data[offset + limits.ENTRY_HEADER_BYTES] != DELETE_RANGE_OP:
+            return True
+        offset += length
+    return False
+
+
+DELETE_RANGE_OP = 2

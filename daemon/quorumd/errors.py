@@ -1,0 +1,81 @@
+"""Errors a user of quorumd meets, in two families that must never be mixed up.
+
+Definite: the operation did not happen and never will. Indefinite: it may have happened, or may yet.
+A leaf: imports nothing of ours.
+"""
+
+
+class QuorumdError(Exception):
+    """Base of everything quorumd raises on purpose."""
+
+
+class ConfigError(QuorumdError):
+    """The config, data directory or command line is unusable; the message names file, line, key and remedy."""
+
+
+class ProtocolError(QuorumdError):
+    """Bytes that are not what they claim to be."""
+
+
+class Definite(QuorumdError):
+    """The operation did not happen."""
+
+
+class NotLeader(Definite):
+    """No node could take the operation: there is no leader, or it moved and the deadline left no time to follow."""
+
+
+class Rejected(Definite):
+    """The operation is malformed or not allowed; trying again will not help."""
+
+
+class TooLarge(Definite):
+    """Key, value or request above the limit named in the message."""
+
+
+class DiskFull(Definite):
+    """A quorum of nodes has no room for new writes; reads and deletes still work."""
+
+
+class NoSpace(Definite):
+    """The store's byte quota is used up; deletes still work."""
+
+
+class Overloaded(Definite):
+    """Refused early because a queue is full; try again later."""
+
+
+class Compacted(Definite):
+    """The revision asked for is no longer held."""
+
+
+class Stopped(Definite):
+    """The node, or the whole cluster, refuses to serve; the message says why."""
+
+
+class Indefinite(QuorumdError):
+    """The operation may have happened."""
+
+
+class Timeout(Indefinite):
+    """The deadline passed before an answer came."""
+
+
+class ConnectionLost(Indefinite):
+    """The client was closed, or lost every node, with the operation under way."""
+
+
+class SessionExpired(Indefinite):
+    """The client's session ended on the cluster; what was pending in it may have happened before."""
+
+
+class ReplyEvicted(Indefinite):
+    """The operation was executed once, but its reply is no longer held."""
+
+
+class DiskError(QuorumdError):
+    """A failed write or sync. The node stops: what the page cache holds can no longer be trusted."""
+
+
+class CorruptLog(QuorumdError):
+    """Damage below what was known durable: file, offset and index are named; nothing was cut."""

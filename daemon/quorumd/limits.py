@@ -1,0 +1,116 @@
+"""Every number that bounds something, with the relations between them checked at import.
+
+Sizes are bytes, times nanoseconds unless the name says otherwise. A leaf: imports only `invariants`.
+"""
+
+from typing import Final
+
+from quorumd.invariants import invariant
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+MILLISECOND: Final = 1_000_000
+SECOND: Final = 1_000_000_000
+
+# Client data
+MAX_KEY_BYTES: Final = 32 * KIB
+MAX_VALUE_BYTES: Final = 1 * MIB
+MAX_ENTRY_BYTES: Final = 1536 * KIB  # etcd's default request limit
+MAX_TXN_OPS: Final = 128  # etcd's default
+MAX_REPLY_BYTES: Final = 1 * MIB + 64 * KIB  # a range reply is cut at 1 MiB of payload and marked `more`
+RANGE_PAGE_BYTES: Final = 1 * MIB
+DEFAULT_QUOTA_BYTES: Final = 2 * 1024 * MIB
+
+# Sessions
+SESSION_WINDOW_OPS: Final = 1024
+SESSION_WINDOW_BYTES: Final = 1 * MIB
+MAX_SESSIONS: Final = 100_000
+SESSION_TTL: Final = 30 * SECOND
+
+# Datagrams
+HEADER_BYTES: Final = 80
+ENTRY_HEADER_BYTES: Final = 40
+REPLY_HEADER_BYTES: Final = 32
+MAC_BYTES: Final = 16
+LOOPBACK_MTU: Final = 65_000
+NETWORK_MTU: Final = 1_400
+MIN_MTU: Final = 576
+SLAB_SLOTS: Final = 256
+SLAB_SLOT_BYTES: Final = 64 * KIB
+SOCKET_BUFFER_BYTES: Final = 16 * MIB
+OUTBOX_DATAGRAMS: Final = 4096
+OUTBOX_SCRATCH_BYTES: Final = 8 * MIB
+REPLY_SCRATCH_BYTES: Final = 16 * MIB
+
+# Fragments
+FRAGMENT_WINDOW: Final = 64  # unacknowledged fragments in flight to one peer
+FRAGMENT_RTO: Final = 20 * MILLISECOND
+FRAGMENT_DEADLINE: Final = 5 * SECOND  # a message not reassembled or not acknowledged by then is given up
+REASSEMBLY_BYTES: Final = 64 * MIB  # all senders together
+REASSEMBLY_MESSAGES: Final = 1024
+FRAGMENT_QUEUE_MESSAGES: Final = 256  # messages waiting for one destination
+FRAGMENT_QUEUE_BYTES: Final = 64 * MIB  # waiting for all destinations together
+
+# The node
+MAX_STAGED_OPS: Final = 65_536  # client operations taken in one turn
+MAX_PENDING_OPS: Final = 65_536  # operations proposed and not yet answered
+READ_QUEUE_BYTES: Final = 64 * MIB
+CLIENT_DATAGRAMS_PER_TURN: Final = SLAB_SLOTS
+APPLY_ENTRIES_PER_TURN: Final = 16_384
+MAX_EXPIRIES_PER_TURN: Final = 1024
+RING_BYTES: Final = 64 * MIB
+RING_ENTRIES: Final = 1 << 20
+READ_BACK_BYTES: Final = 4 * MIB
+DIGEST_EVERY: Final = 1024
+REORDER_WINDOW_MESSAGES: Final = 16
+REORDER_WINDOW_BYTES: Final = 4 * MIB
+MAX_MEMBERS: Final = 9
+
+# The log on disk
+SEGMENT_BYTES: Final = 64 * MIB
+MIN_SEGMENT_BYTES: Final = 4 * MIB
+SECTOR_BYTES: Final = 512
+WAL_QUEUE_BYTES: Final = 32 * MIB  # handed to the disk and not yet durable; above it, appends wait
+WAL_QUEUE_BATCHES: Final = 2048  # likewise; the sync thread takes twice as many, for hard states
+IDLE_SYNC: Final = 50 * MILLISECOND  # an idle node syncs an empty batch this long after its last one
+PREPARE_RETRY: Final = 1 * SECOND
+CREATE_DEADLINE: Final = 60 * SECOND
+FREE_BATCHES: Final = 4
+
+# Consensus
+MAX_APPEND_BYTES: Final = 1 * MIB  # one AppendEntries run
+DEFAULT_INFLIGHT_BYTES: Final = 4 * MIB
+MAX_INFLIGHT_MESSAGES: Final = 256
+
+# The supervisor (seconds)
+LEADER_DEADLINE_S: Final = 60.0  # from the first spawn to a leader that serves
+STOP_DEADLINE_S: Final = 10.0  # from SIGTERM to SIGKILL
+REFRESH_S: Final = 1.0  # of the live table
+STARTING_POLL_S: Final = 0.05  # between questions to the nodes while there is no leader yet
+FIGURES_FRESH_S: Final = 2.5  # a node that answered nothing for longer is shown without figures
+EARLIER_RUN_DEADLINE_S: Final = 5.0  # for the nodes of a killed supervisor to be gone
+
+# The client library
+CLIENT_FIRST_RETRY: Final = 40 * MILLISECOND  # an unanswered request is repeated after this, then ever more slowly
+CLIENT_MAX_RETRY: Final = 200 * MILLISECOND
+CLIENT_FRAGMENTED_RETRY: Final = 500 * MILLISECOND  # likewise if it left in fragments, which have timers of their own
+CLIENT_REFUSED_RETRY: Final = 20 * MILLISECOND  # a refused request is repeated after this, then ever more slowly
+CLIENT_SEARCH: Final = 20 * MILLISECOND  # between questions to all nodes while no leader is known, then ever more slowly
+CLIENT_SEARCH_MAX: Final = 200 * MILLISECOND
+CLIENT_SEARCH_IDLE: Final = 1 * SECOND  # likewise while nothing waits for an answer
+CLIENT_LOOK_UP_AGAIN: Final = 2 * SECOND  # names are resolved anew after a search of this long
+CLIENT_REDIRECTS: Final = 4  # hints followed at once without an answer in between; then a pause
+CLIENT_SUSPENDED_AFTER: Final = 500 * MILLISECOND  # without a leader
+CLIENT_QUEUE_OPS: Final = 65_536  # waiting in one client; above it, Overloaded
+CLIENT_READS_IN_FLIGHT: Final = 1024
+CLIENT_WRITE_BYTES_IN_FLIGHT: Final = 8 * MIB
+CLIENT_OPEN_DEADLINE: Final = 10 * SECOND
+CLIENT_CLOSE_DEADLINE: Final = 200 * MILLISECOND
+CLIENT_TIMEOUT_S: Final = 5.0
+
+invariant(MAX_VALUE_BYTES + MAX_KEY_BYTES + 4 * KIB <= MAX_ENTRY_BYTES, "the largest put must fit an entry")
+invariant(MAX_ENTRY_BYTES + HEADER_BYTES + 4 * KIB <= MIN_SEGMENT_BYTES // 2, "any entry must fit half a segment")
+invariant(LOOPBACK_MTU <= SLAB_SLOT_BYTES, "a datagram must fit a slab slot")
+invariant(MAX_ENTRY_BYTES * 4 <= RING_BYTES, "the ring must hold several of the largest entries")
+invariant(MAX_PENDING_OPS <= RING_ENTRIES, "every pending operation has its entry in the ring")
+invariant(MAX_ENTRY_BYTES <= REASSEMBLY_BYTES // 8, "several of the largest messages reassemble at once")

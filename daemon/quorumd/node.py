@@ -1,0 +1,311 @@
+"""One node on Linux: core.py bound to two UDP sockets, a disk and a clock. One thread, one epoll.
+
+    wait -> drain the peer socket -> one slab of client datagrams -> core.finish -> send both outboxes
+
+The peer socket is drained completely before anything else, so that a node that was stopped learns of a new leader
+before it acts on a clock that jumped. A turn longer than half a heartbeat is logged with what it did.
+"""
+
+import ctypes
+import gc
+import os
+import random
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from hashlib import blake2b
+
+from quorumd import limits
+from quorumd.auth import Mac
+from quorumd.config import Config, agreement
+from quorumd.consensus.engine import Role, TransferLeadership
+from quorumd.consensus.raft import RaftConfig
+from quorumd.core import Core, Halted, NodeRandom, Settings
+from quorumd.disk import RealDisk
+from quorumd.endpoint import Endpoint, numeric
+from quorumd.environment import check_environment, read_key
+from quorumd.errors import ConfigError, DiskError
+from quorumd.eventlog import EventLog, stderr_is
+from quorumd.invariants import InvariantBroken
+from quorumd.types import Address, Nanoseconds, NodeId
+from quorumd_fastpath.udp import UdpSocket, pack_addr
+from quorumd_fastpath.wire import Slab
+
+EXIT_OK = 0
+EXIT_CONFIG = 2
+EXIT_DISK = 4
+EXIT_HALTED = 6
+
+PR_SET_PDEATHSIG = 1
+PEER_SLABS_PER_TURN = 64
+UNRESOLVED = ("127.0.0.1", 9)  # the discard port: a peer whose name does not resolve yet
+
+
+def run_node(config: Config, node_id: NodeId, bootstrap: int | bool | None, parent_pid: int | None) -> int:
+    """Runs one node until SIGTERM or SIGINT; the process's exit code.
+
+    bootstrap: a cluster id to found at once, True to found one together with every peer, None to only resume.
+    parent_pid: the supervisor; the node dies with it. Raises ConfigError before anything was written.
+    """
+    if parent_pid is not None and not tie_to_parent(parent_pid):
+        return EXIT_OK
+    check_environment(config, node_id)
+    disk = RealDisk(config.node_path(node_id))
+    disk.open()
+    path = config.node_path(node_id) / "node.log"
+    log = EventLog(
+        path,
+        f"node-{node_id}",
+        config.supervisor.log_max_mib * limits.MIB,
+        config.supervisor.log_keep,
+        mirror=None if stderr_is(path) else sys.stderr,
+        adopt_stdio=True,
+    ).open()
+    node = Node(config, node_id, disk, log)
+    try:
+        node.open(bootstrap)
+        node.run()
+    except ConfigError:
+        raise
+    except DiskError as error:
+        log.event("disk_error", level="error", reason=str(error), remedy="check the disk; the node stays down")
+        return EXIT_DISK
+    except (Halted, InvariantBroken) as error:
+        log.event("halted", level="error", reason=str(error))
+        return EXIT_HALTED
+    finally:
+        node.close()
+        log.close()
+    return EXIT_OK
+
+
+def tie_to_parent(parent_pid: int) -> bool:
+    """Asks the kernel to kill this process when its parent dies; False if it is dead already."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.getppid() == parent_pid
+
+
+def resolve(endpoint: Endpoint) -> Address | None:
+    """The raw address of an endpoint, or None while its name does not resolve."""
+    host = numeric(endpoint.host)
+    if endpoint.family is None:
+        try:
+            host = str(socket.getaddrinfo(host, endpoint.port, type=socket.SOCK_DGRAM)[0][4][0])
+        except OSError:
+            return None
+    return pack_addr(host, endpoint.port)
+
+
+def hash_text(text: str) -> int:
+    """64 bits that stand for one config key's value in a handshake."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def node_settings(config: Config, node_id: NodeId, bootstrap: int | bool | None, *, mac: bool) -> Settings:
+    """The config in core.py's terms."""
+    peers = {node.id: resolve(node.peer_endpoint) or pack_addr(*UNRESOLVED) for node in config.nodes}
+    timing = config.timing
+    hashes = {key: hash_text(value) for key, value in agreement(config).items()}
+    return Settings(
+        node=node_id,
+        peers=peers,
+        client_addresses={node.id: node.client for node in config.nodes},
+        raft=RaftConfig(
+            heartbeat_ns=timing.heartbeat_ms * limits.MILLISECOND,
+            election_timeout_ns=timing.election_timeout_ms * limits.MILLISECOND,
+            max_append_bytes=limits.MAX_APPEND_BYTES,
+            max_inflight_bytes=config.raft.max_inflight_kib * limits.KIB,
+            max_inflight_messages=limits.MAX_INFLIGHT_MESSAGES,
+            lease_reads=config.raft.lease_reads,
+        ),
+        hashes=hashes,
+        mtu_peer=config.mtu_bytes,
+        mtu_client=config.mtu_bytes,
+        mac_bytes=limits.MAC_BYTES if mac else 0,
+        segment_bytes=config.storage.segment_mib * limits.MIB,
+        quota_bytes=config.storage.quota_mib * limits.MIB,
+        session_ttl=timing.session_ttl_ms * limits.MILLISECOND,
+        disk_stall=timing.disk_stall_ms * limits.MILLISECOND,
+        bootstrap=bootstrap or False,
+    )
+
+
+class Node:
+    """The loop and what it owns. The constructor opens nothing."""
+
+    def __init__(self, config: Config, node_id: NodeId, disk: RealDisk, log: EventLog) -> None:
+        self.config = config
+        self.node_id = node_id
+        self.disk = disk
+        self.log = log
+        self.stopping = False
+        self.turns = 0
+        self._half_heartbeat = config.timing.heartbeat_ms * limits.MILLISECOND // 2
+        self._slow_logged: Nanoseconds = 0
+        self._sockets: list[UdpSocket] = []
+        self._wake = (-1, -1)
+        self._stop_deadline: Nanoseconds = 0
+
+    def open(self, bootstrap: int | bool | None) -> None:
+        """Binds the sockets, reads the log. Raises ConfigError, DiskError."""
+        key = read_key(self.config)
+        self.peer_mac = Mac(key, b"peer") if key else None
+        self.client_mac = Mac(key, b"client") if key else None
+        member = self.config.node(self.node_id)
+        self.peer_socket = self._bind(member.peer_endpoint, "peer")
+        self.client_socket = self._bind(member.client_endpoint, "client")
+        self.peer_slab = Slab(limits.SLAB_SLOTS, limits.SLAB_SLOT_BYTES)
+        self.client_slab = Slab(limits.SLAB_SLOTS, limits.SLAB_SLOT_BYTES)
+        seeded = random.SystemRandom()
+        self.core = Core(
+            node_settings(self.config, self.node_id, bootstrap, mac=key is not None),
+            self.disk,
+            NodeRandom(seeded.uniform, lambda: seeded.getrandbits(64)),
+            self.log.event,
+        )
+        self.core.start(time.monotonic_ns(), time.time_ns())
+        status = self.core.clients.status
+        self.core.clients.status = lambda: {**status(), **self.figures()}
+        self.log.event("started", pid=os.getpid(), incarnation=self.core.transport.identity.incarnation)
+
+    def _bind(self, endpoint: Endpoint, plane: str) -> UdpSocket:
+        address = resolve(endpoint)
+        if address is None:
+            raise ConfigError(f"{self.config.path}: nodes: {endpoint.host} does not resolve; give an address")
+        host = numeric(endpoint.host)
+        if endpoint.family is None:
+            host = str(socket.getaddrinfo(host, endpoint.port, type=socket.SOCK_DGRAM)[0][4][0])
+        udp = UdpSocket(host, endpoint.port)
+        try:
+            udp.open()
+        except OSError as error:
+            raise ConfigError(
+                f"{self.config.path}: nodes: {endpoint} cannot be bound ({error.strerror or error}); "
+                "is another node running here? (quorumd status)"
+            ) from None
+        self._sockets.append(udp)
+        wanted = self.config.socket_buffer_kib * limits.KIB
+        udp.set_buffers(wanted)
+        if udp.receive_buffer < wanted:
+            self.log.event(
+                "small_socket_buffer",
+                level="warning",
+                plane=plane,
+                bytes=udp.receive_buffer,
+                wanted=wanted,
+                remedy=f"sysctl -w net.core.rmem_max={wanted} net.core.wmem_max={wanted}",
+            )
+        return udp
+
+    def close(self) -> None:
+        """Sockets and threads end; what the WAL was given is written first."""
+        for udp in self._sockets:
+            udp.close()
+        self.disk.close()
+
+    # -- the loop -----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Turns until stopped."""
+        poller = self._poller()
+        gc.collect()
+        gc.freeze()
+        gc.disable()  # the loop makes no cycles; a collection would only be a pause
+        core, clock = self.core, time.monotonic_ns
+        peer_fd, client_fd = self.peer_socket.fileno(), self.client_socket.fileno()
+        now = clock()
+        while not self._stopped(now):
+            wait = max(core.deadline(now) - now, 0)
+            woken = {fd for fd, _ in poller.poll(wait / 1e9)}
+            began = clock()
+            late = began - now - wait
+            if peer_fd in woken or late > self._half_heartbeat:
+                self._drain_peers(began)
+            if late > self._half_heartbeat:
+                core.stalled(began)
+                self._note("stalled", began, late_ms=late // limits.MILLISECOND)
+            staged = self._take_clients(began) if client_fd in woken else 0
+            core.finish(began)
+            self._send()
+            now = clock()
+            self.turns += 1
+            if now - began > self._half_heartbeat:
+                self._note("slow_turn", now, ms=(now - began) // limits.MILLISECOND, datagrams=staged)
+
+    def _poller(self) -> select.epoll:
+        poller = select.epoll()
+        wake, signalled = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake = (wake, signalled)
+        signal.set_wakeup_fd(signalled, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        for fd in (self.peer_socket.fileno(), self.client_socket.fileno(), *self.disk.filenos(), wake):
+            poller.register(fd, select.EPOLLIN)
+        return poller
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self.stopping = True
+
+    def _stopped(self, now: Nanoseconds) -> bool:
+        """A leader that is asked to stop first hands over, within two election timeouts."""
+        if not self.stopping:
+            return False
+        engine = self.core.engine
+        if engine is None or engine.role is not Role.LEADER or len(self.config.nodes) == 1:
+            return True
+        if not self._stop_deadline:
+            os.read(self._wake[0], 64)
+            self._stop_deadline = now + 2 * self.config.timing.election_timeout_ms * limits.MILLISECOND
+            engine.step(TransferLeadership(0))
+        return now >= self._stop_deadline
+
+    def _drain_peers(self, now: Nanoseconds) -> None:
+        core, slab, udp = self.core, self.peer_slab, self.peer_socket
+        for _ in range(PEER_SLABS_PER_TURN):
+            received = udp.receive(slab)
+            if not received:
+                return
+            if self.peer_mac is not None:
+                self.peer_mac.check_slab(slab, core.transport.counters)
+            core.on_peers(slab, now)
+            if received < limits.SLAB_SLOTS:
+                return
+            core.settle()
+            slab.clear()
+
+    def _take_clients(self, now: Nanoseconds) -> int:
+        received = self.client_socket.receive(self.client_slab)
+        if received:
+            if self.client_mac is not None:
+                self.client_mac.check_slab(self.client_slab, self.core.clients.counters)
+            self.core.on_clients(self.client_slab, now)
+        return received
+
+    def _send(self) -> None:
+        core = self.core
+        if len(core.peer_outbox):
+            if self.peer_mac is not None:
+                self.peer_mac.seal_outbox(core.peer_outbox)
+            self.peer_socket.send(core.peer_outbox)
+        if len(core.client_outbox):
+            if self.client_mac is not None:
+                self.client_mac.seal_outbox(core.client_outbox)
+            self.client_socket.send(core.client_outbox)
+        self.peer_slab.clear()
+        self.client_slab.clear()
+
+    def _note(self, what: str, now: Nanoseconds, **detail: int) -> None:
+        if now - self._slow_logged > limits.SECOND:
+            self._slow_logged = now
+            self.log.event(what, level="warning", **detail)
+
+    def figures(self) -> Mapping[str, object]:
+        """What only this half of the node knows, for the status message."""
+        return {
+            "pid": os.getpid(),
+            "turns": self.turns,
+            "kernel_drops": {"peer": self.peer_socket.kernel_drops, "client": self.client_socket.kernel_drops},
+        }

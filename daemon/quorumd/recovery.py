@@ -1,0 +1,211 @@
+"""From segments on the disk to a node that may speak again, or to a named damage.
+
+The scan takes batches in order until one is not valid. Whether that is the end, a torn write or corruption follows from
+B, the highest `synced_to` of any believable batch header, those past the damage included:
+
+    damage below B       was known durable: corruption. Nothing is cut; the node stays out of votes and acks.
+    damage at or above B a write that never finished: cut there, zero what lies behind, sync, say so.
+
+B trails what was acknowledged by the last batches before a crash; an idle node closes that gap within
+limits.IDLE_SYNC. Damage to exactly those last batches of a busy node cannot be told from a torn write.
+
+Everything read is synced before anything is reported durable or sent: the page cache may show records that never
+reached the disk (Rebello et al., "Can Applications Recover from fsync Failures?", 2020).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from quorumd import limits
+from quorumd.consensus.engine import HardState
+from quorumd.consensus.termlog import TermLog
+from quorumd.errors import ConfigError, CorruptLog
+from quorumd.invariants import invariant
+from quorumd.log import RecordAt
+from quorumd.storage import Position, Storage
+from quorumd.types import Index
+from quorumd_fastpath import walframe
+from quorumd_fastpath.apply import Store
+from quorumd_fastpath.walframe import ScanResult, SegmentHeader
+
+PIN_NOTHING = (1 << 64) - 1
+
+
+class Recovered(NamedTuple):
+    """What the log said: the vote, the terms of its entries, and how far it is applied."""
+
+    hard_state: HardState
+    terms: TermLog
+    applied: Index
+
+
+class _Damage(NamedTuple):
+    number: int
+    offset: int
+    entry: Index
+    what: str
+
+
+class _Replay:
+    """State of the scan over all segments."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.hard_state = HardState(0, 0)
+        self.terms = TermLog()
+        self.commit: Index = 0
+        self.synced_to = 0
+        self.end: Position | None = None
+        self.prepared: list[int] = []
+        self.damage: _Damage | None = None
+
+    def segment(self, number: int, data: memoryview) -> None:
+        """Takes the next segment in order, or notes the damage that ends the replay."""
+        header = walframe.decode_segment_header(data)
+        if header is None:
+            if not any(data[: limits.SECTOR_BYTES]):
+                self.prepared.append(number)  # made ahead and never begun
+            else:
+                self._damaged(number, 0, "the segment header")
+            return
+        self._check_owner(number, header)
+        if self.prepared or (self.end is not None and number != self.end.number + 1):
+            self._damaged(number, 0, f"segments before {number} are missing")
+        elif self.end is not None and header.prev_chain != self.end.chain:
+            self._damaged(self.end.number, self.end.offset, "batches at the segment's end are missing")
+        if self.damage is not None:
+            return
+        self.hard_state = HardState(header.term, header.vote)
+        self.commit = max(self.commit, header.commit)
+        result = walframe.scan(data, header, limits.SECTOR_BYTES, header.seed)
+        self._records(data, result)
+        self.end = Position(number, result.end_offset, header.seed, result.end_chain)
+        if result.stop not in (None, "end"):
+            self._damaged(number, result.stop_offset, result.stop or "", result.stop_index)
+        self.hidden(data, header, result.end_offset)
+
+    def hidden(self, data: memoryview, header: SegmentHeader, offset: int) -> None:
+        """What batches behind the end knew: damage to an "end" is only seen by what lies past it."""
+        if offset >= len(data):
+            return
+        synced_to, position = walframe.highest_synced(data, header, offset)
+        self.synced_to = max(self.synced_to, synced_to)
+        if position and self.damage is None:
+            self._damaged(header.number, offset, "a batch is missing")
+
+    def _damaged(self, number: int, offset: int, what: str, index: Index = 0) -> None:
+        if self.damage is None:
+            self.damage = _Damage(number, offset, index or self.terms.last + 1, what)
+
+    def _check_owner(self, number: int, header: SegmentHeader) -> None:
+        storage = self.storage
+        path = storage.disk.path(number)
+        if header.cluster != storage.cluster or header.node != storage.node:
+            raise ConfigError(
+                f"{path}: belongs to node {header.node} of cluster {header.cluster:016x}, not to node {storage.node} of "
+                f"{storage.cluster:016x}; point data_dir at this node's own directory"
+            )
+        if header.segment_bytes != storage.segment_bytes:
+            raise ConfigError(
+                f"{path}: written with storage.segment_mib: {header.segment_bytes // limits.MIB}; "
+                "set it to that value again"
+            )
+
+    def _records(self, data: memoryview, result: ScanResult) -> None:
+        ring, records, terms = self.storage.log.ring, self.storage.log.records, self.terms
+        self.commit = max(self.commit, result.commit)
+        self.synced_to = max(self.synced_to, result.synced_to)
+        for kind, index, count, term, payload, length, position in result.records:
+            if kind == walframe.HARD_STATE:
+                self.hard_state = HardState(term, index)
+            elif kind == walframe.APPEND:
+                invariant(index <= terms.last + 1, f"the log has a gap before entry {index}")
+                if index <= terms.last:
+                    terms.truncate(index - 1)
+                terms.append(index, index + count - 1, term)
+                ring.pin = PIN_NOTHING
+                taken = ring.append(data[payload : payload + length], index, count)
+                invariant(taken, "nothing is pinned during recovery")
+                records.add(RecordAt(index, count, term, position + walframe.RECORD_HEADER_BYTES, length))
+            else:
+                terms.truncate(index)
+                ring.truncate(index)
+                records.truncate(index)
+
+
+def recover(storage: Storage, store: Store, log_event: Callable[..., None]) -> Recovered:
+    """Replays the WAL into the ring, the record index and the store. Blocking; start-up only.
+
+    Raises CorruptLog for damage below what was known durable, ConfigError for a foreign segment, DiskError on IO.
+    """
+    disk = storage.disk
+    replay = _Replay(storage)
+    storage.log.ring.reset(1)
+    numbers = list(disk.segments())
+    for number in numbers:
+        data = disk.load(number)
+        if replay.damage is None:
+            replay.segment(number, data)
+        else:
+            header = walframe.decode_segment_header(data)
+            if header is not None and header.cluster == storage.cluster:
+                replay.hidden(data, header, limits.SECTOR_BYTES)
+    end = replay.end
+    if end is None:
+        raise CorruptLog(f"{disk.path(numbers[0] if numbers else 1)}: the log is missing; restore the directory")
+    if replay.damage is not None:
+        _cut_or_refuse(replay, end, numbers, storage, log_event)
+        replay.prepared = []
+    disk.sync_all()
+    storage.resume(end, replay.hard_state, replay.prepared)
+    # Every entry at or below a logged commit index was durable on a quorum; B cannot lie above what we just synced.
+    commit = min(replay.commit, replay.terms.last)
+    for first, count, entries in _committed(storage, commit):
+        store.apply_bytes(entries, first, count)
+    disk.loaded()
+    log_event(
+        "recovered",
+        term=replay.hard_state.term,
+        last=replay.terms.last,
+        applied=commit,
+        segment=end.number,
+        offset=end.offset,
+    )
+    return Recovered(replay.hard_state, replay.terms, commit)
+
+
+def _cut_or_refuse(
+    replay: _Replay, end: Position, numbers: list[int], storage: Storage, log_event: Callable[..., None]
+) -> None:
+    damage, disk = replay.damage, storage.disk
+    invariant(damage is not None, "only called for a damage")
+    if damage is None:
+        return
+    where = f"{disk.path(damage.number)}: offset {damage.offset}, entry {damage.entry}: {damage.what}"
+    if damage.number * storage.segment_bytes + damage.offset < replay.synced_to:
+        raise CorruptLog(
+            f"{where}; it lies below position {replay.synced_to}, which was known durable, so this is corruption and "
+            "not a torn write; nothing was changed. Restore the directory from a backup, or replace this node"
+        )
+    disk.wipe(end.number, end.offset)
+    for number in numbers:
+        if number > end.number:
+            disk.remove(number)
+    log_event("torn_tail_cut", file=disk.path(end.number), offset=end.offset, entry=damage.entry, damage=damage.what)
+
+
+def _committed(storage: Storage, commit: Index) -> Iterator[tuple[Index, int, memoryview | bytes]]:
+    """(first, count, packed entries) of everything up to `commit`, in order, re-read from the segments."""
+    records, disk = storage.log.records, storage.disk
+    loaded = 0
+    data = memoryview(b"")
+    for place in range(len(records)):
+        record = records.at(place)
+        if record.first > commit:
+            return
+        number, offset = divmod(record.position, storage.segment_bytes)
+        if number != loaded:
+            data, loaded = disk.load(number), number
+        count = min(record.entries, commit - record.first + 1)
+        yield record.first, count, data[offset : offset + record.length]
+

@@ -1,0 +1,287 @@
+"""WAL policy: where the next batch goes, when a segment ends, what is durable, what is left for a full disk.
+
+The WAL only moves forward: a truncation or a rewritten range is a new record that supersedes the old on replay, so no
+acknowledged byte is ever overwritten in place. Framing is fastpath's walframe; bytes leave through the Disk port.
+Recovery is in recovery.py, which ends by handing a Position to `Storage.resume`.
+"""
+
+import errno
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from quorumd import limits
+from quorumd.consensus.engine import Append, HardState
+from quorumd.invariants import invariant
+from quorumd.log import Log, RecordAt
+from quorumd.ports import Disk
+from quorumd.types import Index, Nanoseconds
+from quorumd_fastpath import walframe
+from quorumd_fastpath.walframe import Batch
+
+BATCH_OVERHEAD = 64 + limits.SECTOR_BYTES
+RECORD_OVERHEAD = 40
+# Kept free in every segment, so that a hard state and an empty entry always find room.
+SEGMENT_MARGIN = 16 * limits.KIB
+
+
+class Position(NamedTuple):
+    """Where the WAL goes on after recovery."""
+
+    number: int
+    offset: int
+    seed: int
+    chain: int
+
+
+class Storage:
+    """The running WAL of one node."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        log: Log,
+        *,
+        cluster: int,
+        node: int,
+        segment_bytes: int,
+        random_u64: Callable[[], int],
+    ) -> None:
+        invariant(segment_bytes >= limits.MIN_SEGMENT_BYTES, "a segment must hold two of the largest entries")
+        self.disk = disk
+        self.log = log
+        self.segment_bytes = segment_bytes
+        self.max_batch_bytes = segment_bytes // 4 + limits.MAX_ENTRY_BYTES
+        self.synced_to = 0  # WAL position: everything below it is on the disk
+        self.hard_state = HardState(0, 0)
+        self.cluster = cluster
+        self.node = node
+        self._random_u64 = random_u64
+        self._number = 0
+        self._offset = 0
+        self._seed = 0
+        self._chain = 0
+        self._ahead: list[int] = []  # prepared segments, ascending, all after _number
+        self._preparing = False
+        self._prepare_errno = 0
+        self._prepare_again: Nanoseconds = 0
+        self._in_flight: deque[tuple[int, int]] = deque()  # (seq, WAL position behind the batch)
+        self._submitted = 0  # seq of the newest batch
+        self._covered = True  # the newest data batch lies below some batch's synced_to
+        self._idle_since: Nanoseconds = 0
+        self._claimed = 0
+        self._reads: dict[int, list[RecordAt]] = {}
+        self._next_tag = 1
+
+    # -- segments -----------------------------------------------------------------------------------------------
+
+    def start_fresh(self, first_index: Index) -> None:
+        """The very first segment of an empty directory (blocking; start-up only)."""
+        self.disk.create(1, self.segment_bytes)
+        self._begin_segment(1, first_index, 0)
+
+    def resume(self, position: Position, hard_state: HardState, prepared: Sequence[int]) -> None:
+        """Goes on where recovery ended; everything before is already synced."""
+        self._number, self._offset, self._seed, self._chain = position
+        self.hard_state = hard_state
+        self._ahead = list(prepared)
+        self.synced_to = self._number * self.segment_bytes + self._offset
+
+    def _begin_segment(self, number: int, first_index: Index, commit: Index) -> None:
+        header = walframe.encode_segment_header(
+            number=number,
+            segment_bytes=self.segment_bytes,
+            nonce=self._random_u64(),
+            cluster=self.cluster,
+            node=self.node,
+            term=self.hard_state.term,
+            vote=self.hard_state.vote,
+            first_index=first_index,
+            commit=commit,
+            prev_chain=self._chain,
+        )
+        self.disk.begin_segment(number, header)
+        decoded = walframe.decode_segment_header(header)
+        invariant(decoded is not None, "a header we wrote must decode")
+        self._number = number
+        self._offset = limits.SECTOR_BYTES
+        self._seed = self._chain = decoded.seed if decoded else 0
+
+    def _room_here(self) -> int:
+        return self.segment_bytes - self._offset - BATCH_OVERHEAD - SEGMENT_MARGIN
+
+    def room(self, size_bytes: int, *, growing: bool) -> bool:
+        """Whether entries of `size_bytes` can be logged now, besides what was claimed since the last `settled`.
+
+        Growing entries leave a quarter of a segment untouched: on a full disk it still takes hard states, no-ops,
+        expiries, deletes and compactions. At a segment's end less than one entry is left over.
+        """
+        need = size_bytes + self._claimed + (self.segment_bytes // 4 if growing else 0)
+        if len(self._in_flight) >= limits.WAL_QUEUE_BATCHES:
+            return False
+        if self.disk.queued_bytes() + size_bytes + self._claimed > limits.WAL_QUEUE_BYTES:
+            return False
+        if need <= self._room_here():
+            return True
+        each = self.segment_bytes - limits.SECTOR_BYTES - BATCH_OVERHEAD - SEGMENT_MARGIN - limits.MAX_ENTRY_BYTES
+        return need <= max(self._room_here() - limits.MAX_ENTRY_BYTES, 0) + len(self._ahead) * each
+
+    def claim(self, size_bytes: int) -> None:
+        """What was found room for and is not written yet, so that a second question in the same turn counts it."""
+        self._claimed += size_bytes
+
+    def settled(self) -> None:
+        """Everything claimed was written, or will not be."""
+        self._claimed = 0
+
+    @property
+    def disk_full(self) -> bool:
+        """Whether growing entries are refused because the file system has no room."""
+        full = self._prepare_errno in (errno.ENOSPC, errno.EDQUOT)
+        reserve = self.segment_bytes // 4
+        return full and not self._ahead and self._room_here() - limits.MAX_ENTRY_BYTES < reserve
+
+    def maintain(self, now: Nanoseconds) -> None:
+        """Keeps one segment prepared ahead; tries again later when the disk is full."""
+        for number, error in self.disk.prepared():
+            self._preparing = False
+            self._prepare_errno = error
+            if error:
+                self._prepare_again = now + limits.PREPARE_RETRY
+            else:
+                self._ahead.append(number)
+        if not self._ahead and not self._preparing and now >= self._prepare_again:
+            self._preparing = True
+            self.disk.prepare(self._number + 1, self.segment_bytes)
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def write(self, seq: int, hard_state: HardState | None, appends: Sequence[Append], commit: Index) -> None:
+        """Queues one Ready's hard state and appends; `poll` reports `seq` once all of it is on the disk.
+
+        The bytes of the appends must be in the ring already. Several batches may be needed; only the last one carries
+        `seq`, the others the seq before it, so that `seq` never becomes durable in part.
+        """
+        batch: Batch | None = None
+        if hard_state is not None:
+            self.hard_state = hard_state
+            batch = self._open(RECORD_OVERHEAD, seq, commit)
+            batch.hard_state(hard_state.term, hard_state.vote)
+        for item in appends:
+            batch = self._write_run(batch, item, seq, commit)
+        if batch is not None:
+            self._submit(batch, seq)
+            self._covered = False
+
+    def _write_run(self, batch: Batch | None, item: Append, seq: int, commit: Index) -> Batch:
+        """Adds one append item, in as many batches as segment ends and the batch limit make of it."""
+        ring = self.log.ring
+        first = item.first
+        while True:
+            if batch is None:
+                batch = self._open(ring.size_bytes(first, first) + RECORD_OVERHEAD, seq, commit)
+            used = len(batch) + RECORD_OVERHEAD
+            budget = min(self.max_batch_bytes, self.segment_bytes - self._offset - BATCH_OVERHEAD) - used
+            upto, size = ring.fit(first, item.last, max(budget, 1))
+            if size > budget:
+                self._submit(batch, seq - 1)
+                batch = None
+                continue
+            batch.append(ring, first, upto, item.term)
+            position = self._number * self.segment_bytes + self._offset + len(batch) - size
+            self.log.records.add(RecordAt(first, upto - first + 1, item.term, position, size))
+            first = upto + 1
+            if first > item.last:
+                return batch
+
+    def _open(self, size_bytes: int, seq: int, commit: Index) -> Batch:
+        """An empty batch at the next place that has room for it."""
+        if self._offset + size_bytes + BATCH_OVERHEAD > self.segment_bytes:
+            invariant(self._ahead, "room() was asked before appending")
+            self._begin_segment(self._ahead.pop(0), self.log.ring.last + 1, commit)
+        batch = self.disk.recycle() or Batch(2 * self.max_batch_bytes)
+        batch.begin(
+            self._number, self.segment_bytes, self._offset, self._seed, self._chain, self.synced_to, commit, seq
+        )
+        return batch
+
+    def _submit(self, batch: Batch, seq: int) -> None:
+        padded = batch.finish()
+        self._chain = batch.chain
+        self.disk.append(self._number, self._offset, batch, seq)
+        self._offset += padded
+        self._submitted = seq
+        self._in_flight.append((seq, self._number * self.segment_bytes + self._offset))
+
+    def poll(self, now: Nanoseconds) -> int:
+        """The highest seq that is durable. Raises DiskError when a write or sync failed: stop, never retry."""
+        durable = self.disk.durable()
+        while self._in_flight and self._in_flight[0][0] <= durable:
+            self.synced_to = self._in_flight.popleft()[1]
+            self._idle_since = now
+        return durable
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything handed to the disk is not yet durable."""
+        return bool(self._in_flight)
+
+    def idle(self, now: Nanoseconds, commit: Index) -> None:
+        """An idle node syncs one empty batch, so that what it acknowledged lies below a synced_to on the disk."""
+        if self._covered or self._in_flight or now - self._idle_since < limits.IDLE_SYNC:
+            return
+        if self._offset + 2 * BATCH_OVERHEAD > self.segment_bytes and not self._ahead:
+            return
+        self._submit(self._open(0, self._submitted, commit), self._submitted)
+        self._covered = True
+
+    def deadline(self, now: Nanoseconds) -> Nanoseconds | None:
+        """When `idle` or `maintain` has something to do, or None."""
+        due = None if self._covered or self._in_flight else self._idle_since + limits.IDLE_SYNC
+        if self._prepare_errno and not self._ahead:
+            due = min(due or self._prepare_again, self._prepare_again)
+        return due
+
+    # -- reading back -------------------------------------------------------------------------------------------
+
+    def recall(self, first: Index) -> bool:
+        """Asks the disk for the entries from `first` on, several records at a time; False: try again later."""
+        records = self.log.records
+        place = records.place_of(first)
+        if place < 0:
+            return False
+        wanted = [records.at(place)]
+        start = wanted[0].position
+        number = start // self.segment_bytes
+        while place + 1 < len(records):
+            place += 1
+            record = records.at(place)
+            if record.position // self.segment_bytes != number:
+                break
+            if record.position + record.length - start > limits.READ_BACK_BYTES:
+                break
+            wanted.append(record)
+        length = wanted[-1].position + wanted[-1].length - start
+        tag = self._next_tag
+        if not self.disk.read(number, start % self.segment_bytes, length, tag):
+            return False
+        self._next_tag += 1
+        self._reads[tag] = wanted
+        return True
+
+    def recalled(self) -> Sequence[tuple[RecordAt, bytes]]:
+        """Records that came back from the disk, each with its packed entries."""
+        out: list[tuple[RecordAt, bytes]] = []
+        for tag, data in self.disk.reads():
+            wanted = self._reads.pop(tag)
+            if not wanted:
+                continue
+            start = wanted[0].position
+            for record in wanted:
+                out.append((record, data[record.position - start : record.position - start + record.length]))
+        return out
+
+    def forget_reads(self) -> None:
+        """What is under way was asked for before a truncation: ignore it when it comes."""
+        for tag in self._reads:
+            self._reads[tag] = self._reads[tag][:0]

@@ -1,0 +1,77 @@
+"""When a node that stopped is started again. No clock, no process: the caller says what time it is."""
+
+import signal
+from collections import deque
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from quorumd.config import CrashLoop
+
+
+class NodeExit(IntEnum):
+    """Exit codes of `quorumd node`."""
+
+    CLEAN = 0
+    CONFIG = 2
+    DISK = 4
+    CORRUPT = 5
+    INVARIANT = 6
+
+
+# Starting again cannot help, or would trust a disk that just failed (fsync errors are reported once).
+FINAL: Final = {
+    NodeExit.CONFIG: "config or data directory refused",
+    NodeExit.DISK: "disk error",
+    NodeExit.CORRUPT: "corrupt log",
+}
+
+
+class Verdict(NamedTuple):
+    """What to do about an exit: start again after `delay_s`, or never (None), and why."""
+
+    delay_s: float | None
+    reason: str
+
+
+class RestartPolicy:
+    """Doubling back-off between `backoff_ms`, given up after `crash_loop.restarts` restarts in its span."""
+
+    def __init__(self, backoff_ms: tuple[int, int], crash_loop: CrashLoop) -> None:
+        self.backoff_ms = backoff_ms
+        self.crash_loop = crash_loop
+        self._restarts: deque[float] = deque()
+        self._streak = 0
+
+    def on_exit(self, code: int, now_s: float) -> Verdict:
+        """`code` as subprocess gives it: negative for a signal. `now_s`: any clock that never goes back."""
+        reason = describe_exit(code)
+        if code in FINAL:
+            return Verdict(None, reason)
+        span = self.crash_loop.within_s
+        while self._restarts and self._restarts[0] <= now_s - span:
+            self._restarts.popleft()
+        if not self._restarts:
+            self._streak = 0  # it ran well for a whole span
+        if len(self._restarts) >= self.crash_loop.restarts:
+            return Verdict(None, f"crash loop: {len(self._restarts)} restarts in {span} s, last: {reason}")
+        shortest, longest = self.backoff_ms
+        delay_ms = min(shortest * 2 ** min(self._streak, 32), longest)
+        self._streak += 1
+        self._restarts.append(now_s)
+        return Verdict(delay_ms / 1000, reason)
+
+
+def describe_exit(code: int) -> str:
+    """An exit code in words."""
+    if code < 0:
+        try:
+            return f"killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"killed by signal {-code}"
+    if code == NodeExit.CLEAN:
+        return "stopped cleanly"
+    if code == NodeExit.INVARIANT:
+        return "a defect stopped it (exit code 6)"
+    if code in FINAL:
+        return f"{FINAL[NodeExit(code)]} (exit code {code})"
+    return f"exit code {code}"

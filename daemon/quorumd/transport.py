@@ -1,0 +1,594 @@
+"""The UDP protocol between nodes: who a peer is, which life of it speaks, what its frames mean. No socket in it.
+
+Rules kept here:
+- A peer is known by the node id in the header, not by the address it sends from; we send to its configured address.
+- A frame counts only between known incarnations: the sender's must be the one it proved in a handshake, the
+  receiver's must be ours. A handshake is HELLO(nonce) -> HELLO_REPLY(nonce) to the configured address, so a forged or
+  replayed HELLO can make us ask, but can teach us nothing.
+- Whatever is wrong with a frame is counted by reason and dropped; nothing a peer sends raises into the loop.
+- The engine stays safe without the incarnation filter; the simulator switches it off to prove that.
+
+Frame bodies are documented in ARCHITECTURE.md; the tables below are their only other home.
+"""
+
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from quorumd import limits
+from quorumd.consensus.messages import (
+    AppendEntries,
+    AppendEntriesReply,
+    Heartbeat,
+    HeartbeatReply,
+    PeerMessage,
+    RequestVote,
+    RequestVoteReply,
+    TimeoutNow,
+)
+from quorumd.fragments import Fragmenter, Reassembler
+from quorumd.log import Log
+from quorumd.types import Address, Incarnation, Index, Nanoseconds, NodeId
+from quorumd_fastpath import wire
+from quorumd_fastpath.ring import check_entries
+from quorumd_fastpath.wire import Counters, Outbox, Slab
+
+PRE = 1
+TRANSFER = 2
+GRANTED = 1
+REJECTED = 1
+DISK_FULL = 1 << 8  # in every reply that a follower sends: it cannot take growing entries
+
+# HELLO flags: what the sender is
+HAS_STATE = 1  # its data directory held a cluster before this start
+BOOTSTRAPPING = 2  # started with --bootstrap and still empty
+VOTER = 4
+
+BODY_VOTE = struct.Struct("<Q")  # last_term
+BODY_APPEND = struct.Struct("<QQQ")  # prev_term, entries_term, 0
+BODY_APPEND_REPLY = struct.Struct("<QQQQQ")  # hint_index, hint_term, applied, digest_index, digest
+BODY_HEARTBEAT = struct.Struct("<QQ")  # digest_index, digest agreed on by a majority
+BODY_HEARTBEAT_REPLY = struct.Struct("<QQQ")  # applied, digest_index, digest
+BODY_HELLO = struct.Struct("<QQQQHHI")  # nonce, hash of members, engine, quorums, wire version min, max, 0
+
+HELLO_EVERY = 50 * limits.MILLISECOND
+HELLO_REPLIES_PER_TURN = 16
+SILENT_AFTER = 1 * limits.SECOND
+
+
+class SlabSource(NamedTuple):
+    """Entries of one AppendEntries where they arrived; valid until the slab is cleared."""
+
+    slab: Slab
+    slot: int
+    offset: int
+    length: int
+
+    @property
+    def size_bytes(self) -> int:
+        return self.length
+
+    def retain(self) -> "BytesSource":
+        """A copy that outlives the slab, for messages the engine holds back."""
+        return BytesSource(bytes(self.slab.view(self.slot)[self.offset : self.offset + self.length]), 0)
+
+
+class BytesSource(NamedTuple):
+    """Entries of one AppendEntries in memory of their own."""
+
+    data: bytes
+    offset: int
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.data) - self.offset
+
+    def retain(self) -> "BytesSource":
+        return self
+
+
+class Report(NamedTuple):
+    """What a node says of itself in every acknowledgement."""
+
+    applied: Index
+    digest_index: Index
+    digest: int
+    disk_full: bool
+
+
+class Identity(NamedTuple):
+    """Who this node is on the wire. `hashes` maps a config key to the 64-bit hash both sides must share."""
+
+    node: NodeId
+    incarnation: Incarnation
+    hashes: Mapping[str, int]
+
+
+HASHED_KEYS = ("nodes", "engine", "quorums")
+
+
+class Peer:
+    """What this node knows of one other member."""
+
+    __slots__ = (
+        "address",
+        "answered",
+        "cluster",
+        "flags",
+        "heard_at",
+        "hello_due",
+        "incarnation",
+        "node",
+        "nonce",
+        "refusal",
+        "report",
+    )
+
+    def __init__(self, node: NodeId, address: Address) -> None:
+        self.node = node
+        self.address = address
+        self.incarnation: Incarnation = 0  # proven by a handshake; 0: none yet
+        self.nonce = 0  # of the handshake under way; 0: none
+        self.hello_due: Nanoseconds = 0
+        self.heard_at: Nanoseconds = 0
+        self.refusal = ""  # why we do not talk to it, "" if we do
+        self.report = Report(0, 0, 0, False)
+        self.flags = 0
+        self.cluster = 0
+        self.answered = False  # any handshake completed in this life
+
+
+class Transport:
+    """Frames in, engine messages out, and the reverse. Owned by core.py; `outbox` is sent by it at the turn's end."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        peers: Mapping[NodeId, Address],
+        outbox: Outbox,
+        log: Log,
+        random_u64: Callable[[], int],
+        mtu: int,
+        *,
+        filter_incarnations: bool = True,
+    ) -> None:
+        self.identity = identity
+        self.cluster = 0
+        self.hello_flags = 0
+        self.term = 0  # copied into handshakes, for the operator's eyes only
+        self.peers = {node: Peer(node, address) for node, address in peers.items() if node != identity.node}
+        self.outbox = outbox
+        self.log = log
+        self.counters = Counters()
+        self.report = Report(0, 0, 0, False)
+        self.agreed_digest: tuple[Index, int] = (0, 0)
+        self.peer_verdict: tuple[Index, int] = (0, 0)  # the digest a leader told us a majority has
+        self.refusals: list[tuple[NodeId, str]] = []  # for the node's log; taken by core
+        self.single_bytes = mtu - limits.HEADER_BYTES - limits.MAC_BYTES  # payload of a frame that needs no fragments
+        self.fragmenter: Fragmenter[NodeId] = Fragmenter(mtu, first_id=identity.incarnation)
+        self.reassembler: Reassembler[tuple[NodeId, Incarnation]] = Reassembler()
+        self._random_u64 = random_u64
+        self._filter = filter_incarnations
+        self._parked: dict[Index, list[AppendEntries]] = {}  # by the first index they wait for from disk
+        self.recalls: list[tuple[Index, Index]] = []  # ranges wanted from the WAL; taken by core
+
+    # -- receiving ----------------------------------------------------------------------------------------------
+
+    def receive(self, slab: Slab, now: Nanoseconds) -> list[PeerMessage]:
+        """Decodes every datagram of the slab; sources in the result are valid until slab.clear()."""
+        messages: list[PeerMessage] = []
+        for slot in range(len(slab)):
+            for frame in wire.parse_frames(slab, slot, self.counters):
+                self._frame(frame, slab, slot, now, messages)
+        return messages
+
+    def _frame(self, frame: wire.Frame, slab: Slab, slot: int, now: Nanoseconds, out: list[PeerMessage]) -> None:
+        kind = frame[2]
+        peer = self._admit(frame, kind, now)
+        if peer is None:
+            return
+        offset, length = frame[0], frame[1]
+        if kind == wire.KIND_APPEND_ENTRIES:
+            view = slab.view(slot)
+            if length > BODY_APPEND.size:
+                source: object = SlabSource(slab, slot, offset + BODY_APPEND.size, length - BODY_APPEND.size)
+            else:
+                source = None
+            self._append_entries(frame, view, offset, length, source, out)
+            return
+        if kind in (wire.KIND_HELLO, wire.KIND_HELLO_REPLY):
+            self._hello(peer, frame, slab.view(slot)[offset : offset + length], now)
+        elif kind == wire.KIND_FRAGMENT:
+            self._fragment(peer, frame, bytes(slab.view(slot)[offset : offset + length]), now, out)
+        elif kind == wire.KIND_FRAGMENT_ACK:
+            payload = bytes(slab.view(slot)[offset : offset + length])
+            if not self.fragmenter.on_ack(peer.node, frame[9], frame[12], payload, now):
+                self.counters.increment(wire.DROP_BAD_BODY)
+        else:
+            decode = DECODERS.get(kind)
+            if decode is None:
+                self.counters.increment(wire.DROP_BAD_KIND)
+                return
+            try:
+                out.append(decode(self, peer, frame, slab.view(slot)[offset : offset + length]))
+            except struct.error:
+                self.counters.increment(wire.DROP_BAD_BODY)
+
+    def _admit(self, frame: wire.Frame, kind: int, now: Nanoseconds) -> Peer | None:
+        """The sender, if this frame may be looked at; else the reason is counted."""
+        sender, receiver, sender_inc, receiver_inc, cluster = frame[5], frame[6], frame[7], frame[8], frame[13]
+        peer = self.peers.get(sender)
+        if peer is None or frame[4] != 0:
+            self.counters.increment(wire.DROP_UNKNOWN_SENDER)
+            return None
+        if receiver != self.identity.node:
+            self.counters.increment(wire.DROP_WRONG_RECEIVER)
+            return None
+        if kind in (wire.KIND_HELLO, wire.KIND_HELLO_REPLY):
+            return peer
+        if cluster != self.cluster or not cluster:
+            self.counters.increment(wire.DROP_WRONG_CLUSTER)
+            return None
+        if peer.refusal:
+            self.counters.increment(wire.DROP_UNKNOWN_SENDER)
+            return None
+        if self._filter and (sender_inc != peer.incarnation or receiver_inc != self.identity.incarnation):
+            if receiver_inc != self.identity.incarnation:
+                self.counters.increment(wire.DROP_STALE_RECEIVER)
+            elif sender_inc < peer.incarnation:
+                self.counters.increment(wire.DROP_OLD_INCARNATION)
+            else:
+                self.counters.increment(wire.DROP_UNKNOWN_SENDER)
+            self._greet(peer, now)
+            return None
+        peer.heard_at = now
+        return peer
+
+    def _append_entries(
+        self, frame: wire.Frame, view: memoryview, offset: int, length: int, source: object, out: list[PeerMessage]
+    ) -> None:
+        count = frame[12]
+        body = BODY_APPEND.size
+        if length < body or not check_entries(view, offset + body, length - body, count):
+            self.counters.increment(wire.DROP_BAD_BODY)
+            return
+        prev_term, entries_term, reserved = BODY_APPEND.unpack_from(view, offset)
+        if reserved or entries_term > frame[9] or prev_term > frame[9]:
+            self.counters.increment(wire.DROP_BAD_BODY)
+            return
+        out.append(
+            AppendEntries(frame[5], frame[6], frame[9], frame[10], prev_term, frame[11], entries_term, count, source)
+        )
+
+    def _fragment(
+        self, peer: Peer, frame: wire.Frame, payload: bytes, now: Nanoseconds, out: list[PeerMessage]
+    ) -> None:
+        ack, message = self.reassembler.on_fragment((peer.node, peer.incarnation), frame, payload, now)
+        if ack is None:
+            self.counters.increment(wire.DROP_REASSEMBLY_FULL)
+            return
+        self._put(peer, wire.KIND_FRAGMENT_ACK, frame[9], count=frame[12], payload=ack)
+        if message is None:
+            return
+        # The whole message is a frame of its own, checked like any other; fragments do not nest.
+        for inner, inner_payload in wire.parse_datagram(message):
+            if inner[2] != wire.KIND_APPEND_ENTRIES or self._admit(inner, inner[2], now) is not peer:
+                self.counters.increment(wire.DROP_BAD_BODY)
+                return
+            source = BytesSource(inner_payload, BODY_APPEND.size) if len(inner_payload) > BODY_APPEND.size else None
+            self._append_entries(inner, memoryview(inner_payload), 0, len(inner_payload), source, out)
+
+    # -- handshake ----------------------------------------------------------------------------------------------
+
+    def _greet(self, peer: Peer, now: Nanoseconds) -> None:
+        if now < peer.hello_due:
+            return
+        peer.hello_due = now + HELLO_EVERY
+        if not peer.nonce:
+            peer.nonce = self._random_u64() | 1
+        self._send_hello(peer, wire.KIND_HELLO, peer.nonce, 0)
+
+    def _send_hello(self, peer: Peer, kind: int, nonce: int, receiver_incarnation: Incarnation) -> None:
+        hashes = self.identity.hashes
+        version = wire.WIRE_VERSION
+        body = BODY_HELLO.pack(nonce, *(hashes[key] for key in HASHED_KEYS), version, version, 0)
+        self.outbox.frame(
+            peer.address, kind, self.hello_flags, peer.node, receiver_incarnation, self.term, 0, 0, 0, body
+        )
+
+    def _hello(self, peer: Peer, frame: wire.Frame, payload: memoryview, now: Nanoseconds) -> None:
+        if len(payload) != BODY_HELLO.size:
+            self.counters.increment(wire.DROP_BAD_BODY)
+            return
+        nonce, members, engine, quorums, low, high, reserved = BODY_HELLO.unpack(payload)
+        if reserved:
+            self.counters.increment(wire.DROP_BAD_BODY)
+            return
+        if frame[2] == wire.KIND_HELLO:
+            self._send_hello(peer, wire.KIND_HELLO_REPLY, nonce, frame[7])
+            if frame[7] != peer.incarnation:
+                self._greet(peer, now)
+            return
+        if not peer.nonce or nonce != peer.nonce or frame[8] != self.identity.incarnation:
+            self.counters.increment(wire.DROP_STALE_RECEIVER)
+            return
+        peer.nonce = 0
+        self._learn(peer, frame, dict(zip(HASHED_KEYS, (members, engine, quorums), strict=True)), (low, high), now)
+
+    def _learn(
+        self, peer: Peer, frame: wire.Frame, hashes: dict[str, int], versions: tuple[int, int], now: Nanoseconds
+    ) -> None:
+        if frame[7] < peer.incarnation:
+            self.counters.increment(wire.DROP_OLD_INCARNATION)
+            return
+        if frame[7] != peer.incarnation:
+            self.fragmenter.forget(peer.node)
+            self.reassembler.forget((peer.node, peer.incarnation))
+        peer.incarnation = frame[7]
+        peer.flags = frame[3]
+        peer.cluster = frame[13]
+        peer.heard_at = now
+        peer.answered = True
+        refusal = self._refusal(peer, hashes, versions)
+        if refusal and refusal != peer.refusal:
+            self.refusals.append((peer.node, refusal))
+        peer.refusal = refusal
+
+    def _refusal(self, peer: Peer, hashes: dict[str, int], versions: tuple[int, int]) -> str:
+        for key, value in hashes.items():
+            if value != self.identity.hashes[key]:
+                return f"its config differs in '{key}'; give every node the same file"
+        if self.cluster and peer.cluster and peer.cluster != self.cluster:
+            return f"it belongs to cluster {peer.cluster:016x}, this node to {self.cluster:016x}"
+        if not versions[0] <= wire.WIRE_VERSION <= versions[1]:
+            return f"it speaks wire versions {versions[0]}..{versions[1]}, this node {wire.WIRE_VERSION}"
+        return ""
+
+    # -- sending ------------------------------------------------------------------------------------------------
+
+    def send(self, message: PeerMessage, now: Nanoseconds) -> None:
+        """Puts one engine message into the outbox (or parks it until its entries are back from disk)."""
+        peer = self.peers[message.to]
+        if peer.refusal or not peer.incarnation:
+            self._greet(peer, now)
+            return
+        if type(message) is AppendEntries:
+            self._send_append(peer, message, now)
+        else:
+            ENCODERS[type(message)](self, peer, message)
+
+    def _put(
+        self,
+        peer: Peer,
+        kind: int,
+        term: int,
+        *,
+        flags: int = 0,
+        index: int = 0,
+        commit: int = 0,
+        count: int = 0,
+        payload: bytes = b"",
+    ) -> None:
+        self.outbox.frame(
+            peer.address, kind, flags, peer.node, peer.incarnation, term, index, commit, count, payload
+        )
+
+    def _send_append(self, peer: Peer, message: AppendEntries, now: Nanoseconds) -> None:
+        first, last = message.prev_index + 1, message.prev_index + message.entries
+        if not message.entries:
+            body = BODY_APPEND.pack(message.prev_term, 0, 0)
+            self._put(
+                peer, wire.KIND_APPEND_ENTRIES, message.term, index=message.prev_index, commit=message.commit, payload=body
+            )
+            return
+        if first < self.log.ring.first:
+            self._send_recalled(peer, message, now)
+            return
+        prev_term = message.prev_term
+        while first <= last:
+            done = self.log.ring.send_run(
+                self.outbox,
+                peer.address,
+                wire.KIND_APPEND_ENTRIES,
+                0,
+                peer.node,
+                peer.incarnation,
+                message.term,
+                first - 1,
+                message.commit,
+                prev_term,
+                message.entries_term,
+                0,
+                first,
+                last,
+            )
+            if done >= first:
+                prev_term = message.entries_term
+                first = done + 1
+                continue
+            if self.log.ring.size_bytes(first, first) <= self.single_bytes:
+                return  # the outbox is full: the engine will find the gap and send again
+            single = message._replace(prev_index=first - 1, prev_term=prev_term, entries=1)
+            if not self._send_fragmented(peer, single, self.log.ring.copy(first, first), now):
+                return
+            prev_term = message.entries_term
+            first += 1
+
+    def _send_fragmented(self, peer: Peer, message: AppendEntries, entries: bytes, now: Nanoseconds) -> bool:
+        body = BODY_APPEND.pack(message.prev_term, message.entries_term, 0)
+        frame = wire.encode_frame(
+            wire.KIND_APPEND_ENTRIES,
+            0,
+            self.cluster,
+            self.identity.node,
+            peer.node,
+            self.identity.incarnation,
+            peer.incarnation,
+            message.term,
+            message.prev_index,
+            message.commit,
+            message.entries,
+            body + entries,
+        )
+        return self.fragmenter.send(peer.node, frame, now)
+
+    def _send_recalled(self, peer: Peer, message: AppendEntries, now: Nanoseconds) -> None:
+        """Entries older than the ring: from what the WAL gave back, else asked for and the message parked."""
+        first, last = message.prev_index + 1, message.prev_index + message.entries
+        found = self.log.recalled(first, last)
+        if found is None:
+            parked = self._parked.setdefault(first, [])
+            if len(parked) < limits.MAX_MEMBERS:
+                parked.append(message)
+                self.recalls.append((first, last))
+            return
+        upto, entries = found
+        prev_term = message.prev_term
+        for chunk_first, chunk_last, chunk in chunks(entries, first, upto, self.single_bytes):
+            part = message._replace(prev_index=chunk_first - 1, prev_term=prev_term, entries=chunk_last - chunk_first + 1)
+            if len(chunk) + BODY_APPEND.size > self.single_bytes:
+                if not self._send_fragmented(peer, part, chunk, now):
+                    return
+            else:
+                body = BODY_APPEND.pack(prev_term, message.entries_term, 0)
+                self._put(
+                    peer,
+                    wire.KIND_APPEND_ENTRIES,
+                    part.term,
+                    index=part.prev_index,
+                    commit=part.commit,
+                    count=part.entries,
+                    payload=body + chunk,
+                )
+            prev_term = message.entries_term
+
+    def on_recalled(self, first: Index, term: int, now: Nanoseconds) -> None:
+        """Sends what waited for entries from `first` on; messages of a term gone by are dropped."""
+        for message in self._parked.pop(first, ()):
+            if message.term == term:
+                self.send(message, now)
+
+    def tick(self, now: Nanoseconds) -> None:
+        """Greets peers that are unknown or silent, resends fragments."""
+        for peer in self.peers.values():
+            if not peer.incarnation or peer.refusal or now - peer.heard_at > SILENT_AFTER:
+                self._greet(peer, now)
+        self.reassembler.expire(now)
+        for dest, (message_id, number, count, total_bytes, payload) in self.fragmenter.poll(now):
+            peer = self.peers[dest]
+            self._put(
+                peer, wire.KIND_FRAGMENT, message_id, index=number, commit=total_bytes, count=count, payload=payload
+            )
+
+    def deadline(self, now: Nanoseconds) -> Nanoseconds:
+        """When tick is due at the latest."""
+        due = self.fragmenter.deadline() or now + SILENT_AFTER
+        for peer in self.peers.values():
+            if not peer.incarnation or peer.refusal:
+                due = min(due, peer.hello_due)
+        return due
+
+
+def chunks(entries: bytes, first: Index, last: Index, budget: int) -> Iterable[tuple[Index, Index, bytes]]:
+    """Splits packed entries first..last into pieces that fit `budget` bytes, at least one entry each."""
+    start = offset = 0
+    begin = index = first
+    while index <= last:
+        (length,) = struct.unpack_from("<I", entries, offset)
+        if offset + length - start > budget - BODY_APPEND.size and index > begin:
+            yield begin, index - 1, entries[start:offset]
+            begin, start = index, offset
+        offset += length
+        index += 1
+    yield begin, last, entries[start:offset]
+
+
+# -- frame bodies ---------------------------------------------------------------------------------------------------
+
+
+def _get_vote(_: Transport, peer: Peer, frame: wire.Frame, body: memoryview) -> PeerMessage:
+    (last_term,) = BODY_VOTE.unpack(body)
+    flags = frame[3]
+    return RequestVote(peer.node, frame[6], frame[9], frame[10], last_term, bool(flags & PRE), bool(flags & TRANSFER))
+
+
+def _get_vote_reply(_: Transport, peer: Peer, frame: wire.Frame, body: memoryview) -> PeerMessage:
+    return RequestVoteReply(peer.node, frame[6], frame[9], bool(frame[3] & GRANTED), bool(frame[3] & 2))
+
+
+def _get_append_reply(_: Transport, peer: Peer, frame: wire.Frame, body: memoryview) -> PeerMessage:
+    hint_index, hint_term, applied, digest_index, digest = BODY_APPEND_REPLY.unpack(body)
+    peer.report = Report(applied, digest_index, digest, bool(frame[3] & DISK_FULL))
+    return AppendEntriesReply(
+        peer.node, frame[6], frame[9], frame[10], bool(frame[3] & REJECTED), frame[11], hint_index, hint_term
+    )
+
+
+def _get_heartbeat(transport: Transport, peer: Peer, frame: wire.Frame, body: memoryview) -> PeerMessage:
+    transport.peer_verdict = BODY_HEARTBEAT.unpack(body)
+    return Heartbeat(peer.node, frame[6], frame[9], frame[11], frame[10])
+
+
+def _get_heartbeat_reply(_: Transport, peer: Peer, frame: wire.Frame, body: memoryview) -> PeerMessage:
+    applied, digest_index, digest = BODY_HEARTBEAT_REPLY.unpack(body)
+    peer.report = Report(applied, digest_index, digest, bool(frame[3] & DISK_FULL))
+    return HeartbeatReply(peer.node, frame[6], frame[9], frame[10], frame[11])
+
+
+def _get_timeout_now(_: Transport, peer: Peer, frame: wire.Frame, body: memoryview) -> PeerMessage:
+    return TimeoutNow(peer.node, frame[6], frame[9])
+
+
+DECODERS: dict[int, Callable[[Transport, Peer, wire.Frame, memoryview], PeerMessage]] = {
+    wire.KIND_REQUEST_VOTE: _get_vote,
+    wire.KIND_REQUEST_VOTE_REPLY: _get_vote_reply,
+    wire.KIND_APPEND_ENTRIES_REPLY: _get_append_reply,
+    wire.KIND_HEARTBEAT: _get_heartbeat,
+    wire.KIND_HEARTBEAT_REPLY: _get_heartbeat_reply,
+    wire.KIND_TIMEOUT_NOW: _get_timeout_now,
+}
+
+
+def _put_vote(transport: Transport, peer: Peer, m: RequestVote) -> None:
+    flags = PRE * m.pre | TRANSFER * m.transfer
+    body = BODY_VOTE.pack(m.last_term)
+    transport._put(peer, wire.KIND_REQUEST_VOTE, m.term, flags=flags, index=m.last_index, payload=body)
+
+
+def _put_vote_reply(transport: Transport, peer: Peer, m: RequestVoteReply) -> None:
+    transport._put(peer, wire.KIND_REQUEST_VOTE_REPLY, m.term, flags=GRANTED * m.granted | 2 * m.pre)
+
+
+def _put_append_reply(transport: Transport, peer: Peer, m: AppendEntriesReply) -> None:
+    report = transport.report
+    body = BODY_APPEND_REPLY.pack(m.hint_index, m.hint_term, report.applied, report.digest_index, report.digest)
+    flags = REJECTED * m.rejected | DISK_FULL * report.disk_full
+    transport._put(
+        peer, wire.KIND_APPEND_ENTRIES_REPLY, m.term, flags=flags, index=m.match, commit=m.prev_index, payload=body
+    )
+
+
+def _put_heartbeat(transport: Transport, peer: Peer, m: Heartbeat) -> None:
+    body = BODY_HEARTBEAT.pack(*transport.agreed_digest)
+    transport._put(peer, wire.KIND_HEARTBEAT, m.term, index=m.round, commit=m.commit, payload=body)
+
+
+def _put_heartbeat_reply(transport: Transport, peer: Peer, m: HeartbeatReply) -> None:
+    report = transport.report
+    body = BODY_HEARTBEAT_REPLY.pack(report.applied, report.digest_index, report.digest)
+    flags = DISK_FULL * report.disk_full
+    transport._put(peer, wire.KIND_HEARTBEAT_REPLY, m.term, flags=flags, index=m.round, commit=m.last, payload=body)
+
+
+def _put_timeout_now(transport: Transport, peer: Peer, m: TimeoutNow) -> None:
+    transport._put(peer, wire.KIND_TIMEOUT_NOW, m.term)
+
+
+ENCODERS: dict[type, Callable[..., None]] = {
+    RequestVote: _put_vote,
+    RequestVoteReply: _put_vote_reply,
+    AppendEntriesReply: _put_append_reply,
+    Heartbeat: _put_heartbeat,
+    HeartbeatReply: _put_heartbeat_reply,
+    TimeoutNow: _put_timeout_now,
+}

@@ -1,0 +1,20 @@
+"""The words of the field as types. A leaf: imports nothing of ours."""
+
+from typing import TypeAlias
+
+NodeId: TypeAlias = int
+"""1..65535; 0 on the wire means "any" or "nobody"."""
+Term: TypeAlias = int
+"""Raft's term, Paxos's ballot: monotonic, durable before it is spoken."""
+Index: TypeAlias = int
+"""Position in the log; the first entry has index 1, 0 means "before the log"."""
+Incarnation: TypeAlias = int
+"""One life of one process: max(stored + 1, wall-clock ns), durable before the first frame leaves."""
+Nanoseconds: TypeAlias = int
+"""Reading of, or span on, the monotonic clock that the port supplies."""
+Address: TypeAlias = bytes
+"""Opaque raw socket address, at most 28 bytes; in the simulator any bytes."""
+SessionId: TypeAlias = bytes
+"""16 random bytes chosen by the client."""
+
+NOBODY: NodeId = 0

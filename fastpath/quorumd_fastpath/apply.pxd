@@ -1,0 +1,100 @@
+# The replicated state machine: ordered store, sessions, digest. The C++ side is machine.h and what it includes.
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libcpp.optional cimport optional
+from libcpp.vector cimport vector
+
+from quorumd_fastpath.wire cimport Replies, qaddr
+
+cdef extern from "machine.h" namespace "quorumd" nogil:
+    cdef enum Status:
+        OK
+        SESSION_EXPIRED
+
+    cdef struct SessionId:
+        uint64_t high
+        uint64_t low
+
+    cdef struct Expired:
+        SessionId id
+        uint64_t generation
+
+    cdef struct Entry:
+        uint8_t kind
+        SessionId session
+        uint64_t seq
+        uint64_t answered_below
+        const uint8_t* command
+        size_t size
+
+    cdef struct Answer:
+        Status status
+        uint64_t revision
+        const char* body
+        size_t size
+
+    cdef struct Checkpoint:
+        uint64_t index
+        uint64_t digest
+
+    cdef cppclass Window:
+        uint64_t base()
+        size_t bytes()
+
+    cdef cppclass Session:
+        uint64_t generation
+        Window window
+
+    cdef cppclass KeyStore:
+        uint64_t revision()
+        uint64_t bytes()
+        uint64_t quota()
+        size_t size()
+
+    cdef cppclass Sessions:
+        size_t size()
+        size_t limit()
+        Session* find(SessionId id)
+        void touch(Session* session, uint64_t now)
+        void rearm(uint64_t now)
+        vector[Expired] expired(uint64_t now, uint64_t ttl) except +
+
+    cdef cppclass Machine:
+        KeyStore store
+        Sessions sessions
+        Machine(uint64_t quota, size_t session_limit) except +
+        uint64_t applied()
+        uint64_t digest()
+        uint64_t executed()
+        Answer apply(const Entry& entry, uint64_t now) except +
+        void seal(uint32_t entry_crc, Status status, uint32_t body_crc) except +
+        Checkpoint checkpoint()
+        optional[uint64_t] digest_at(uint64_t index)
+        Answer read(const uint8_t* command, size_t size) except +
+
+    # Mirrors of limits.py.
+    const size_t KEY_LIMIT "quorumd::MAX_KEY_SIZE"
+    const size_t VALUE_LIMIT "quorumd::MAX_VALUE_SIZE"
+    const size_t TXN_LIMIT "quorumd::MAX_TXN_OPS"
+    const size_t PAGE_LIMIT "quorumd::PAGE_SIZE"
+    const uint64_t WINDOW_OPS_LIMIT "quorumd::WINDOW_OPS"
+    const size_t WINDOW_BYTES_LIMIT "quorumd::WINDOW_BYTES"
+    const size_t ENDED_LIMIT "quorumd::ENDED_KEPT"
+    const uint64_t OVERHEAD "quorumd::KEY_OVERHEAD"
+    const uint64_t DIGEST_STEP "quorumd::DIGEST_EVERY"
+    const size_t CHECKPOINT_LIMIT "quorumd::CHECKPOINTS_KEPT"
+
+
+cdef class Store:
+    cdef Machine* machine
+
+    # Applies the entry that `data` begins with as the next one; answers it to `addr` unless that or `replies` is empty.
+    # The record's length, or 0 when it is malformed: then nothing was applied. -1: out of memory, exception set.
+    cdef Py_ssize_t step(self, const uint8_t* data, size_t size, const qaddr* addr, Replies replies,
+                         uint64_t now_ns) except -1 nogil
+    # Up to `count` entries, each answered to its own of `addrs` if that is not NULL; counts them in `done`.
+    # Returns the bytes they took.
+    cdef Py_ssize_t walk(self, const uint8_t* data, size_t size, uint64_t count, const qaddr* addrs, Replies replies,
+                         uint64_t now_ns, uint64_t* done) except -1 nogil
+    cdef int answer_read(self, const uint8_t* data, size_t size, const qaddr* addr, Replies replies) except -1 nogil
+    cdef int check_next(self, uint64_t first_index) except -1

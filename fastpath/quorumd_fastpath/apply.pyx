@@ -1,0 +1,290 @@
+# distutils: language = c++
+"""The replicated state machine over the log: entries in, replies and a digest out.
+
+Rules of this file: no system call, no clock, no randomness; what it does depends only on the entries applied. It walks
+entries, looks after who waits for an answer, and leaves the meaning of an entry to machine.h. Loops run without the
+GIL. Running out of memory raises MemoryError with an entry half applied: the process must stop, its log is sound.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+from libcpp.vector cimport vector
+
+from quorumd_fastpath.crc cimport crc32c_update
+from quorumd_fastpath.ring cimport Pending, ReadQueue, Ring, qread
+from quorumd_fastpath.wire cimport ADDR_SIZE, Replies, Stage, decode_entry, qaddr, qentry, qstaged
+
+MAX_KEY_BYTES = KEY_LIMIT
+MAX_VALUE_BYTES = VALUE_LIMIT
+MAX_TXN_OPS = TXN_LIMIT
+RANGE_PAGE_BYTES = PAGE_LIMIT
+SESSION_WINDOW_OPS = WINDOW_OPS_LIMIT
+SESSION_WINDOW_BYTES = WINDOW_BYTES_LIMIT
+ENDED_SESSIONS_KEPT = ENDED_LIMIT
+KEY_OVERHEAD_BYTES = OVERHEAD
+DIGEST_EVERY = DIGEST_STEP
+CHECKPOINTS_KEPT = CHECKPOINT_LIMIT
+
+
+cdef int session_id(bytes session, SessionId* out) except -1:
+    if PyBytes_GET_SIZE(session) != 16:
+        raise ValueError("a session id has 16 bytes")
+    memcpy(&out.high, PyBytes_AS_STRING(session), 8)
+    memcpy(&out.low, PyBytes_AS_STRING(session) + 8, 8)
+    return 0
+
+
+cdef bytes session_bytes(const SessionId* id):
+    cdef uint64_t halves[2]
+    halves[0] = id.high
+    halves[1] = id.low
+    return PyBytes_FromStringAndSize(<const char*>halves, 16)
+
+
+cdef int load_addr(object addr, qaddr* out) except -1:
+    # None: nobody waits.
+    memset(out, 0, sizeof(qaddr))
+    if addr is None:
+        return 0
+    if not isinstance(addr, bytes) or not 0 < PyBytes_GET_SIZE(addr) <= ADDR_SIZE:
+        raise ValueError(f"an address is 1 to {ADDR_SIZE} bytes")
+    out.length = <uint32_t>PyBytes_GET_SIZE(addr)
+    memcpy(out.data, PyBytes_AS_STRING(addr), out.length)
+    return 0
+
+
+cdef class Store:
+    """Ordered keys, sessions and digest of one group; what `quota_bytes` and `session_limit` refuse is replicated
+    state, so all nodes must be given the same ones."""
+
+    def __cinit__(self, uint64_t quota_bytes, size_t session_limit=100_000):
+        self.machine = new Machine(quota_bytes, session_limit)
+
+    def __dealloc__(self):
+        del self.machine
+
+    cdef Py_ssize_t step(self, const uint8_t* data, size_t size, const qaddr* addr, Replies replies,
+                         uint64_t now_ns) except -1 nogil:
+        cdef qentry record
+        cdef Entry entry
+        cdef Answer answer
+        if decode_entry(data, size, &record) != 0:
+            return 0
+        entry.kind = record.kind
+        entry.session.high = record.session_hi
+        entry.session.low = record.session_lo
+        entry.seq = record.seq
+        entry.answered_below = record.answered_below
+        entry.command = record.command
+        entry.size = record.command_length
+        answer = self.machine.apply(entry, now_ns)
+        self.machine.seal(crc32c_update(0, data, record.length), answer.status,
+                          crc32c_update(0, answer.body, answer.size))
+        if addr != NULL and addr.length != 0 and replies is not None:
+            replies.add_record(addr, <uint8_t>answer.status, record.kind, record.session_lo, record.seq,
+                               answer.revision, answer.body, <uint32_t>answer.size)
+        return record.length
+
+    cdef int check_next(self, uint64_t first_index) except -1:
+        if first_index != self.machine.applied() + 1:
+            raise ValueError(f"entry {first_index} cannot follow {self.machine.applied()}")
+        return 0
+
+    def apply(self, Ring ring not None, uint64_t first, uint64_t last, Pending pending=None, Replies replies=None,
+              uint64_t now_ns=0):
+        """Applies first..last out of the ring; answers go to whoever waits in `pending`.
+
+        ValueError: `first` is not the next entry, or an entry is malformed. LookupError: the ring does not hold one.
+        The entries before the one that the error names are applied.
+        """
+        cdef uint64_t index = first
+        cdef const uint8_t* data = NULL
+        cdef uint32_t length = 0
+        cdef qaddr addr
+        cdef bint held = True
+        cdef bint waits
+        self.check_next(first)
+        with nogil:
+            while index <= last:
+                held = ring.locate(index, &data, &length) == 0
+                if not held:
+                    break
+                waits = pending is not None and pending.take(index, &addr) == 0
+                if self.step(data, length, &addr if waits else NULL, replies, now_ns) == 0:
+                    break
+                index += 1
+        if not held:
+            raise LookupError(f"entry {index} is not in the ring")
+        if index <= last:
+            raise ValueError(f"entry {index} is malformed")
+
+    def apply_bytes(self, data not None, uint64_t first_index, uint64_t count, Replies replies=None, list addrs=None,
+                    uint64_t now_ns=0):
+        """Applies `count` entries that lie back to back and fill `data`, the first at `first_index`.
+
+        With `replies` and `addrs` (an address or None for each entry), answers them. ValueError: `first_index` is not
+        the next, or an entry is malformed (those before it are applied), or the bytes are not exactly `count` entries.
+        """
+        cdef Py_buffer view
+        cdef vector[qaddr] waiting
+        cdef const qaddr* first_addr = NULL
+        cdef uint64_t done = 0
+        cdef size_t used = 0
+        self.check_next(first_index)
+        if addrs is not None:
+            if <uint64_t>len(addrs) != count:
+                raise ValueError(f"{len(addrs)} addresses for {count} entries")
+            waiting.resize(count)
+            for i in range(len(addrs)):
+                load_addr(addrs[i], &waiting[i])
+            first_addr = waiting.data()
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            with nogil:
+                used = self.walk(<const uint8_t*>view.buf, view.len, count, first_addr, replies, now_ns, &done)
+            if done != count:
+                raise ValueError(f"entry {first_index + done} is malformed")
+            if used != <size_t>view.len:
+                raise ValueError(f"{view.len - used} bytes follow the {count} entries")
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef Py_ssize_t walk(self, const uint8_t* data, size_t size, uint64_t count, const qaddr* addrs, Replies replies,
+                         uint64_t now_ns, uint64_t* done) except -1 nogil:
+        cdef size_t offset = 0
+        cdef Py_ssize_t length
+        while done[0] < count:
+            length = self.step(data + offset, size - offset, &addrs[done[0]] if addrs != NULL else NULL, replies,
+                               now_ns)
+            if length == 0:
+                break
+            offset += length
+            done[0] += 1
+        return offset
+
+    cdef int answer_read(self, const uint8_t* data, size_t size, const qaddr* addr, Replies replies) except -1 nogil:
+        cdef qentry record
+        cdef Answer answer
+        # Staging checked the record; one that is bad all the same has nobody to be answered.
+        if decode_entry(data, size, &record) != 0:
+            return 0
+        answer = self.machine.read(record.command, record.command_length)
+        replies.add_record(addr, <uint8_t>answer.status, record.kind, record.session_lo, record.seq, answer.revision,
+                           answer.body, <uint32_t>answer.size)
+        return 0
+
+    def read(self, ReadQueue queue not None, uint64_t read_id, Replies replies not None):
+        """Answers all reads of `read_id` from the state as it is now, and discards them from the queue."""
+        cdef size_t i
+        cdef qread* waiting
+        with nogil:
+            for i in range(queue.reads.size()):
+                waiting = &queue.reads[i]
+                if waiting.read_id == read_id:
+                    self.answer_read(queue.bytes_.data() + waiting.offset, waiting.length, &waiting.addr, replies)
+        queue.discard(read_id)
+
+    def read_stale(self, Stage stage not None, Replies replies not None):
+        """Answers the staged stale reads from the state as it is now."""
+        cdef size_t i
+        cdef qstaged* op
+        with nogil:
+            for i in range(stage.stale_.size()):
+                op = &stage.stale_[i]
+                self.answer_read(op.record, op.length, &op.addr, replies)
+
+    def query(self, bytes command not None):
+        """Runs one read-only command: (status, revision, body), as a reply would carry them."""
+        cdef Answer answer = self.machine.read(<const uint8_t*>PyBytes_AS_STRING(command), PyBytes_GET_SIZE(command))
+        return answer.status, answer.revision, PyBytes_FromStringAndSize(answer.body, answer.size)
+
+    def touch(self, Stage stage not None, Replies replies not None, uint64_t now_ns):
+        """Answers the staged keep-alives; the sessions that they name were seen at `now_ns`. For the leader only."""
+        cdef size_t i
+        cdef qstaged* op
+        cdef qentry record
+        cdef Session* session
+        cdef SessionId id
+        cdef uint8_t status
+        with nogil:
+            for i in range(stage.keepalives_.size()):
+                op = &stage.keepalives_[i]
+                if decode_entry(op.record, op.length, &record) != 0:
+                    continue
+                id.high = record.session_hi
+                id.low = record.session_lo
+                session = self.machine.sessions.find(id)
+                status = SESSION_EXPIRED
+                if session != NULL:
+                    self.machine.sessions.touch(session, now_ns)
+                    status = OK
+                replies.add_record(&op.addr, status, record.kind, record.session_lo, record.seq,
+                                   self.machine.store.revision(), NULL, 0)
+
+    def expired(self, uint64_t now_ns, uint64_t ttl_ns):
+        """(session id, generation) of every session not seen for `ttl_ns`, by id; each is named once a TTL."""
+        cdef Expired found
+        return [(session_bytes(&found.id), found.generation) for found in self.machine.sessions.expired(now_ns, ttl_ns)]
+
+    def rearm(self, uint64_t now_ns):
+        """Every session was seen at `now_ns`: for a new leader, and after a stall."""
+        self.machine.sessions.rearm(now_ns)
+
+    def session(self, bytes session not None):
+        """(generation, answered_below, bytes of replies held) of an open session, else None."""
+        cdef SessionId id
+        cdef Session* found
+        session_id(session, &id)
+        found = self.machine.sessions.find(id)
+        if found == NULL:
+            return None
+        return found.generation, found.window.base(), found.window.bytes()
+
+    def checkpoint(self):
+        """(index, digest) of the newest applied index that is a multiple of DIGEST_EVERY; (0, 0) before the first."""
+        cdef Checkpoint newest = self.machine.checkpoint()
+        return newest.index, newest.digest
+
+    def digest_at(self, uint64_t index):
+        """Digest at one of the last CHECKPOINTS_KEPT checkpoints, else None."""
+        found = self.machine.digest_at(index)
+        return found.value() if found.has_value() else None
+
+    @property
+    def applied(self):
+        """Index of the last entry applied."""
+        return self.machine.applied()
+
+    @property
+    def digest(self):
+        """Chained over every entry applied and its reply."""
+        return self.machine.digest()
+
+    @property
+    def revision(self):
+        return self.machine.store.revision()
+
+    @property
+    def keys(self):
+        return self.machine.store.size()
+
+    @property
+    def bytes(self):
+        """What counts against the quota: keys, values and a fixed overhead a key."""
+        return self.machine.store.bytes()
+
+    @property
+    def quota_bytes(self):
+        return self.machine.store.quota()
+
+    @property
+    def sessions(self):
+        """Open sessions."""
+        return self.machine.sessions.size()
+
+    @property
+    def executed(self):
+        """Commands executed; a retry that was answered from its session is none."""
+        return self.machine.executed()

@@ -1,0 +1,259 @@
+// Client sessions: which operations were executed and what was answered, so that a retry executes nothing twice.
+//
+// All of it is replicated state, but for last_seen. Lookups go through hash tables; nothing whose order matters may
+// iterate them (expired() sorts).
+
+#ifndef QUORUMD_SESSIONS_H
+#define QUORUMD_SESSIONS_H
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "commands.h"
+
+namespace quorumd {
+
+// limits.py has the same numbers; a test compares them.
+constexpr uint64_t WINDOW_OPS = 1024;
+constexpr size_t WINDOW_BYTES = 1024 * 1024;
+// Ended sessions that are remembered. Datagrams are duplicated and delayed: without this, a late copy of the request
+// that opened a session would open it again, empty, and late copies of its writes would execute a second time.
+constexpr size_t ENDED_KEPT = 4096;
+
+// 128 random bits; `high` and `low` are the two little-endian halves of the 16 bytes.
+struct SessionId {
+    uint64_t high;
+    uint64_t low;
+
+    bool operator==(const SessionId& other) const { return high == other.high && low == other.low; }
+    // The order of the 16 bytes.
+    bool operator<(const SessionId& other) const {
+        if (high != other.high) return __builtin_bswap64(high) < __builtin_bswap64(other.high);
+        return __builtin_bswap64(low) < __builtin_bswap64(other.low);
+    }
+};
+
+struct SessionHash {
+    size_t operator()(const SessionId& id) const {
+        uint64_t mixed = (id.high ^ (id.low * 0x9e3779b97f4a7c15ull)) * 0xbf58476d1ce4e5b9ull;
+        return mixed ^ (mixed >> 32);
+    }
+};
+
+// One executed operation and its answer.
+struct Done {
+    enum State : uint8_t { NOTHING, HELD, EVICTED };
+
+    uint64_t revision;
+    char* body;
+    uint32_t size;
+    Status status;
+    State state;
+};
+
+// The executed operations of one session with base <= seq < base + WINDOW_OPS. Memory grows with the distance between
+// the oldest unanswered operation and the newest executed one: none for an idle session, a few slots for most.
+class Window {
+public:
+    Window() = default;
+    Window(const Window&) = delete;
+    Window& operator=(const Window&) = delete;
+    ~Window() {
+        drop(span_);
+        std::free(ring_);
+    }
+
+    // Everything below is answered: the client's answered_below, the highest seen.
+    uint64_t base() const { return base_; }
+    size_t bytes() const { return bytes_; }
+
+    const Done* find(uint64_t seq) const {
+        if (seq < base_ || seq - base_ >= span_) return nullptr;
+        const Done& done = slot(seq);
+        return done.state == Done::NOTHING ? nullptr : &done;
+    }
+
+    // The client has every answer below `base`.
+    void advance(uint64_t base) {
+        if (base <= base_) return;
+        drop(std::min<uint64_t>(base - base_, span_));
+        base_ = base;
+        oldest_body_ = std::max(oldest_body_, base);
+        if (span_ == 0 && capacity_ > SMALL) {
+            std::free(ring_);
+            ring_ = nullptr;
+            capacity_ = 0;
+        }
+    }
+
+    // base <= seq < base + WINDOW_OPS, and find(seq) is nullptr.
+    void add(uint64_t seq, Status status, uint64_t revision, const std::string& body) {
+        uint64_t offset = seq - base_;
+        reserve(offset + 1);
+        for (; span_ <= offset; ++span_) slot(base_ + span_) = Done{};
+        Done& done = slot(seq);
+        done.revision = revision;
+        done.status = status;
+        done.state = Done::HELD;
+        done.size = static_cast<uint32_t>(body.size());
+        if (done.size == 0) return;
+        done.body = static_cast<char*>(allocate(done.size));
+        std::memcpy(done.body, body.data(), done.size);
+        bytes_ += done.size;
+        oldest_body_ = std::min(oldest_body_, seq);
+        evict(seq);
+    }
+
+private:
+    static constexpr uint64_t SMALL = 4;
+
+    Done& slot(uint64_t seq) const { return ring_[seq & (capacity_ - 1)]; }
+
+    void reserve(uint64_t span) {
+        if (span <= capacity_) return;
+        uint64_t capacity = std::max(capacity_, SMALL);
+        while (capacity < span) capacity *= 2;
+        auto* ring = static_cast<Done*>(allocate(capacity * sizeof(Done)));
+        for (uint64_t i = 0; i < span_; ++i) ring[(base_ + i) & (capacity - 1)] = slot(base_ + i);
+        std::free(ring_);
+        ring_ = ring;
+        capacity_ = capacity;
+    }
+
+    void release(Done& done) {
+        std::free(done.body);
+        bytes_ -= done.size;
+        done.body = nullptr;
+        done.size = 0;
+    }
+
+    // Forgets the `count` oldest slots.
+    void drop(uint64_t count) {
+        for (uint64_t i = 0; i < count; ++i) release(slot(base_ + i));
+        base_ += count;
+        span_ -= count;
+    }
+
+    // Over the limit the bodies of the lowest seqs go first, never that of `newest`: its answer is on its way.
+    void evict(uint64_t newest) {
+        for (; bytes_ > WINDOW_BYTES && oldest_body_ - base_ < span_; ++oldest_body_) {
+            Done& done = slot(oldest_body_);
+            if (oldest_body_ == newest || done.size == 0) continue;
+            release(done);
+            done.state = Done::EVICTED;
+        }
+        // A gap that was skipped may still be filled, and `newest` may be evicted later.
+        if (oldest_body_ > newest) oldest_body_ = newest;
+    }
+
+    Done* ring_ = nullptr;
+    uint64_t capacity_ = 0;  // a power of two, or 0
+    uint64_t base_ = 1;
+    uint64_t span_ = 0;         // slots in use: base_ .. base_ + span_
+    uint64_t oldest_body_ = 1;  // no lower seq holds a body
+    size_t bytes_ = 0;
+};
+
+struct Session {
+    uint64_t generation = 0;  // raised by every applied entry of the session
+    uint64_t last_seen = 0;   // of this node's monotonic clock, ns; neither replicated nor digested
+    Window window;
+};
+
+struct Expired {
+    SessionId id;
+    uint64_t generation;
+};
+
+class Sessions {
+public:
+    explicit Sessions(size_t limit) : limit_(limit) {}
+
+    size_t size() const { return open_.size(); }
+    size_t limit() const { return limit_; }
+
+    Session* find(SessionId id) {
+        auto at = open_.find(id);
+        return at == open_.end() ? nullptr : &at->second;
+    }
+
+    // Opening what is open is fine: the answer may have been lost.
+    Verdict open(SessionId id, uint64_t now) {
+        Session* session = find(id);
+        if (session == nullptr) {
+            if (ended_.count(id) != 0) return {SESSION_EXPIRED, "the session has ended"};
+            if (open_.size() >= limit_) return {TOO_MANY_SESSIONS, ""};
+            session = &open_[id];
+        }
+        seen(session, now);
+        return GOOD;
+    }
+
+    // Counts an applied entry.
+    void seen(Session* session, uint64_t now) {
+        session->generation += 1;
+        touch(session, now);
+    }
+
+    void touch(Session* session, uint64_t now) {
+        session->last_seen = now;
+        oldest_seen_ = std::min(oldest_seen_, now);
+    }
+
+    // Ends a session; closing what is not open is fine: the answer may have been lost.
+    void close(SessionId id) {
+        if (open_.erase(id) == 0) return;
+        if (ended_order_.size() < ENDED_KEPT) {
+            ended_order_.push_back(id);
+        } else {
+            ended_.erase(ended_order_[ended_next_]);
+            ended_order_[ended_next_] = id;
+            ended_next_ = (ended_next_ + 1) % ENDED_KEPT;
+        }
+        ended_.insert(id);
+    }
+
+    // Every session gets a full TTL from `now` on.
+    void rearm(uint64_t now) {
+        for (auto& [id, session] : open_) session.last_seen = now;
+        oldest_seen_ = now;
+    }
+
+    // Sessions not seen for `ttl`, by id. Each is then left alone for another TTL: should its Expire entry be lost, it
+    // is named again, but not on every tick until the entry is applied.
+    std::vector<Expired> expired(uint64_t now, uint64_t ttl) {
+        std::vector<Expired> found;
+        if (age(oldest_seen_, now) < ttl) return found;
+        uint64_t oldest = now;
+        for (auto& [id, session] : open_) {
+            if (age(session.last_seen, now) >= ttl) {
+                found.push_back({id, session.generation});
+                session.last_seen = now;
+            }
+            oldest = std::min(oldest, session.last_seen);
+        }
+        oldest_seen_ = oldest;
+        std::sort(found.begin(), found.end(), [](const Expired& a, const Expired& b) { return a.id < b.id; });
+        return found;
+    }
+
+private:
+    static uint64_t age(uint64_t seen, uint64_t now) { return now > seen ? now - seen : 0; }
+
+    std::unordered_map<SessionId, Session, SessionHash> open_;
+    std::unordered_set<SessionId, SessionHash> ended_;
+    std::vector<SessionId> ended_order_;  // a ring once it is full
+    size_t ended_next_ = 0;
+    uint64_t oldest_seen_ = UINT64_MAX;  // no session's last_seen is below: most calls of expired() need no walk
+    size_t limit_;
+};
+
+}  // namespace quorumd
+
+#endif
