@@ -1,4 +1,4 @@
-"""The layout is the architecture: who may import whom, checked on the syntax tree. A new edge is a decision, not a slip."""
+"""The layout is the architecture: who may import whom, checked on the syntax tree. A new edge is a decision."""
 
 import ast
 from pathlib import Path
@@ -20,15 +20,20 @@ LAYERS = {
     "node": {"leaf", "environment", "consensus", "node parts", "core", "fastpath", "system calls"},
     "client": {"leaf", "node parts", "fastpath"},
     "supervisor": {"leaf", "environment", "client"},
-    "cli": {"leaf", "environment", "consensus", "node parts", "core", "node", "client", "supervisor", "fastpath", "system calls"},
+    "cli": {
+        *("leaf", "environment", "consensus", "node parts", "core", "node", "client", "supervisor", "fastpath"),
+        "system calls",
+    },
 }
 MODULES = {
     **dict.fromkeys(LEAF, "leaf"),
     **dict.fromkeys(("environment", "eventlog"), "environment"),
     "consensus": "consensus",
     **dict.fromkeys(
-        ("ports", "log", "storage", "recovery", "transport", "join", "digests", "fragments", "auth", "statemachine",
-         "clientplane"),
+        (
+            *("admission", "applier", "auth", "clientplane", "digests", "fragments", "join", "log", "ports"),
+            *("recovery", "statemachine", "storage", "transport"),
+        ),
         "node parts",
     ),
     "core": "core",

@@ -1,4 +1,4 @@
-"""Style is a test, and a ratchet: what is small may not grow. Raising a number here is a decision to defend in review."""
+"""Style is a test, and a ratchet: what is small may not grow. Raising a number here is to be defended in review."""
 
 import ast
 import importlib

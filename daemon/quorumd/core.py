@@ -13,12 +13,13 @@ Rules kept here:
 - Slabs stay untouched from on_* to the end of finish(): the engine's sources point into them.
 """
 
-import struct
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from quorumd import limits
+from quorumd.admission import Admission
+from quorumd.applier import Applier
 from quorumd.clientplane import ClientPlane
 from quorumd.commands import Kind
 from quorumd.consensus.engine import (
@@ -26,7 +27,6 @@ from quorumd.consensus.engine import (
     Append,
     Durable,
     Engine,
-    Event,
     HardState,
     Propose,
     ReadIndex,
@@ -39,11 +39,10 @@ from quorumd.consensus.engine import (
 from quorumd.consensus.messages import AppendEntries
 from quorumd.consensus.raft import Raft, RaftConfig
 from quorumd.consensus.termlog import TermLog
-from quorumd.digests import DigestJudge
 from quorumd.errors import CorruptLog
 from quorumd.invariants import InvariantBroken, invariant
 from quorumd.join import judge
-from quorumd.log import Log, skip_entries, take_entries
+from quorumd.log import Log
 from quorumd.ports import Disk, Meta
 from quorumd.recovery import Recovered, recover
 from quorumd.storage import Storage
@@ -53,7 +52,6 @@ from quorumd.transport import (
     VOTER,
     BytesSource,
     Identity,
-    Report,
     SlabSource,
     Transport,
 )
@@ -94,10 +92,6 @@ class NodeRandom(NamedTuple):
     u64: Callable[[], int]
 
 
-class Halted(Exception):
-    """This replica must not go on; the message says why."""
-
-
 class Core:
     """See the module's docstring. One instance is one life of one node."""
 
@@ -116,19 +110,13 @@ class Core:
         self.storage: Storage | None = None
         self.out_of_quorum = ""  # why this node neither votes nor acknowledges; "" if it does
         self.waiting = ""  # what an empty node waits for
-        self._applied: Index = 0
-        self._commit: Index = 0
         self._last_seq = 0
         self._durable_seq = 0
         self._parked: deque[tuple[int, Sequence[Any]]] = deque()
-        self._read_points: deque[tuple[Index, int]] = deque()
         self._next_read = 1
         self._internal: list[tuple[int, bytes, int]] = []  # (kind, session, generation) proposed by this node itself
         self._role = Role.FOLLOWER
-        self._claimed_bytes = 0  # let through to the engine since the last settle()
-        self._claimed_entries = 0
         self._expiry_due: Nanoseconds = 0
-        self._recalling: Index = 0  # first index being read back for apply; 0: none
         self._now: Nanoseconds = 0
         self._transfer_told: Nanoseconds = 0
 
@@ -203,7 +191,6 @@ class Core:
             except CorruptLog as damage:
                 self._leave_quorum(str(damage))
                 return
-        self._commit = self._applied = recovered.applied
         self.engine = Raft(
             self.settings.node,
             sorted(self.settings.peers),
@@ -216,8 +203,10 @@ class Core:
             commit=recovered.applied,
         )
         self.transport.hello_flags |= VOTER
-        self.judge = DigestJudge(self.settings.node, len(self.settings.peers), self.store.digest_at)
-        self._pin()
+        storage = self.storage
+        self.admission = Admission(self.log, storage, self.transport, self.clients, len(self.settings.peers))
+        self.applier = Applier(self.store, self.log, storage, self.transport, self.clients, recovered.applied)
+        self.applier.pin()
 
     def _leave_quorum(self, reason: str) -> None:
         self.out_of_quorum = reason
@@ -250,33 +239,9 @@ class Core:
         if engine is None or storage is None:
             return
         for message in messages:
-            if type(message) is AppendEntries and not self._can_take(message):
+            if type(message) is AppendEntries and not self.admission.entries(message):
                 continue
             engine.step(message)
-
-    def _can_take(self, message: AppendEntries) -> bool:
-        """Whether the log has room for these entries; if not, they are dropped and the leader will send them again."""
-        source = message.source
-        if source is None:
-            return True
-        storage = self.storage
-        if storage is None or not isinstance(source, SlabSource | BytesSource):
-            raise InvariantBroken("entries of a peer come with their bytes")
-        size = source.size_bytes
-        if not self._ring_room(size, message.entries):
-            return False
-        if storage.room(size, growing=True) or (
-            storage.room(size, growing=False) and not grows(source, message.entries)
-        ):
-            storage.claim(size)
-            return True
-        return False
-
-    def _ring_room(self, size: int, count: int) -> bool:
-        """Whether the ring takes this too, besides what was let through since the last settle()."""
-        self._claimed_bytes += size
-        self._claimed_entries += count
-        return self.log.ring.room(self._claimed_bytes, self._claimed_entries)
 
     def on_clients(self, slab: Slab, now: Nanoseconds) -> None:
         """One slab of datagrams from clients."""
@@ -313,36 +278,11 @@ class Core:
 
     def _propose(self, engine: Engine) -> None:
         """One Propose for everything staged, or one definite refusal for it."""
-        clients, storage = self.clients, self.storage
-        stage = clients.stage
-        invariant(storage is not None, "a leader has a log")
-        if storage is None:
-            return
+        stage = self.clients.stage
         if not engine.accepts_proposals:
-            clients.refuse(WRITES, wire.STATUS_NOT_LEADER, self.store.revision)
-            return
-        if self._quorum_full():
-            stage.filter_growing(clients.replies, wire.STATUS_DISK_FULL)
-            if not stage.writes:
-                return
-        count, size = stage.writes, stage.write_bytes
-        if len(clients.pending) + count > limits.MAX_PENDING_OPS or not self._ring_room(size, count):
-            clients.refuse(WRITES, wire.STATUS_OVERLOADED, self.store.revision, "too many operations under way")
-        elif not storage.room(size, growing=not stage.writes_only_shrink):
-            status = wire.STATUS_DISK_FULL if storage.disk_full else wire.STATUS_OVERLOADED
-            clients.refuse(WRITES, status, self.store.revision, "the log has no room")
-        else:
-            storage.claim(size)
-            self.log.staged_entry_bytes = max(size // count, 1)
-            engine.step(Propose(count, size))
-
-    def _quorum_full(self) -> bool:
-        """Whether no quorum of nodes can take growing entries: followers say so in their acknowledgements."""
-        storage = self.storage
-        full = int(storage.disk_full) if storage else 0
-        full += sum(peer.report.disk_full for peer in self.transport.peers.values())
-        members = len(self.settings.peers)
-        return members - full < members // 2 + 1
+            self.clients.refuse(WRITES, wire.STATUS_NOT_LEADER, self.store.revision)
+        elif self.admission.staged(self.store.revision):
+            engine.step(Propose(stage.writes, stage.write_bytes))
 
     # -- the turn -----------------------------------------------------------------------------------------------
 
@@ -358,10 +298,8 @@ class Core:
             engine.step(Tick(now))
             self._chores(engine, storage, now)
             self.settle()
-            self._recalled(storage, now)
-            self._apply(engine, now)
-            self._answer_reads()
-            self._check_digest(engine)
+            self.applier.advance(now, engine.term)
+            self.applier.compare(leading=engine.role is Role.LEADER)
         self.transport.tick(now)
         self.clients.tick(now)
         self.clients.flush(now)
@@ -389,8 +327,7 @@ class Core:
             return
         while (ready := engine.ready()) is not None:
             self._perform(engine, storage, ready)
-        self._claimed_bytes = self._claimed_entries = 0
-        storage.settled()
+        self.admission.settled()
 
     def _perform(self, engine: Engine, storage: Storage, ready: Ready) -> None:
         """Acts on one Ready, in the order its fields stand."""
@@ -399,22 +336,22 @@ class Core:
         for item in ready.append:
             self._append(item)
         if ready.touches_disk:
-            storage.write(ready.seq, ready.hard_state, ready.append, self._commit)
-            self._pin()
+            storage.write(ready.seq, ready.hard_state, ready.append, self.applier.commit)
+            self.applier.pin()
         for message in ready.messages:
-            self.transport.send(message, now)  # type: ignore[arg-type]
+            self.transport.send(message, now)
         if ready.messages_after_durable:
             self._parked.append((ready.seq, ready.messages_after_durable))
         if ready.committed is not None:
-            self._commit = ready.committed[1]
+            self.applier.commit = ready.committed[1]
         for read in ready.reads:
-            self._read_points.append((read.read_index, read.read_id))
+            self.applier.add_read(read.read_index, read.read_id)
         for read_id in ready.reads_failed:
             self.clients.reads.reject(
                 read_id, self.clients.replies, wire.STATUS_NOT_LEADER, self.clients.hint()
             )
         for event in ready.events:
-            self._event(event)
+            self.log_event(event.what, **event.detail)
         self._follow_role(engine, now)
         if not storage.busy and ready.seq > self._durable_seq:
             self._durable_seq = ready.seq
@@ -423,13 +360,10 @@ class Core:
 
     def _append(self, item: Append) -> None:
         """Copies an accepted run into the ring; what it supersedes goes."""
-        ring, log = self.log.ring, self.log
+        ring = self.log.ring
         if item.first <= ring.last:
             ring.truncate(item.first - 1)
-            log.forget_recalled()
-            self.clients.pending.drop_from(item.first)
-            if self.storage is not None:
-                self.storage.forget_reads()
+            self.applier.superseded(item.first)
         source = item.source
         count = item.last - item.first + 1
         if source is None:
@@ -460,10 +394,6 @@ class Core:
         invariant(stage.writes == count, "a client proposal is one append item")
         return ring.append_staged(stage, first, self.clients.pending)
 
-    def _pin(self) -> None:
-        """Entries not yet applied stay in the ring. The WAL copied its own bytes; followers' needs are read back."""
-        self.log.ring.pin = self._applied + 1
-
     def _follow_role(self, engine: Engine, now: Nanoseconds) -> None:
         role = engine.role
         if role is self._role:
@@ -476,69 +406,11 @@ class Core:
             self.clients.pending.clear()
         self._role = role
 
-    def _event(self, event: Event) -> None:
-        self.log_event(event.what, **event.detail)
-
-    # -- apply and answer ---------------------------------------------------------------------------------------
-
-    def _apply(self, engine: Engine, now: Nanoseconds) -> None:
-        if self._applied >= self._commit:
-            return
-        first = self._applied + 1
-        if first < self.log.ring.first:
-            self._recall_for_apply(first)
-            return
-        last = min(self._commit, self._applied + limits.APPLY_ENTRIES_PER_TURN)
-        self.store.apply(self.log.ring, first, last, self.clients.pending, self.clients.replies, now)
-        self._applied = last
-        self._pin()
-
-    def _recall_for_apply(self, first: Index) -> None:
-        """A node far behind its own log (a restart without the newest commit index) reads it back piece by piece."""
-        if self._recalling != first and self.storage is not None and self.storage.recall(first):
-            self._recalling = first
-
-    def _recalled(self, storage: Storage, now: Nanoseconds) -> None:
-        for record, data in storage.recalled():
-            last = record.first + record.entries - 1
-            if record.first <= self._applied + 1 <= last and self._applied < self._commit:
-                skip = self._applied + 1 - record.first
-                count = min(last, self._commit) - self._applied
-                self.store.apply_bytes(data[skip_entries(data, skip) :], self._applied + 1, count, now_ns=now)
-                self._applied += count
-                self._recalling = 0
-            self.log.keep_recalled(record.first, last, take_entries(data, record.entries))
-            self.transport.on_recalled(record.first, self.engine.term if self.engine else 0, now)
-        for first, _ in self.transport.recalls:
-            storage.recall(first)
-        self.transport.recalls.clear()
-
-    def _answer_reads(self) -> None:
-        points = self._read_points
-        while points and points[0][0] <= self._applied:
-            self.store.read(self.clients.reads, points.popleft()[1], self.clients.replies)
-
-    def _check_digest(self, engine: Engine) -> None:
-        index, digest = self.store.checkpoint()
-        transport = self.transport
-        full = self.storage.disk_full if self.storage else False
-        transport.report = Report(self._applied, index, digest, full)
-        if engine.role is Role.LEADER:
-            for peer in transport.peers.values():
-                reason = self.judge.hear(peer.node, peer.report.digest_index, peer.report.digest)
-                if reason:
-                    raise Halted(reason)
-            transport.agreed_digest = self.judge.agreed
-        else:
-            reason = self.judge.told(*transport.peer_verdict)
-            if reason:
-                raise Halted(reason)
-
     # -- chores -------------------------------------------------------------------------------------------------
 
     def _chores(self, engine: Engine, storage: Storage, now: Nanoseconds) -> None:
         storage.maintain(now)
-        storage.idle(now, self._commit)
+        storage.idle(now, self.applier.commit)
         self.transport.term = engine.term
         if self.transport.refusals:
             for node, reason in self.transport.refusals:
@@ -555,10 +427,7 @@ class Core:
     def _expire_sessions(self, engine: Engine, now: Nanoseconds) -> None:
         expired = self.store.expired(now, self.settings.session_ttl)[: limits.MAX_EXPIRIES_PER_TURN]
         size = len(expired) * limits.ENTRY_HEADER_BYTES
-        storage = self.storage
-        if not expired or not engine.accepts_proposals or storage is None:
-            return
-        if not self._ring_room(size, len(expired)) or not storage.room(size, growing=False):
+        if not expired or not engine.accepts_proposals or not self.admission.own(len(expired), size):
             return
         self.settle()
         self._internal = [(int(Kind.EXPIRE_SESSION), session, generation) for session, generation in expired]
@@ -589,7 +458,7 @@ class Core:
         ):
             if other is not None and other < due:
                 due = other
-        if (self._applied < self._commit and self._recalling != self._applied + 1) or len(self.clients.replies):
+        if len(self.clients.replies) or (self.engine is not None and self.applier.behind):
             return now
         return due
 
@@ -634,8 +503,8 @@ class Core:
             "role": "candidate" if role == "pre_candidate" else role,
             "term": engine.term if engine else 0,
             "leader": (engine.leader or None) if engine else None,
-            "commit": self._commit,
-            "applied": self._applied,
+            "commit": self.applier.commit if engine else 0,
+            "applied": self.applier.applied if engine else 0,
             "durable": storage.synced_to if storage else 0,
             "first": engine.first if engine else 0,
             "last": engine.last if engine else 0,
@@ -654,20 +523,3 @@ class Core:
             "drops": {plane: {k: v for k, v in counts.items() if v} for plane, counts in drops.items()},
             "refused_peers": {str(p.node): p.refusal for p in self.transport.peers.values() if p.refusal},
         }
-
-
-def grows(source: SlabSource | BytesSource, count: int) -> bool:
-    """Whether any of these entries adds data (only asked when the disk is full, so a loop in Python will do)."""
-    owned = source.retain()
-    data, offset = owned.data, owned.offset
-    for _ in range(count):
-        length, kind = struct.unpack_from("<IB", data, offset)
-        if kind == Kind.OPEN_SESSION:
-            return True
-        if kind == Kind.COMMAND and data[offset + limits.ENTRY_HEADER_BYTES] != DELETE_RANGE_OP:
-            return True
-        offset += length
-    return False
-
-
-DELETE_RANGE_OP = 2

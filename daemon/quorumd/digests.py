@@ -1,7 +1,7 @@
 """Do the replicas still hold the same state? Compares the digests that acknowledgements carry.
 
 Every node digests its state at the same indexes (multiples of limits.DIGEST_EVERY). The node in the minority stops,
-the leader included; if no digest has a majority, whoever notices stops too, because nobody can say which state is right.
+the leader included; if no digest has a majority, whoever notices stops too: nobody can say which state is right.
 Imports leaf modules only.
 """
 

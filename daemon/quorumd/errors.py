@@ -77,5 +77,9 @@ class DiskError(QuorumdError):
     """A failed write or sync. The node stops: what the page cache holds can no longer be trusted."""
 
 
+class Diverged(QuorumdError):
+    """This replica's state differs from the majority's. The node stops."""
+
+
 class CorruptLog(QuorumdError):
     """Damage below what was known durable: file, offset and index are named; nothing was cut."""

@@ -23,11 +23,11 @@ from quorumd.auth import Mac
 from quorumd.config import Config, agreement
 from quorumd.consensus.engine import Role, TransferLeadership
 from quorumd.consensus.raft import RaftConfig
-from quorumd.core import Core, Halted, NodeRandom, Settings
+from quorumd.core import Core, NodeRandom, Settings
 from quorumd.disk import RealDisk
 from quorumd.endpoint import Endpoint, numeric
 from quorumd.environment import check_environment, read_key
-from quorumd.errors import ConfigError, DiskError
+from quorumd.errors import ConfigError, DiskError, Diverged
 from quorumd.eventlog import EventLog, stderr_is
 from quorumd.invariants import InvariantBroken
 from quorumd.types import Address, Nanoseconds, NodeId
@@ -73,7 +73,7 @@ def run_node(config: Config, node_id: NodeId, bootstrap: int | bool | None, pare
     except DiskError as error:
         log.event("disk_error", level="error", reason=str(error), remedy="check the disk; the node stays down")
         return EXIT_DISK
-    except (Halted, InvariantBroken) as error:
+    except (Diverged, InvariantBroken) as error:
         log.event("halted", level="error", reason=str(error))
         return EXIT_HALTED
     finally:

@@ -102,8 +102,8 @@ class _Replay:
         path = storage.disk.path(number)
         if header.cluster != storage.cluster or header.node != storage.node:
             raise ConfigError(
-                f"{path}: belongs to node {header.node} of cluster {header.cluster:016x}, not to node {storage.node} of "
-                f"{storage.cluster:016x}; point data_dir at this node's own directory"
+                f"{path}: belongs to node {header.node} of cluster {header.cluster:016x}, not to node {storage.node} "
+                f"of {storage.cluster:016x}; point data_dir at this node's own directory"
             )
         if header.segment_bytes != storage.segment_bytes:
             raise ConfigError(

@@ -70,6 +70,8 @@ class Storage:
         self._covered = True  # the newest data batch lies below some batch's synced_to
         self._idle_since: Nanoseconds = 0
         self._claimed = 0
+        self.written: Index = 0  # entries up to here can be read back; the newest may still be with the disk
+        self._unwritten: deque[tuple[int, Index]] = deque()  # (seq, last index it writes)
         self._reads: dict[int, list[RecordAt]] = {}
         self._next_tag = 1
 
@@ -85,6 +87,7 @@ class Storage:
         self._number, self._offset, self._seed, self._chain = position
         self.hard_state = hard_state
         self._ahead = list(prepared)
+        self.written = self.log.ring.last
         self.synced_to = self._number * self.segment_bytes + self._offset
 
     def _begin_segment(self, number: int, first_index: Index, commit: Index) -> None:
@@ -167,8 +170,10 @@ class Storage:
             self.hard_state = hard_state
             batch = self._open(RECORD_OVERHEAD, seq, commit)
             batch.hard_state(hard_state.term, hard_state.vote)
-        for item in appends:
+        for item in surviving(appends):
             batch = self._write_run(batch, item, seq, commit)
+        if appends:
+            self._unwritten.append((seq, appends[-1].last))
         if batch is not None:
             self._submit(batch, seq)
             self._covered = False
@@ -219,6 +224,8 @@ class Storage:
         while self._in_flight and self._in_flight[0][0] <= durable:
             self.synced_to = self._in_flight.popleft()[1]
             self._idle_since = now
+        while self._unwritten and self._unwritten[0][0] <= durable:
+            self.written = self._unwritten.popleft()[1]
         return durable
 
     @property
@@ -285,3 +292,17 @@ class Storage:
         """What is under way was asked for before a truncation: ignore it when it comes."""
         for tag in self._reads:
             self._reads[tag] = self._reads[tag][:0]
+
+
+def surviving(appends: Sequence[Append]) -> Sequence[Append]:
+    """The items of one Ready without what a later one of them superseded: the ring holds only the survivors."""
+    if len(appends) < 2:
+        return appends
+    kept: list[Append] = []
+    bound = appends[-1].last
+    for item in reversed(appends):
+        last = min(item.last, bound)
+        if item.first <= last:
+            kept.append(item._replace(last=last))
+        bound = min(bound, item.first - 1)
+    return kept[::-1]

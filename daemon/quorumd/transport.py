@@ -170,7 +170,7 @@ class Transport:
         self._random_u64 = random_u64
         self._filter = filter_incarnations
         self._parked: dict[Index, list[AppendEntries]] = {}  # by the first index they wait for from disk
-        self.recalls: list[tuple[Index, Index]] = []  # ranges wanted from the WAL; taken by core
+        self.recalls: list[Index] = []  # first indexes wanted from the WAL; taken by applier
 
     # -- receiving ----------------------------------------------------------------------------------------------
 
@@ -377,9 +377,8 @@ class Transport:
         first, last = message.prev_index + 1, message.prev_index + message.entries
         if not message.entries:
             body = BODY_APPEND.pack(message.prev_term, 0, 0)
-            self._put(
-                peer, wire.KIND_APPEND_ENTRIES, message.term, index=message.prev_index, commit=message.commit, payload=body
-            )
+            index, commit = message.prev_index, message.commit
+            self._put(peer, wire.KIND_APPEND_ENTRIES, message.term, index=index, commit=commit, payload=body)
             return
         if first < self.log.ring.first:
             self._send_recalled(peer, message, now)
@@ -440,12 +439,13 @@ class Transport:
             parked = self._parked.setdefault(first, [])
             if len(parked) < limits.MAX_MEMBERS:
                 parked.append(message)
-                self.recalls.append((first, last))
+                self.recalls.append(first)
             return
         upto, entries = found
         prev_term = message.prev_term
         for chunk_first, chunk_last, chunk in chunks(entries, first, upto, self.single_bytes):
-            part = message._replace(prev_index=chunk_first - 1, prev_term=prev_term, entries=chunk_last - chunk_first + 1)
+            entries_here = chunk_last - chunk_first + 1
+            part = message._replace(prev_index=chunk_first - 1, prev_term=prev_term, entries=entries_here)
             if len(chunk) + BODY_APPEND.size > self.single_bytes:
                 if not self._send_fragmented(peer, part, chunk, now):
                     return

@@ -199,19 +199,19 @@ class World:
 
     def start(self, i, *, bootstrap=False, **overrides):
         rng = random.Random(self.rng.getrandbits(64))
-        values = dict(
-            node=i,
-            peers={j: b"peer%d" % j for j in self.ids},
-            client_addresses={j: f"node{j}:1" for j in self.ids},
-            raft=RaftConfig(30 * MS, 120 * MS, limits.MAX_APPEND_BYTES, limits.DEFAULT_INFLIGHT_BYTES, 256),
-            hashes={"nodes": 1, "engine": 2, "quorums": 3},
-            mtu_peer=self.mtu,
-            mtu_client=self.mtu,
-            segment_bytes=SEGMENT,
-            ring_bytes=self.ring_bytes,
-            ring_entries=1 << 14,
-            bootstrap=bootstrap,
-        )
+        values = {
+            "node": i,
+            "peers": {j: b"peer%d" % j for j in self.ids},
+            "client_addresses": {j: f"node{j}:1" for j in self.ids},
+            "raft": RaftConfig(30 * MS, 120 * MS, limits.MAX_APPEND_BYTES, limits.DEFAULT_INFLIGHT_BYTES, 256),
+            "hashes": {"nodes": 1, "engine": 2, "quorums": 3},
+            "mtu_peer": self.mtu,
+            "mtu_client": self.mtu,
+            "segment_bytes": SEGMENT,
+            "ring_bytes": self.ring_bytes,
+            "ring_entries": 1 << 14,
+            "bootstrap": bootstrap,
+        }
         settings = Settings(**{**values, **self.settings, **overrides})
         member = self.members[i]
         member.halted = ""
@@ -308,7 +308,7 @@ class World:
             return None
         best = max(leaders, key=lambda c: c.engine.term)
         followers = sum(c.engine is not None and c.engine.leader == best.settings.node for c in self.cores())
-        return best if followers > len(self.ids) // 2 and best._applied >= 1 else None
+        return best if followers > len(self.ids) // 2 and best.applier.applied >= 1 else None
 
     def elect(self):
         return self.until(self.leader).settings.node
@@ -318,7 +318,7 @@ class World:
 
     def converged(self):
         cores = [c for c in self.cores() if c.engine is not None]
-        return len({(c._applied, c.store.digest) for c in cores}) == 1
+        return len({(c.applier.applied, c.store.digest) for c in cores}) == 1
 
 
 class Caller:

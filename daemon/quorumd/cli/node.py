@@ -33,8 +33,6 @@ def node(config_path: str | None, node_id: int, bootstrap: int | None, parent_pi
     """
     config = load(config_path)
     config.node(node_id)
-    from quorumd.environment import check_environment  # noqa: PLC0415
     from quorumd.node import run_node  # noqa: PLC0415 - not before the config is known to be good
 
-    check_environment(config, node_id)
     return run_node(config, node_id, bootstrap, parent_pid)

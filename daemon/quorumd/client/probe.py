@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from quorumd.auth import Mac
 from quorumd.config import Config
 from quorumd.types import NodeId
+from quorumd_fastpath import wire
 
 Status = Mapping[str, object]
 """A node's STATUS reply, decoded JSON."""
-from quorumd_fastpath import wire
 
 MAX_DATAGRAM_BYTES = 65_536
 BATCH = 256  # replies taken in one go: a flood must not hold the loop

@@ -23,7 +23,7 @@ Imports leaf modules only.
 
 import enum
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from quorumd.types import Index, Nanoseconds, NodeId, Term
 
@@ -125,8 +125,8 @@ class Ready(NamedTuple):
     seq: int
     hard_state: HardState | None
     append: Sequence[Append]
-    messages: Sequence[object]
-    messages_after_durable: Sequence[object]
+    messages: Sequence[Any]
+    messages_after_durable: Sequence[Any]
     committed: tuple[Index, Index] | None
     reads: Sequence[ReadState]
     reads_failed: Sequence[int]

@@ -190,18 +190,18 @@ class Supervisor:
                     self._start(member)
             waits = [member.restart_at_s for member in self.members.values() if member.restart_at_s is not None]
             self._wait(min(next_ask_s, next_show_s, *waits) - now_s)
-            if self.given_up_as_a_whole():
+            if self._is_hopeless():
                 return self._give_up()
             if not self.ready and not self._late and self.clock() - self.started_s > limits.LEADER_DEADLINE_S:
                 self._say_late()
         self.display.note("stopping")
         return 0
 
-    def given_up_as_a_whole(self) -> bool:
-        """Whether there is nothing left to supervise, or the first start failed on a config that will not heal."""
-        if not self.ready and any(member.exit_code == NodeExit.CONFIG for member in self.members.values()):
-            return True
-        return all(member.given_up for member in self.members.values())
+    def _is_hopeless(self) -> bool:
+        """Whether there is nothing left to supervise, or a node's very first start was refused by what it found."""
+        members = self.members.values()
+        refused = any(member.exit_code == NodeExit.CONFIG and not member.restarts for member in members)
+        return refused or all(member.given_up for member in members)
 
     def _give_up(self) -> int:
         down = [member for member in self.members.values() if member.given_up]

@@ -1,0 +1,112 @@
+"""From committed to answered: feeds the store in order, answers reads at their point, compares digests.
+
+Entries come out of the ring; those no longer in it (a node far behind its own log) are read back from the WAL piece by
+piece. Invariant: the store has applied exactly 1..applied, and applied <= commit.
+"""
+
+from collections import deque
+
+from quorumd import limits
+from quorumd.clientplane import ClientPlane
+from quorumd.digests import DigestJudge
+from quorumd.errors import Diverged
+from quorumd.log import Log, skip_entries, take_entries
+from quorumd.storage import Storage
+from quorumd.transport import Report, Transport
+from quorumd.types import Index, Nanoseconds, NodeId, Term
+from quorumd_fastpath.apply import Store
+
+
+class Applier:
+    """See the module's docstring."""
+
+    def __init__(
+        self, store: Store, log: Log, storage: Storage, transport: Transport, clients: ClientPlane, applied: Index
+    ) -> None:
+        self.store = store
+        self.log = log
+        self.storage = storage
+        self.transport = transport
+        self.clients = clients
+        self.applied = applied
+        self.commit = applied
+        self.judge = DigestJudge(transport.identity.node, len(transport.peers) + 1, store.digest_at)
+        self._points: deque[tuple[Index, int]] = deque()  # (index, read id), in order of index
+        self._recalling: Index = 0  # first index being read back for apply; 0: none
+        self._heard: dict[NodeId, Index] = {}  # newest digest index judged, by peer
+        self._told: Index = 0
+
+    @property
+    def behind(self) -> bool:
+        """Whether committed entries wait that could be applied at once."""
+        return self.applied < self.commit and self._recalling != self.applied + 1
+
+    def add_read(self, index: Index, read_id: int) -> None:
+        """The read may be answered once `index` is applied."""
+        self._points.append((index, read_id))
+
+    def advance(self, now: Nanoseconds, term: Term) -> None:
+        """Applies a bounded number of entries, then answers the reads whose point was reached."""
+        self._recalled(now, term)
+        if self.applied < self.commit:
+            self._apply(now)
+        points = self._points
+        while points and points[0][0] <= self.applied:
+            self.store.read(self.clients.reads, points.popleft()[1], self.clients.replies)
+
+    def pin(self) -> None:
+        """Entries not yet applied, or not yet on the disk, stay in the ring; the rest can be read back."""
+        self.log.ring.pin = min(self.applied, self.storage.written) + 1
+
+    def _apply(self, now: Nanoseconds) -> None:
+        first = self.applied + 1
+        if first < self.log.ring.first:
+            if self._recalling != first and self.storage.recall(first):
+                self._recalling = first
+            return
+        last = min(self.commit, self.applied + limits.APPLY_ENTRIES_PER_TURN)
+        self.store.apply(self.log.ring, first, last, self.clients.pending, self.clients.replies, now)
+        self.applied = last
+        self.pin()
+
+    def _recalled(self, now: Nanoseconds, term: Term) -> None:
+        """What came back from the disk: for this node's own apply, or for a follower that is far behind."""
+        for record, data in self.storage.recalled():
+            first, last = record.first, record.first + record.entries - 1
+            if first <= self.applied + 1 <= last and self.applied < self.commit:
+                offset = skip_entries(data, self.applied + 1 - first)
+                count = min(last, self.commit) - self.applied
+                self.store.apply_bytes(data[offset:], self.applied + 1, count, now_ns=now)
+                self.applied += count
+                self._recalling = 0
+            self.log.keep_recalled(first, last, take_entries(data, record.entries))
+            self.transport.on_recalled(first, term, now)
+        for first in self.transport.recalls:
+            self.storage.recall(first)
+        self.transport.recalls.clear()
+
+    def superseded(self, first: Index) -> None:
+        """Entries from `first` on were replaced: what was read back, or is being read, may be of the old ones."""
+        self.log.forget_recalled()
+        self.storage.forget_reads()
+        self.clients.pending.drop_from(first)
+        self._recalling = 0
+
+    def compare(self, *, leading: bool) -> None:
+        """Tells peers this node's digest and judges theirs. Raises Diverged if this replica must stop."""
+        index, digest = self.store.checkpoint()
+        transport = self.transport
+        transport.report = Report(self.applied, index, digest, self.storage.disk_full)
+        reason = ""
+        if leading:
+            for node, peer in transport.peers.items():
+                theirs = peer.report.digest_index
+                if theirs != self._heard.get(node) and theirs <= index:
+                    self._heard[node] = theirs
+                    reason = reason or self.judge.hear(node, theirs, peer.report.digest)
+            transport.agreed_digest = self.judge.agreed
+        elif self._told < transport.peer_verdict[0] <= index:
+            self._told = transport.peer_verdict[0]
+            reason = self.judge.told(*transport.peer_verdict)
+        if reason:
+            raise Diverged(reason)
