@@ -73,30 +73,14 @@ public:
     size_t size() const { return slots_.size(); }
     Record* at(size_t i) const { return slots_[i].record; }
 
-    // The first position whose key is not below `key`.
+    // The first position whose key is not below `key`. First as if `key` had the prefix; whether it has is checked on
+    // the record found, which the caller is going to look at anyway.
     size_t lower_bound(std::string_view key) const {
         if (slots_.empty()) return 0;
-        if (skip_ != 0) {
-            int order = key.substr(0, skip_).compare(at(0)->key().substr(0, skip_));
-            if (order != 0) return order < 0 ? 0 : size();
-        }
-        uint64_t head = head_of(key);
-        size_t low = 0;
-        for (size_t count = size(); count != 0;) {
-            size_t half = count / 2;
-            const Slot& slot = slots_[low + half];
-            bool below = slot.head != head ? slot.head < head
-                                           : slot.record->key().substr(skip_) < key.substr(skip_);
-            if (below) {
-                low += half + 1;
-                count -= half + 1;
-            } else {
-                count = half;
-            }
-        }
-        return low;
+        size_t found = key.size() < skip_ ? 0 : search(key);
+        int order = key.substr(0, skip_).compare(at(std::min(found, size() - 1))->key().substr(0, skip_));
+        return order == 0 ? found : order < 0 ? 0 : size();
     }
-
     void insert(size_t position, Record* record) {
         if (slots_.empty()) {
             slots_.push_back({0, record});
@@ -149,6 +133,25 @@ private:
         return i;
     }
 
+    // lower_bound() among keys with our prefix.
+    size_t search(std::string_view key) const {
+        uint64_t head = head_of(key);
+        size_t low = 0;
+        for (size_t count = size(); count != 0;) {
+            size_t half = count / 2;
+            const Slot& slot = slots_[low + half];
+            bool below = slot.head != head ? slot.head < head
+                                           : slot.record->key().substr(skip_) < key.substr(skip_);
+            if (below) {
+                low += half + 1;
+                count -= half + 1;
+            } else {
+                count = half;
+            }
+        }
+        return low;
+    }
+
     uint64_t head_of(std::string_view key) const {
         uint64_t head = 0;
         if (key.size() >= skip_ + 8) {
@@ -196,7 +199,7 @@ struct Position {
 // Owns its records. Invariants: no run is empty; firsts_.at(i) == runs_[i]->at(0).
 class KeyIndex {
 public:
-    static constexpr size_t RUN_LIMIT = 256;
+    static constexpr size_t RUN_LIMIT = 128;
 
     KeyIndex() = default;
     KeyIndex(const KeyIndex&) = delete;

@@ -434,14 +434,9 @@ class Chaos(Cluster):
         dice = rng.random() * self.calm
         node = self.nodes[rng.choice(self.members)]
         if dice < 0.003:
-            if node.alive:
-                node.crash(keep=rng.randrange(3))
-            else:
-                node.start()
+            self._crash(node)
         elif dice < 0.006:
-            leader = self.leader
-            if leader:
-                leader.crash(keep=rng.randrange(3))
+            self._crash(self.leader or node)
         elif dice < 0.012:
             if not node.alive:
                 node.start()
@@ -456,6 +451,13 @@ class Chaos(Cluster):
             node.step(TransferLeadership(rng.choice([0, *self.members])))
         elif dice < 0.029 and node.alive:
             node.step(Stalled(self.now))
+
+    def _crash(self, node: Node) -> None:
+        """Power loss; half of the nodes are back at once, before the messages they sent have all arrived."""
+        if node.alive:
+            node.crash(keep=self.random.randrange(3))
+            if self.random.random() < 0.5:
+                node.start()
 
     def recover(self) -> None:
         """The liveness phase: no more faults, everyone is back."""

@@ -350,10 +350,15 @@ def test_reads_wait_by_id():
     assert (len(queue), queue.size_bytes) == (6, 600)
     replies = wire.Replies()
     queue.reject(1, replies, wire.STATUS_NOT_LEADER, b"hint")
-    # What is left survives the squeezing out of what is gone.
+    # What is left survives the squeezing out of what is gone, and new reads that take its place.
     assert (len(queue), queue.size_bytes) == (3, 300)
+    assert queue.enqueue(staged(*reads[:6]), 5)
     queue.reject(3, replies, wire.STATUS_OVERLOADED)
-    assert replies_of(replies) == [(1, 0, b"hint"), (1, 1, b"hint"), (1, 2, b"hint"), (5, 6, b""), (5, 7, b""),
-                                   (5, 8, b"")]
+    queue.reject(5, replies, wire.STATUS_STOPPED)
+    assert replies_of(replies) == [
+        *((wire.STATUS_NOT_LEADER, seq, b"hint") for seq in range(3)),
+        *((wire.STATUS_OVERLOADED, seq, b"") for seq in range(6, 9)),
+        *((wire.STATUS_STOPPED, seq, b"") for seq in range(6)),
+    ]
     assert (len(queue), queue.size_bytes) == (0, 0)
     assert queue.enqueue(staged(*reads), 9)

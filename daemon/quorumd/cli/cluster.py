@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from quorumd.supervisor.launch import Reporter
     from quorumd.supervisor.record import SupervisorRecord
 
-_SAMPLE_S = 0.25  # between the two looks that rates and CPU shares need
+_SAMPLE_S = 0.5  # between the two looks that rates and CPU shares need
 _REPLY_S = 0.5  # a node that runs answers in far less
 
 

@@ -39,6 +39,9 @@ def dump(data: mmap.mmap, name: str) -> Iterator[Line]:
     """The header, every valid record, and how the segment ends, each as a dict. Raises Rejected for anything else."""
     first_block = data[: walframe.SECTOR_BYTES]
     header = walframe.decode_segment_header(first_block)
+    if header is None and first_block == bytes(walframe.SECTOR_BYTES):
+        yield {"record": "end", "offset": 0, "reason": "unused", "verdict": "good: zero-filled ahead, not begun yet"}
+        return
     if header is None:
         version = walframe.segment_version(first_block)
         if version not in (None, walframe.FORMAT_VERSION):

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final, Protocol, TextIO
 from quorumd.supervisor.figures import NodeFigures
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
 PLAIN_EVERY_S: Final = 10.0
+WIDE: Final = 104  # columns of a terminal that shows the whole table
 COLUMNS: Final = (
     "node", "role", "term", "commit", "applied", "ops/s", "fsync p99", "rss", "cpu", "restarts",
     "client address", "note",
@@ -88,7 +89,7 @@ class Live:
     def show(self, rows: Sequence[NodeFigures], notes: dict[int, str], now_s: float) -> None:
         if not self.live.is_started:
             self.live.start()
-        self.live.update(table(self.title, rows, notes), refresh=True)
+        self.live.update(table(self.title, rows, notes, self.live.console.width), refresh=True)
 
     def close(self) -> None:
         self.live.stop()
@@ -104,7 +105,8 @@ def print_once(title: str, rows: Sequence[NodeFigures], notes: dict[int, str], s
     if stream.isatty():
         from rich.console import Console  # noqa: PLC0415 - see Live
 
-        Console(file=stream).print(table(title, rows, notes))
+        console = Console(file=stream)
+        console.print(table(title, rows, notes, console.width))
         return
     lines = [list(COLUMNS), *(cells(row, notes.get(row["id"], "")) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
@@ -113,18 +115,21 @@ def print_once(title: str, rows: Sequence[NodeFigures], notes: dict[int, str], s
         stream.write("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() + "\n")
 
 
-def table(title: str, rows: Sequence[NodeFigures], notes: dict[int, str]) -> "Table":
-    """The rows as a rich table."""
-    from rich.table import Table  # noqa: PLC0415 - see Live
+def table(title: str, rows: Sequence[NodeFigures], notes: dict[int, str], width: int) -> "Group":
+    """The rows as a rich table for a terminal of `width` columns, with the notes below it."""
+    from rich.console import Group  # noqa: PLC0415 - see Live
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
-    result = Table(title=title, title_justify="left")
-    for name in COLUMNS:
-        textual = name in ("role", "client address", "note")
-        result.add_column(name, justify="left" if textual else "right", no_wrap=name != "note")
+    shown = COLUMNS[:-1] if width >= WIDE else COLUMNS[:-2]  # notes come below, the addresses are in the config
+    result = Table(box=None, padding=(0, 2, 0, 0))
+    for name in shown:
+        result.add_column(name, justify="left" if name in ("role", "client address") else "right", no_wrap=True)
     for row in rows:
         style = "bold green" if row["role"] == "leader" else None if row["alive"] else "red"
-        result.add_row(*cells(row, notes.get(row["id"], "")), style=style)
-    return result
+        result.add_row(*cells(row, "")[: len(shown)], style=style)
+    below = [Text(f"node {node_id}: {note}", style="red") for node_id, note in notes.items()]
+    return Group(Text(title, style="bold"), result, *below)
 
 
 def cells(row: NodeFigures, note: str) -> list[str]:
