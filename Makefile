@@ -15,7 +15,7 @@ test: build
 lint: build
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict daemon/quorumd fastpath/quorumd_fastpath
-	$(BIN)/cython-lint fastpath/quorumd_fastpath
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint fastpath/quorumd_fastpath
 	$(BIN)/python -m pytest tests/test_style.py tests/test_imports.py
 
 # Micro-benchmarks (pytest-benchmark).

@@ -113,9 +113,11 @@ class ClientPlane:
 
     def deadline(self) -> Nanoseconds | None:
         """When fragments are due again, or None."""
-        return self.fragmenter.deadline()
+        return self.fragmenter.deadline() if self.fragmenter.bytes_waiting else None
 
     def _fragments(self, now: Nanoseconds) -> None:
+        if not self.fragmenter.bytes_waiting:
+            return
         for dest, (message_id, number, count, total_bytes, payload) in self.fragmenter.poll(now):
             self._put(
                 dest, wire.KIND_FRAGMENT, message_id, index=number, commit=total_bytes, count=count, payload=payload

@@ -301,8 +301,7 @@ def _encode_txn(txn: Txn) -> bytes:
         _check_key(compare.key)
         operand = compare.operand
         if (compare.target == "value") is not isinstance(operand, bytes):
-            raise Rejected(f"a value is compared with bytes, anything else with an int; {compare.target} was given "
-                           f"{type(operand).__name__}")
+            raise Rejected(f"{compare.target} compared with {type(operand).__name__}: a value takes bytes, else an int")
         operand = operand if isinstance(operand, bytes) else _U64.pack(_unsigned(operand, "operand"))
         target, result = _TARGETS.index(compare.target), _RELATIONS.index(compare.result)
         parts.append(_SIMPLE.pack(target, result, 0, len(compare.key), len(operand)) + compare.key + operand)
@@ -310,9 +309,9 @@ def _encode_txn(txn: Txn) -> bytes:
         command = _encode_simple(op)
         parts.append(_U32.pack(len(command)) + command)
     encoded = b"".join(parts)
-    if len(encoded) > MAX_ENTRY_BYTES - ENTRY_HEADER_BYTES:
-        raise TooLarge(f"the transaction has {len(encoded)} bytes, at most "
-                       f"{MAX_ENTRY_BYTES - ENTRY_HEADER_BYTES} are allowed")
+    limit = MAX_ENTRY_BYTES - ENTRY_HEADER_BYTES
+    if len(encoded) > limit:
+        raise TooLarge(f"the transaction has {len(encoded)} bytes, at most {limit} are allowed")
     return encoded
 
 
@@ -340,8 +339,7 @@ class _Reader:
     __slots__ = ("data", "offset")
 
     def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.offset = 0
+        self.data, self.offset = data, 0
 
     def unpack(self, layout: struct.Struct) -> tuple[int, ...]:
         return layout.unpack(self.take(layout.size))
@@ -349,9 +347,8 @@ class _Reader:
     def take(self, size: int) -> bytes:
         if size > len(self.data) - self.offset:
             raise ProtocolError(f"truncated: {size} bytes expected at {self.offset} of {len(self.data)}")
-        taken = self.data[self.offset : self.offset + size]
         self.offset += size
-        return taken
+        return self.data[self.offset - size : self.offset]
 
     def kv(self) -> KeyValue:
         create_revision, mod_revision, version, lease, key_size, value_size = self.unpack(_KV)
@@ -368,10 +365,12 @@ def decode(op: Op, revision: int, body: bytes) -> Result:
 
 
 def _decode_simple_body(op: SimpleOp, revision: int, body: bytes) -> SimpleResult:
+    if isinstance(op, Put) and not body:
+        return PutResult(revision)
     reader = _Reader(body)
     result: SimpleResult
     if isinstance(op, Put):
-        result = PutResult(revision, reader.kv() if body else None)
+        result = PutResult(revision, reader.kv())
     elif isinstance(op, DeleteRange):
         deleted, size = reader.unpack(_DELETE_BODY)
         result = DeleteResult(revision, deleted, tuple(reader.kv() for _ in range(size)))
@@ -443,15 +442,19 @@ def encode_reply(reply: Reply) -> bytes:
 
 def decode_replies(payload: bytes, count: int) -> list[Reply]:
     """The `count` reply records that fill `payload`. Raises ProtocolError on bad bytes."""
-    reader = _Reader(payload)
-    replies = []
-    for _ in range(count):
-        length, status, kind, reserved, session_lo, seq, revision = reader.unpack(_REPLY)
-        if length < REPLY_HEADER_BYTES or status >= len(_STATUSES) or kind >= len(_KINDS) or reserved:
-            raise ProtocolError(f"bad reply header before byte {reader.offset}")
-        body = reader.take(length - REPLY_HEADER_BYTES)
+    replies, offset = [], 0
+    for _ in range(count):  # a client's hot path: no _Reader
+        if len(payload) - offset < REPLY_HEADER_BYTES:
+            raise ProtocolError(f"a reply header cut short at byte {offset}")
+        length, status, kind, reserved, session_lo, seq, revision = _REPLY.unpack_from(payload, offset)
+        begin, offset = offset, offset + length
+        whole = REPLY_HEADER_BYTES <= length <= len(payload) - begin
+        if not whole or status >= len(_STATUSES) or kind >= len(_KINDS) or reserved:
+            raise ProtocolError(f"bad reply header at byte {begin}")
+        body = payload[begin + REPLY_HEADER_BYTES : offset]
         replies.append(Reply(_STATUSES[status], _KINDS[kind], session_lo, seq, revision, body))
-    reader.finish()
+    if offset != len(payload):
+        raise ProtocolError(f"{len(payload) - offset} bytes too many")
     return replies
 
 

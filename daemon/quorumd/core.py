@@ -451,10 +451,11 @@ class Core:
     def deadline(self, now: Nanoseconds) -> Nanoseconds:
         """When finish() must run again at the latest, input or not."""
         due = self.transport.deadline(now)
+        engine, storage = self.engine, self.storage
         for other in (
             self.clients.deadline(),
-            self.engine.deadline() if self.engine else None,
-            self.storage.deadline(now) if self.storage else None,
+            engine.deadline() if engine is not None else None,
+            storage.deadline(now) if storage is not None else None,
         ):
             if other is not None and other < due:
                 due = other

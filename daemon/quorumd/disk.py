@@ -12,7 +12,7 @@ import os
 import re
 import select
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from quorumd import __version__, limits
@@ -32,6 +32,7 @@ class RealDisk:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._lock = -1
+        self._fileno = (-1, -1)
         self._wal = WalThread()
         self._worker = FileWorker()
         self._fds: dict[int, int] = {}
@@ -40,12 +41,15 @@ class RealDisk:
         self._done: list[tuple[int, int]] = []
         self._free: list[Batch] = []
         self._next_tag = 1
+        self._durable = 0
+        self._wal_signalled = self._worker_signalled = True
         self._loaded = bytearray()
 
     def open(self) -> None:
         """Locks the directory. Raises ConfigError if another process runs on it, or it cannot be used."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
+            self._sync_names()
             self._lock = os.open(self.directory / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise ConfigError(f"{self.directory}: cannot be used as data directory: {error.strerror}") from None
@@ -57,6 +61,17 @@ class RealDisk:
             ) from None
         self._wal.start()
         self._worker.start()
+        self._fileno = (self._wal.fileno(), self._worker.fileno())
+
+    def _sync_names(self) -> None:
+        """Makes the directory's own name durable, and its parents' up to the mount point, whoever made them."""
+        path = self.directory.resolve()
+        while not path.is_mount():
+            path = path.parent
+            try:
+                fsync_dir(path)
+            except PermissionError:
+                return  # not made by this user, and so not just now
 
     def close(self) -> None:
         """Finishes what is queued, then lets the directory go."""
@@ -70,7 +85,13 @@ class RealDisk:
 
     def filenos(self) -> tuple[int, int]:
         """File descriptors that become readable when a batch is durable, and when background file work is done."""
-        return self._wal.fileno(), self._worker.fileno()
+        return self._fileno
+
+    def signalled(self, woken: Container[int]) -> None:
+        """Which of the two file descriptors woke the loop; without a signal neither thread is asked, a call saved."""
+        wal, worker = self._fileno
+        self._wal_signalled = wal in woken
+        self._worker_signalled = worker in woken
 
     # -- start-up -----------------------------------------------------------------------------------------------
 
@@ -201,7 +222,8 @@ class RealDisk:
                 self._read.append((tag, data))
 
     def prepared(self) -> Sequence[tuple[int, int]]:
-        self._collect()
+        if self._worker_signalled:
+            self._collect()
         done, self._done = self._done, []
         return done
 
@@ -222,13 +244,15 @@ class RealDisk:
             raise DiskError(f"{self.path(number)}: {error.strerror}") from error
 
     def durable(self) -> int:
-        durable, error, batches = self._wal.reap()
+        if not self._wal_signalled:
+            return self._durable
+        self._durable, error, batches = self._wal.reap()
         if error:
             raise DiskError(f"{self.directory}: writing the log failed: {os.strerror(error)}")
         if batches:
             self._free += batches[: limits.FREE_BATCHES]
             del self._free[limits.FREE_BATCHES :]
-        return durable
+        return self._durable
 
     def recycle(self) -> Batch | None:
         return self._free.pop() if self._free else None
@@ -243,7 +267,8 @@ class RealDisk:
         return True
 
     def reads(self) -> Sequence[tuple[int, bytes]]:
-        self._collect()
+        if self._worker_signalled:
+            self._collect()
         done, self._read = self._read, []
         return done
 

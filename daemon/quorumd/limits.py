@@ -88,6 +88,7 @@ STOP_DEADLINE_S: Final = 10.0  # from SIGTERM to SIGKILL
 REFRESH_S: Final = 1.0  # of the live table
 STARTING_POLL_S: Final = 0.05  # between questions to the nodes while there is no leader yet
 FIGURES_FRESH_S: Final = 2.5  # a node that answered nothing for longer is shown without figures
+STEADY_LIFE_S: Final = 1.0  # a node that ran this long before it ended is restarted after the shortest wait
 EARLIER_RUN_DEADLINE_S: Final = 5.0  # for the nodes of a killed supervisor to be gone
 
 # The client library

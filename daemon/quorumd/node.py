@@ -214,13 +214,14 @@ class Node:
         gc.collect()
         gc.freeze()
         gc.disable()  # the loop makes no cycles; a collection would only be a pause
-        core, clock = self.core, time.monotonic_ns
+        core, disk, clock = self.core, self.disk, time.monotonic_ns
         peer_fd, client_fd = self.peer_socket.fileno(), self.client_socket.fileno()
         now = clock()
         while not self._stopped(now):
             wait = max(core.deadline(now) - now, 0)
             woken = {fd for fd, _ in poller.poll(wait / 1e9)}
             began = clock()
+            disk.signalled(woken)
             late = began - now - wait
             if peer_fd in woken or late > self._half_heartbeat:
                 self._drain_peers(began)

@@ -58,7 +58,7 @@ class StateMachine(Protocol):
     def touch(self, stage: Stage, replies: Replies, now_ns: Nanoseconds) -> None:
         """Answers keep-alives; only a leader may."""
 
-    def expired(self, now_ns: Nanoseconds, ttl_ns: Nanoseconds) -> list[tuple[SessionId, int]]:
+    def expired(self, now_ns: Nanoseconds, ttl_ns: Nanoseconds, limit: int = ...) -> list[tuple[SessionId, int]]:
         """Sessions to propose an EXPIRE_SESSION entry for, with their generations."""
 
     def rearm(self, now_ns: Nanoseconds) -> None:

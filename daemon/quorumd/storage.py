@@ -169,7 +169,7 @@ class Storage:
         if hard_state is not None:
             self.hard_state = hard_state
             batch = self._open(RECORD_OVERHEAD, seq, commit)
-            batch.hard_state(hard_state.term, hard_state.vote)
+            invariant(batch.hard_state(hard_state.term, hard_state.vote), "an empty batch has room for a hard state")
         for item in surviving(appends):
             batch = self._write_run(batch, item, seq, commit)
         if appends:
@@ -192,7 +192,7 @@ class Storage:
                 self._submit(batch, seq - 1)
                 batch = None
                 continue
-            batch.append(ring, first, upto, item.term)
+            invariant(batch.append(ring, first, upto, item.term), "the batch was sized for this run")
             position = self._number * self.segment_bytes + self._offset + len(batch) - size
             self.log.records.add(RecordAt(first, upto - first + 1, item.term, position, size))
             first = upto + 1

@@ -482,10 +482,12 @@ class Transport:
 
     def deadline(self, now: Nanoseconds) -> Nanoseconds:
         """When tick is due at the latest."""
-        due = self.fragmenter.deadline() or now + SILENT_AFTER
+        due = now + SILENT_AFTER
+        if self.fragmenter.bytes_waiting:
+            due = self.fragmenter.deadline() or due
         for peer in self.peers.values():
-            if not peer.incarnation or peer.refusal:
-                due = min(due, peer.hello_due)
+            if (not peer.incarnation or peer.refusal) and peer.hello_due < due:
+                due = peer.hello_due
         return due
 
 

@@ -57,7 +57,7 @@ cdef extern from "machine.h" namespace "quorumd" nogil:
         Session* find(SessionId id)
         void touch(Session* session, uint64_t now)
         void rearm(uint64_t now)
-        vector[Expired] expired(uint64_t now, uint64_t ttl) except +
+        vector[Expired] expired(uint64_t now, uint64_t ttl, size_t limit) except +
 
     cdef cppclass Machine:
         KeyStore store

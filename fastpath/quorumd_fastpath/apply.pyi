@@ -68,8 +68,8 @@ class Store:
     def touch(self, stage: Stage, replies: Replies, now_ns: int) -> None:
         """Answers the staged keep-alives; the sessions that they name were seen at `now_ns`. For the leader only."""
 
-    def expired(self, now_ns: int, ttl_ns: int) -> list[tuple[bytes, int]]:
-        """(session id, generation) of every session not seen for `ttl_ns`, by id; each is named once a TTL."""
+    def expired(self, now_ns: int, ttl_ns: int, limit: int = ...) -> list[tuple[bytes, int]]:
+        """(session id, generation) of at most `limit` sessions not seen for `ttl_ns`, by id; each is named once a TTL."""
 
     def rearm(self, now_ns: int) -> None:
         """Every session was seen at `now_ns`: for a new leader, and after a stall."""

@@ -8,7 +8,7 @@ GIL. Running out of memory raises MemoryError with an entry half applied: the pr
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport SIZE_MAX, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from libcpp.vector cimport vector
 
@@ -223,10 +223,11 @@ cdef class Store:
                 replies.add_record(&op.addr, status, record.kind, record.session_lo, record.seq,
                                    self.machine.store.revision(), NULL, 0)
 
-    def expired(self, uint64_t now_ns, uint64_t ttl_ns):
-        """(session id, generation) of every session not seen for `ttl_ns`, by id; each is named once a TTL."""
-        cdef Expired found
-        return [(session_bytes(&found.id), found.generation) for found in self.machine.sessions.expired(now_ns, ttl_ns)]
+    def expired(self, uint64_t now_ns, uint64_t ttl_ns, size_t limit=SIZE_MAX):
+        """(session id, generation) of at most `limit` sessions not seen for `ttl_ns`, by id; each is named once a TTL."""
+        cdef Expired one
+        cdef vector[Expired] found = self.machine.sessions.expired(now_ns, ttl_ns, limit)
+        return [(session_bytes(&one.id), one.generation) for one in found]
 
     def rearm(self, uint64_t now_ns):
         """Every session was seen at `now_ns`: for a new leader, and after a stall."""

@@ -181,7 +181,7 @@ private:
         size_t orelse = cursor.number<uint16_t>();
         if (cursor.failed()) return {REJECTED, "malformed transaction"};
         if (flags != 0) return {REJECTED, "reserved bits are set"};
-        if (std::max({compares, then, orelse}) > MAX_TXN_OPS) return {TOO_LARGE, "a transaction has at most 128 operations"};
+        if (std::max({compares, then, orelse}) > MAX_TXN_OPS) return {TOO_LARGE, "more than 128 operations"};
         for (size_t i = 0; i < compares; ++i) {
             Verdict verdict = parse_compare(cursor);
             if (!verdict.ok()) return verdict;
@@ -233,11 +233,12 @@ private:
             if (op.code == PUT) puts_.push_back(op.key);
         }
         std::sort(puts_.begin(), puts_.end());
-        if (std::adjacent_find(puts_.begin(), puts_.end()) != puts_.end()) return {REJECTED, "duplicate key in a transaction"};
+        constexpr Verdict DUPLICATE{REJECTED, "duplicate key in a transaction"};
+        if (std::adjacent_find(puts_.begin(), puts_.end()) != puts_.end()) return DUPLICATE;
         for (const Operation& op : branch) {
             if (op.code != DELETE_RANGE) continue;
             auto first = std::lower_bound(puts_.begin(), puts_.end(), op.key);
-            if (first != puts_.end() && op.covers(*first)) return {REJECTED, "duplicate key in a transaction"};
+            if (first != puts_.end() && op.covers(*first)) return DUPLICATE;
         }
         return GOOD;
     }

@@ -25,6 +25,9 @@ private:
     bool fresh_;
 };
 
+constexpr Verdict TOO_MUCH{TOO_LARGE, "prev_kv asks for more than a reply holds"};
+constexpr Verdict OVER_QUOTA{NO_SPACE, "the store is over its quota"};
+
 class Executor {
 public:
     explicit Executor(KeyStore* store) : store_(*store) {}
@@ -74,7 +77,7 @@ private:
         Position from, to;
         store_.range(op.key, op.code == PUT ? std::string_view() : op.rest, &from, &to);
         size_t size = 0;
-        for (Position at = from; !(at == to) && size <= MAX_PREVIOUS_SIZE; at = store_.next(at)) size += kv_size(at, true);
+        for (; !(from == to) && size <= MAX_PREVIOUS_SIZE; from = store_.next(from)) size += kv_size(from, true);
         return size;
     }
 
@@ -83,12 +86,12 @@ private:
         switch (op.code) {
             case PUT: {
                 Position at = store_.seek(op.key);
-                if (!store_.fits(store_.growth(at, op.key, op.rest))) return {NO_SPACE, "the store is over its quota"};
+                if (!store_.fits(store_.growth(at, op.key, op.rest))) return OVER_QUOTA;
                 put(op, at);
                 return GOOD;
             }
             case DELETE_RANGE:
-                if (previous_size(op) > MAX_PREVIOUS_SIZE) return {TOO_LARGE, "prev_kv asks for more than a reply holds"};
+                if (previous_size(op) > MAX_PREVIOUS_SIZE) return TOO_MUCH;
                 erase(op);
                 return GOOD;
             default: {
@@ -157,7 +160,8 @@ private:
         std::memcpy(&operand, compare.operand.data(), sizeof operand);
         if (exists) {
             const Version& version = store_.newest(at);
-            const uint64_t targets[] = {version.version, version.create_revision, version.mod_revision, 0, version.lease};
+            const uint64_t targets[] = {version.version, version.create_revision, version.mod_revision, 0,
+                                        version.lease};
             actual = targets[compare.target];
         }
         return relation(compare.result, actual < operand ? -1 : actual > operand ? 1 : 0);
@@ -186,15 +190,16 @@ private:
             }
             if (op.code == PUT) growth += store_.growth(store_.seek(op.key), op.key, op.rest);
             *previous += previous_size(op);
-            if (*previous > MAX_PREVIOUS_SIZE) return {TOO_LARGE, "prev_kv asks for more than a reply holds"};
+            if (*previous > MAX_PREVIOUS_SIZE) return TOO_MUCH;
         }
-        if (!store_.fits(growth)) return {NO_SPACE, "the store is over its quota"};
+        if (!store_.fits(growth)) return OVER_QUOTA;
         return GOOD;
     }
 
     Verdict run_txn(const Command& command) {
         const auto& compares = command.compares();
-        bool succeeded = std::all_of(compares.begin(), compares.end(), [this](const Comparison& c) { return holds(c); });
+        auto holds_now = [this](const Comparison& compare) { return holds(compare); };
+        bool succeeded = std::all_of(compares.begin(), compares.end(), holds_now);
         const std::vector<Operation>& branch = succeeded ? command.then() : command.orelse();
         size_t previous = 0;
         Verdict verdict = check_branch(branch, &previous);

@@ -1,4 +1,4 @@
-// Keys in order. What lives here: records (a key and its value) and the ordered index of them. No commands, no sessions.
+// Keys in order. What lives here: records (a key and its value) and the ordered index of them.
 //
 // The index is a B-tree of two levels: runs of up to RUN_LIMIT records, and one run of the first record of each. A run
 // is an array of (eight key bytes, record): the bytes that follow the prefix its keys share, so that a search stays in
@@ -199,7 +199,7 @@ struct Position {
 // Owns its records. Invariants: no run is empty; firsts_.at(i) == runs_[i]->at(0).
 class KeyIndex {
 public:
-    static constexpr size_t RUN_LIMIT = 128;
+    static constexpr size_t RUN_LIMIT = 256;
 
     KeyIndex() = default;
     KeyIndex(const KeyIndex&) = delete;

@@ -225,21 +225,25 @@ public:
         oldest_seen_ = now;
     }
 
-    // Sessions not seen for `ttl`, by id. Each is then left alone for another TTL: should its Expire entry be lost, it
-    // is named again, but not on every tick until the entry is applied.
-    std::vector<Expired> expired(uint64_t now, uint64_t ttl) {
+    // Sessions not seen for `ttl`, by id, at most `limit`. Each is then left alone for another TTL: should its Expire
+    // entry be lost, it is named again, but not on every tick until the entry is applied.
+    std::vector<Expired> expired(uint64_t now, uint64_t ttl, size_t limit) {
         std::vector<Expired> found;
         if (age(oldest_seen_, now) < ttl) return found;
-        uint64_t oldest = now;
-        for (auto& [id, session] : open_) {
+        oldest_seen_ = now;
+        for (const auto& [id, session] : open_) {
             if (age(session.last_seen, now) >= ttl) {
                 found.push_back({id, session.generation});
-                session.last_seen = now;
+            } else {
+                oldest_seen_ = std::min(oldest_seen_, session.last_seen);
             }
-            oldest = std::min(oldest, session.last_seen);
         }
-        oldest_seen_ = oldest;
         std::sort(found.begin(), found.end(), [](const Expired& a, const Expired& b) { return a.id < b.id; });
+        if (found.size() > limit) {
+            oldest_seen_ = 0;  // the others are still due
+            found.resize(limit);
+        }
+        for (const Expired& expired : found) find(expired.id)->last_seen = now;
         return found;
     }
 

@@ -1,4 +1,4 @@
-// The ordered key-value store: one revision, its keys, its byte quota. Rules of etcd's data model; no bytes of commands.
+// The ordered key-value store: its revision, its keys, its byte quota. The rules of etcd's data model.
 
 #ifndef QUORUMD_STORE_H
 #define QUORUMD_STORE_H

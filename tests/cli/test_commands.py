@@ -125,13 +125,10 @@ def test_the_end_of_a_prefix(prefix, end):
     assert data.prefix_end(prefix) == end
 
 
-def test_range_follows_pages_up_to_its_limit(client, cli):
-    pages = [RangeResult(5, (kv(b"a", b"1"), kv(b"b", b"2")), True, 9), RangeResult(5, (kv(b"c", b"3"),), True, 7)]
-    client.answers["range"] = pages
-    assert cli("range", "--limit", "3")[1] == b"a\t1\nb\t2\nc\t3\n"
-    assert client.calls[:2] == [
-        ("range", b"\0", b"\0", {"limit": 3, "stale": False}), ("range", b"b\0", b"\0", {"limit": 1, "stale": False}),
-    ]  # fmt: skip
+def test_range_passes_its_limit_on(client, cli):
+    client.answers["range"] = [RangeResult(5, (kv(b"a", b"1"),), True, 9)]
+    assert cli("range", "--limit", "1", "--stale") == (0, b"a\t1\n", "")
+    assert client.calls[0] == ("range", b"\0", b"\0", {"limit": 1, "stale": True})
 
 
 def test_range_as_json_is_an_object_a_line(client, cli):

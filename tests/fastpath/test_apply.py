@@ -498,6 +498,10 @@ def test_deadlines():
     store.rearm(1000)
     assert store.expired(1099, 100) == []
     assert store.expired(1100, 100) == sorted((session, 2 if session == ids[0] else 1) for session in ids)
+    store.rearm(2000)
+    assert [store.expired(2100, 100, 3) for _ in range(3)] == [
+        [(ids[1], 1), (ids[3], 1), (ids[0], 2)], [(ids[2], 1)], [],
+    ]
     assert store.expired(0, 100) == []  # a clock that was elsewhere before
 
 

@@ -1,14 +1,12 @@
 """A supervisor over tiny stand-ins for nodes: real processes, real sockets, no consensus."""
 
-import itertools
 import json
-import os
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from addresses import free_ports, private_host
 
 from quorumd import config as configs
 from quorumd import limits
@@ -46,25 +44,6 @@ while True:
             reply = wire.encode_frame(wire.KIND_STATUS_REPLY, 0, 1, node, 0, life, 0, 0, frame.index, 0, 0, body)
             server.sendto(reply, asker)
 """
-HOSTS = itertools.count()
-
-
-def private_host() -> str:
-    """A loopback address that no other process of these tests uses, so that any port of it is free."""
-    pid = os.getpid()
-    return f"127.{pid >> 14 & 0x7F | 0x80}.{pid >> 7 & 0x7F}.{(pid & 0x7F) + next(HOSTS) % 100 + 1}"
-
-
-def free_ports(host: str, count: int) -> list[int]:
-    """Ports that the kernel picks."""
-    sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(count)]
-    try:
-        for taken in sockets:
-            taken.bind((host, 0))
-        return [taken.getsockname()[1] for taken in sockets]
-    finally:
-        for taken in sockets:
-            taken.close()
 
 
 @pytest.fixture

@@ -17,11 +17,19 @@ def test_the_wait_doubles_up_to_the_longest():
     assert [subject.on_exit(1, 0.0).delay_s for _ in range(8)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
 
 
-def test_the_wait_starts_over_after_a_quiet_span():
+def test_the_wait_starts_over_after_a_steady_life():
     subject = policy()
     subject.on_exit(1, 0.0)
-    assert subject.on_exit(1, 10.0).delay_s == 0.2
-    assert subject.on_exit(1, 40.0).delay_s == 0.1
+    assert subject.on_exit(1, 10.0, 0.9).delay_s == 0.2
+    assert subject.on_exit(1, 20.0, 1.0).delay_s == 0.1
+
+
+def test_kills_from_outside_are_no_crash_loop():
+    subject = policy(restarts=3)
+    assert all(subject.on_exit(-9, 0.1 * i, 0.0).delay_s is not None for i in range(50))
+    assert subject.on_exit(-9, 10.0, 1.0).delay_s == 0.1
+    assert all(subject.on_exit(1, now).delay_s is not None for now in (11.0, 12.0, 13.0))
+    assert subject.on_exit(1, 14.0).delay_s is None
 
 
 @pytest.mark.parametrize(("code", "word"), [(2, "config"), (4, "disk error"), (5, "corrupt log")])

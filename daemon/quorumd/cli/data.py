@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING
 import click
 
 from quorumd.cli.options import client_options, connect, to_bytes, write_out
+from quorumd.commands import ALL
 from quorumd.errors import Rejected
 
 if TYPE_CHECKING:
     from quorumd.commands import KeyValue
 
-ALL_KEYS = b"\0"  # as the end of a range: no end; as its start: the first key there can be
+FIRST = b"\0"  # the first key there can be
 
 
 def prefix_end(prefix: bytes) -> bytes:
     """The end of the range of all keys that begin with `prefix`: the first key that is above them all."""
     stem = prefix.rstrip(b"\xff")
-    return stem[:-1] + bytes([stem[-1] + 1]) if stem else ALL_KEYS
+    return stem[:-1] + bytes([stem[-1] + 1]) if stem else ALL
 
 
 def show(data: bytes) -> str:
@@ -65,16 +66,10 @@ def range_(
 ) -> None:
     """Print keys and values from START up to END (exclusive), in order; without END to the last key there is."""
     first, last = _span(start, end, prefix)
-    left = limit
     with connect(timeout_s) as client:
-        while True:
-            page = client.range(first, last, limit=left, stale=stale)
-            for kv in page.kvs:
-                write_out(_as_json(kv) if as_json else kv.key + b"\t" + kv.value)
-            if not page.more or not page.kvs or (limit and left == len(page.kvs)):
-                return
-            left -= len(page.kvs) if limit else 0
-            first = page.kvs[-1].key + b"\0"  # the next key there can be
+        found = client.range(first, last, limit=limit, stale=stale)
+    for kv in found.kvs:
+        write_out(_as_json(kv) if as_json else kv.key + b"\t" + kv.value)
 
 
 def _span(start: str | None, end: str | None, prefix: bool) -> tuple[bytes, bytes]:
@@ -82,7 +77,7 @@ def _span(start: str | None, end: str | None, prefix: bool) -> tuple[bytes, byte
         if end is not None or not start:
             raise click.UsageError("--prefix takes START alone", click.get_current_context())
         return to_bytes(start), prefix_end(to_bytes(start))
-    return to_bytes(start) if start else ALL_KEYS, to_bytes(end) if end else ALL_KEYS
+    return to_bytes(start) if start else FIRST, to_bytes(end) if end else ALL
 
 
 def _as_json(kv: "KeyValue") -> bytes:

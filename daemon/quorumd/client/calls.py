@@ -81,7 +81,7 @@ def compare_and_set(key: bytes, expected: bytes | None, value: bytes) -> Txn:
     """Put `value` if the key has the value `expected`, None: if there is no such key."""
     bytes_only(key=key, value=value)
     if expected is None:
-        return Txn([Compare.missing(key)], [Put(key, value)])
+        return Txn([Compare.version(key, "=", 0)], [Put(key, value)])
     bytes_only(expected=expected)
     return Txn([Compare.value(key, "=", expected)], [Put(key, value)])
 

@@ -4,8 +4,10 @@ A caller hands its operation to the protocol and sends the datagram itself; the 
 session alive and wakes the callers. It is woken early only if a deadline came up that lies before the end of its sleep.
 """
 
+import logging
 import os
 import select
+import socket
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -18,10 +20,11 @@ from quorumd.client.operation import Operation
 from quorumd.client.protocol import ClientProtocol
 from quorumd.client.sockets import UdpSockets, look_up, resolve_numeric
 from quorumd.client.states import State, StateListener
-from quorumd.errors import ConnectionLost, Timeout
+from quorumd.errors import Timeout
 from quorumd.limits import CLIENT_CLOSE_DEADLINE, CLIENT_FIRST_RETRY, MILLISECOND, SECOND
 from quorumd.types import Nanoseconds
 
+LOG: Final = logging.getLogger("quorumd.client")
 ACTIVE: Final = 200 * MILLISECOND  # after an operation the thread wakes often enough that the next need not wake it
 LONGEST_SLEEP: Final = 3600 * SECOND
 GRACE_S: Final = 1.0  # beyond an operation's deadline, before its caller stops believing in the thread
@@ -60,9 +63,9 @@ class IoThread:
         """A node has answered."""
         self._listeners = listeners
         self._lock = threading.Lock()
-        self._sockets = UdpSockets(lambda udp: self._poll.register(udp, select.POLLIN))
-        self._poll = select.poll()
-        self._wake_fd = -1
+        self._sockets = UdpSockets(self._watch)
+        self._epoll: select.epoll | None = None
+        self._wake_fd = -1  # -1: not started, or ended
         self._asleep_until: Nanoseconds = 0
         self._active_until: Nanoseconds = 0
         self._unpacked = 0  # operations submitted and left for the thread to send
@@ -72,9 +75,14 @@ class IoThread:
     def start(self) -> None:
         """Opens what it needs and starts the thread."""
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._poll.register(self._wake_fd, select.POLLIN)
+        self._epoll = select.epoll()
+        self._epoll.register(self._wake_fd, select.EPOLLIN)
         self.protocol.start(monotonic_ns())
         self._thread.start()
+
+    def _watch(self, udp: socket.socket) -> None:
+        if self._epoll is not None:
+            self._epoll.register(udp, select.EPOLLIN)
 
     # -- callers --------------------------------------------------------------------------------------------------
 
@@ -115,15 +123,13 @@ class IoThread:
     # -- the thread -----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        epoll = self._epoll
+        if epoll is None:
+            return
         while not self._stopping:
             now = monotonic_ns()
-            with self._lock:
-                due = self.protocol.next_deadline()
-                until = now + LONGEST_SLEEP if due is None else max(due, now)
-                if now < self._active_until:
-                    until = min(until, now + CLIENT_FIRST_RETRY)
-                self._asleep_until = until
-            events = self._poll.poll((until - now + MILLISECOND - 1) // MILLISECOND)
+            until = self._fall_asleep(now)
+            events = epoll.poll(max(until - now, 0) / SECOND)
             if any(fd == self._wake_fd for fd, _ in events):
                 self._clear_wake()
             received = self._sockets.drain() if events else []
@@ -134,16 +140,28 @@ class IoThread:
                     self.protocol.receive(datagram, source, now)
                 self._unpacked = 0
                 self.protocol.tick(now)
+                states = self.protocol.take_states()
             self._put_out()
-        self._sockets.close()
+            self._tell(states)
+        with self._lock:
+            self._release()
+
+    def _fall_asleep(self, now: Nanoseconds) -> Nanoseconds:
+        """Until when the thread may sleep; a caller that needs it earlier wakes it."""
+        with self._lock:
+            due = self.protocol.next_deadline()
+            until = now + LONGEST_SLEEP if due is None else due
+            if now < self._active_until:
+                until = min(until, now + CLIENT_FIRST_RETRY)
+            self._asleep_until = until
+            return until
 
     def _put_out(self) -> None:
-        """Everything the protocol has for the world: datagrams, outcomes, changes of state, names to look up."""
+        """Everything the protocol has for the world: datagrams, outcomes, names to look up."""
         protocol = self.protocol
         with self._lock:
             datagrams = protocol.take_datagrams()
             completed = protocol.take_completed()
-            states = protocol.take_states()
             names, protocol.router.wanted = protocol.router.wanted, set()
         for address, datagram in datagrams:
             self._sockets.send(address, datagram)
@@ -155,11 +173,16 @@ class IoThread:
                 waiter.release()
         if protocol.cluster and not self.joined.is_set():
             self.joined.set()
-        for state in states:
-            for listener in tuple(self._listeners):
-                listener(state)
         if names:
             threading.Thread(target=self._look_up, args=(names,), name="quorumd-resolver", daemon=True).start()
+
+    def _tell(self, states: Iterable[State]) -> None:
+        for state in states:
+            for listener in tuple(self._listeners):
+                try:
+                    listener(state)
+                except Exception:
+                    LOG.exception("a state listener failed; the client goes on")
 
     def _look_up(self, names: Iterable[str]) -> None:
         for name in names:
@@ -169,8 +192,9 @@ class IoThread:
         self._wake()
 
     def _wake(self) -> None:
-        if self._wake_fd >= 0:
-            os.eventfd_write(self._wake_fd, 1)
+        with self._lock:  # or the descriptor could be closed, and be another one by now
+            if self._wake_fd >= 0:
+                os.eventfd_write(self._wake_fd, 1)
 
     def _clear_wake(self) -> None:
         try:
@@ -203,15 +227,12 @@ class IoThread:
 
     def abandon(self) -> None:
         """In a forked child: closes this process's copies of the descriptors. The thread does not exist here."""
+        self._release()
+
+    def _release(self) -> None:
         self._sockets.close()
+        if self._epoll is not None:
+            self._epoll.close()
         if self._wake_fd >= 0:
             os.close(self._wake_fd)
             self._wake_fd = -1
-
-
-def lost() -> ConnectionLost:
-    """What a call on a closed client raises."""
-    return ConnectionLost("the client is closed")
-
-
-__all__ = ["IoThread", "Promise", "State", "lost"]

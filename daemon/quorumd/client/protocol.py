@@ -360,7 +360,7 @@ class ClientProtocol:
         if now >= operation.deadline:
             self._complete(operation, self._verdict_at_deadline(operation))
             return
-        if operation.plane in _FOR_THE_LEADER and self._heard_at < operation.sent_at:
+        if operation.plane in _FOR_THE_LEADER and self._heard_at <= operation.sent_at:
             self.router.doubt(now)
         self._again(operation)
 

@@ -5,6 +5,7 @@ whatever the kernel refuses to send counts as lost on the way.
 """
 
 import socket
+import threading
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
@@ -45,6 +46,7 @@ class UdpSockets:
     def __init__(self, opened: Callable[[socket.socket], None]) -> None:
         self._opened = opened
         self._sockets: dict[int, socket.socket] = {}
+        self._opening = threading.Lock()
 
     def send(self, address: SocketAddress, datagram: bytes) -> None:
         """One datagram; lost silently if the kernel does not take it."""
@@ -60,16 +62,19 @@ class UdpSockets:
             return  # no buffer, no route, no such family here: all the same to a datagram protocol
 
     def _open(self, family: int) -> socket.socket:
-        udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-        self._sockets[family] = udp
-        self._opened(udp)
-        return udp
+        with self._opening:
+            udp = self._sockets.get(family)
+            if udp is None:
+                udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+                udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+                self._opened(udp)
+                self._sockets[family] = udp
+            return udp
 
     def drain(self) -> list[tuple[bytes, SocketAddress]]:
         """(datagram, source) of what has arrived, a bounded number of them."""
         received: list[tuple[bytes, SocketAddress]] = []
-        for udp in self._sockets.values():
+        for udp in self.sockets():
             for _ in range(DATAGRAMS_PER_DRAIN):
                 try:
                     received.append(udp.recvfrom(LONGEST_DATAGRAM))
@@ -81,7 +86,7 @@ class UdpSockets:
 
     def close(self) -> None:
         """Closes all of them."""
-        for udp in self._sockets.values():
+        for udp in self.sockets():
             udp.close()
         self._sockets.clear()
 

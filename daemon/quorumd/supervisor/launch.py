@@ -69,6 +69,10 @@ def launch(
         os.close(writer)
     try:
         line = _first_line(reader, limits.LEADER_DEADLINE_S + _GRACE_S)
+    except BaseException:  # Ctrl-C while waiting: the child has a session of its own and did not hear it
+        child.terminate()
+        child.wait()
+        raise
     finally:
         os.close(reader)
     if line == READY:

@@ -60,6 +60,7 @@ class _Member:
         self.policy = RestartPolicy(settings.restart_backoff_ms, settings.crash_loop)
         self.identity: record.ProcessRecord | None = None
         self.restarts = 0
+        self.started_s = 0.0
         self.restart_at_s: float | None = None  # set while it waits for its next start
         self.reason = ""  # why it is down, or why it was last
         self.given_up = False
@@ -240,6 +241,7 @@ class Supervisor:
     def _start(self, member: _Member) -> None:
         process = member.process
         member.restart_at_s = None
+        member.started_s = self.clock()
         bootstrap = self.bootstrap
         if member.settled or environment.has_state(self.config, [process.node_id]):
             # An empty directory from here on is a lost one, and a node without memory must not vote.
@@ -269,7 +271,7 @@ class Supervisor:
             self.log.event("node-stopped", node=node_id, code=code)
             return
         now_s = self.clock()
-        verdict = member.policy.on_exit(code, now_s)
+        verdict = member.policy.on_exit(code, now_s, now_s - member.started_s)
         words = problem or (member.process.last_words() if code != NodeExit.CLEAN and code >= 0 else "")
         member.reason = f"{verdict.reason}: {words}" if words else verdict.reason
         member.given_up = verdict.delay_s is None

@@ -6,6 +6,7 @@ from enum import IntEnum
 from typing import Final, NamedTuple
 
 from quorumd.config import CrashLoop
+from quorumd.limits import STEADY_LIFE_S
 
 
 class NodeExit(IntEnum):
@@ -34,7 +35,10 @@ class Verdict(NamedTuple):
 
 
 class RestartPolicy:
-    """Doubling back-off between `backoff_ms`, given up after `crash_loop.restarts` restarts in its span."""
+    """Doubling back-off between `backoff_ms`, given up after `crash_loop.restarts` restarts in its span.
+
+    SIGKILL comes from outside (an operator, a test, the kernel short of memory) and is no sign of a crash loop.
+    """
 
     def __init__(self, backoff_ms: tuple[int, int], crash_loop: CrashLoop) -> None:
         self.backoff_ms = backoff_ms
@@ -42,22 +46,27 @@ class RestartPolicy:
         self._restarts: deque[float] = deque()
         self._streak = 0
 
-    def on_exit(self, code: int, now_s: float) -> Verdict:
-        """`code` as subprocess gives it: negative for a signal. `now_s`: any clock that never goes back."""
+    def on_exit(self, code: int, now_s: float, lived_s: float = 0.0) -> Verdict:
+        """What to do about an exit after a life of `lived_s`.
+
+        code: as subprocess gives it, negative for a signal. now_s: on any clock that never goes back.
+        """
         reason = describe_exit(code)
         if code in FINAL:
             return Verdict(None, reason)
         span = self.crash_loop.within_s
         while self._restarts and self._restarts[0] <= now_s - span:
             self._restarts.popleft()
-        if not self._restarts:
-            self._streak = 0  # it ran well for a whole span
-        if len(self._restarts) >= self.crash_loop.restarts:
+        if lived_s >= STEADY_LIFE_S:
+            self._streak = 0
+        killed = code == -signal.SIGKILL
+        if len(self._restarts) >= self.crash_loop.restarts and not killed:
             return Verdict(None, f"crash loop: {len(self._restarts)} restarts in {span} s, last: {reason}")
         shortest, longest = self.backoff_ms
         delay_ms = min(shortest * 2 ** min(self._streak, 32), longest)
         self._streak += 1
-        self._restarts.append(now_s)
+        if not killed:
+            self._restarts.append(now_s)
         return Verdict(delay_ms / 1000, reason)
 
 

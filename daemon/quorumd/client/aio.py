@@ -1,0 +1,382 @@
+"""The asyncio client: the same protocol and the same calls as sync.Client, on the running event loop, no thread.
+
+    async with AsyncClient(["127.0.0.1:7201"]) as client:
+        await client.put(b"greeting", b"hello")
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from secrets import token_bytes
+from time import monotonic_ns
+from types import TracebackType
+from typing import Any, Final, Self
+
+from quorumd.auth import Mac
+from quorumd.client.calls import (
+    LEADER,
+    bytes_only,
+    check_accepted,
+    compare_and_set,
+    deadline_after,
+    document_of,
+    expect,
+    operation_for,
+    pages,
+    status_operation,
+    transfer_operation,
+)
+from quorumd.client.operation import Operation
+from quorumd.client.protocol import ClientProtocol
+from quorumd.client.sockets import UdpSockets, look_up, resolve_numeric
+from quorumd.client.states import State, StateListener
+from quorumd.commands import (
+    Compare,
+    DeleteRange,
+    DeleteResult,
+    KeyValue,
+    Op,
+    Put,
+    PutResult,
+    Range,
+    RangeResult,
+    Result,
+    SimpleOp,
+    Txn,
+    TxnResult,
+)
+from quorumd.errors import ConnectionLost, Timeout
+from quorumd.limits import CLIENT_TIMEOUT_S, SECOND
+from quorumd.types import Nanoseconds, NodeId
+
+LOG: Final = logging.getLogger("quorumd.client")
+
+
+class AsyncClient:
+    """A client of one cluster, for one event loop. Arguments, errors and semantics as sync.Client.
+
+    Opens nothing until `connect`, `async with`, or the first call. Operations begun in one turn of the loop share
+    datagrams. Cancelling a call gives up waiting; what was sent may still happen.
+    """
+
+    def __init__(
+        self,
+        endpoints: Iterable[str],
+        *,
+        key: bytes | None = None,
+        cluster: int | None = None,
+        timeout: float = CLIENT_TIMEOUT_S,
+        retry: bool = True,
+    ) -> None:
+        self._endpoints = [endpoints] if isinstance(endpoints, str) else list(endpoints)
+        self._mac = Mac(key, b"client") if key is not None else None
+        self._cluster = cluster
+        self._timeout = timeout
+        self._retry = retry
+        self._listeners: list[StateListener] = []
+        self._link: _Link | None = None
+        self._closed = False
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    async def connect(
+        cls,
+        endpoints: Iterable[str],
+        *,
+        key: bytes | None = None,
+        cluster: int | None = None,
+        timeout: float = CLIENT_TIMEOUT_S,
+        retry: bool = True,
+    ) -> Self:
+        """A client that a node has answered. Raises Timeout if none does within `timeout` seconds."""
+        client = cls(endpoints, key=key, cluster=cluster, timeout=timeout, retry=retry)
+        await client._join()
+        return client
+
+    async def _join(self) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._running().joined.wait()
+        except TimeoutError:
+            await self.close()
+            raise Timeout(
+                f"no node answered within {self._timeout} s at {', '.join(self._endpoints)}: "
+                "nodes down, wrong addresses, another cluster id or another cluster key"
+            ) from None
+
+    async def __aenter__(self) -> Self:
+        await self._join()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends what is under way with ConnectionLost, says goodbye to the cluster (at most 0.2 s), frees everything."""
+        self._closed = True
+        link, self._link = self._link, None
+        if link is not None:
+            await link.stop()
+
+    def _running(self) -> "_Link":
+        if self._closed:
+            raise ConnectionLost("the client is closed")
+        loop = asyncio.get_running_loop()
+        link = self._link
+        if link is not None and (link.pid != os.getpid() or link.loop is not loop):
+            link.release()  # forked, or the loop is another one: nothing of the old link can be used
+            link = None
+        if link is None:
+            protocol = ClientProtocol(
+                self._endpoints, entropy=token_bytes, resolve=resolve_numeric, mac=self._mac, cluster=self._cluster
+            )
+            link = self._link = _Link(protocol, loop, self._listeners)
+            link.start()
+        return link
+
+    # -- state ----------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """What is known of the connection now."""
+        return self._link.protocol.state if self._link is not None else State.LOST
+
+    @property
+    def leader(self) -> NodeId:
+        """The node believed to lead; 0: none is known."""
+        router = self._running().protocol.router
+        return 0 if router.doubted else router.leader
+
+    @property
+    def members(self) -> dict[NodeId, str]:
+        """Node id -> "host:port" of its client address, as the cluster says."""
+        return self._running().protocol.router.members()
+
+    def add_listener(self, listener: StateListener) -> None:
+        """`listener(state)` is called on the event loop after each change of state."""
+        self._listeners.append(listener)
+
+    def remove_listener(self, listener: StateListener) -> None:
+        """Raises ValueError if it was not added."""
+        self._listeners.remove(listener)
+
+    def session_safe_for(self) -> float:
+        """Seconds for which the cluster certainly keeps this client's session; 0.0 if there is none to rely on."""
+        safe_until = self._running().protocol.session_safe_until
+        return max(0.0, (safe_until - monotonic_ns()) / SECOND) if safe_until is not None else 0.0
+
+    # -- operations -----------------------------------------------------------------------------------------------
+
+    async def get(self, key: bytes, *, stale: bool = False, timeout: float | None = None) -> KeyValue | None:
+        """The key's newest version, None if there is none. stale: what any one node has, perhaps long outdated."""
+        bytes_only(key=key)
+        found = expect(RangeResult, await self._execute(Range(key), self._deadline(timeout), stale=stale))
+        return found.kvs[0] if found.kvs else None
+
+    async def range(
+        self,
+        key: bytes,
+        end: bytes = b"",
+        *,
+        limit: int = 0,
+        keys_only: bool = False,
+        count_only: bool = False,
+        stale: bool = False,
+        timeout: float | None = None,
+    ) -> RangeResult:
+        """The keys of [key, end) in order; end ALL: from `key` on. limit 0: all of them.
+
+        A result beyond 1 MiB is read in pages, between which writes may fall; `revision` and `count` are those of the
+        first. One timeout for all pages.
+        """
+        bytes_only(key=key, end=end)
+        deadline = self._deadline(timeout)
+        reading = pages(Range(key, end, limit, keys_only, count_only))
+        request = next(reading)
+        while True:
+            page = expect(RangeResult, await self._execute(request, deadline, stale=stale))
+            try:
+                request = reading.send(page)
+            except StopIteration as whole:
+                return expect(RangeResult, whole.value)
+
+    async def put(
+        self, key: bytes, value: bytes, *, lease: int = 0, prev_kv: bool = False, timeout: float | None = None
+    ) -> PutResult:
+        """Sets a key; the result holds the store's revision and, with `prev_kv`, what was replaced."""
+        bytes_only(key=key, value=value)
+        return expect(PutResult, await self._execute(Put(key, value, lease, prev_kv), self._deadline(timeout)))
+
+    async def delete(self, key: bytes, *, timeout: float | None = None) -> bool:
+        """Deletes a key; whether there was one."""
+        return (await self.delete_range(key, timeout=timeout)).deleted > 0
+
+    async def delete_range(
+        self, key: bytes, end: bytes = b"", *, prev_kv: bool = False, timeout: float | None = None
+    ) -> DeleteResult:
+        """Deletes the keys of [key, end), end ALL: from `key` on, end empty: `key` alone."""
+        bytes_only(key=key, end=end)
+        return expect(DeleteResult, await self._execute(DeleteRange(key, end, prev_kv), self._deadline(timeout)))
+
+    async def txn(
+        self,
+        compares: Sequence[Compare] = (),
+        then: Sequence[SimpleOp] = (),
+        orelse: Sequence[SimpleOp] = (),
+        *,
+        timeout: float | None = None,
+    ) -> TxnResult:
+        """If every compare holds, `then`, else `orelse`, at one revision. Without writes in it, it is not logged."""
+        return expect(TxnResult, await self._execute(Txn(compares, then, orelse), self._deadline(timeout)))
+
+    async def cas(self, key: bytes, expected: bytes | None, value: bytes, *, timeout: float | None = None) -> bool:
+        """Sets the key if its value is `expected` (None: if there is no such key); whether it did."""
+        request = compare_and_set(key, expected, value)
+        return expect(TxnResult, await self._execute(request, self._deadline(timeout))).succeeded
+
+    async def submit(self, request: Op, *, stale: bool = False, timeout: float | None = None) -> Result:
+        """Any one operation. A range longer than one reply comes back marked `more`; it is not read on."""
+        return await self._execute(request, self._deadline(timeout), stale=stale)
+
+    async def status(self, node: NodeId | str = LEADER, *, timeout: float | None = None) -> dict[str, Any]:
+        """A node's own figures. node: its id, its "host:port", or LEADER."""
+        return document_of(await self._running().call(status_operation(node, self._deadline(timeout))))
+
+    async def transfer_leader(self, to: NodeId = 0, *, timeout: float | None = None) -> None:
+        """Asks the leader to hand over to `to`, 0: to whichever is most up to date. Raises Rejected with its reason."""
+        check_accepted(document_of(await self._running().call(transfer_operation(to, self._deadline(timeout)))))
+
+    def _deadline(self, timeout: float | None) -> Nanoseconds:
+        return deadline_after(monotonic_ns(), self._timeout if timeout is None else timeout)
+
+    async def _execute(self, request: Op, deadline: Nanoseconds, *, stale: bool = False) -> Result:
+        operation = operation_for(request, deadline, stale=stale, retry=self._retry)
+        return (await self._running().call(operation)).result()
+
+
+class _Link:
+    """One protocol on one event loop: its sockets, its timer, who waits for what."""
+
+    def __init__(
+        self, protocol: ClientProtocol, loop: asyncio.AbstractEventLoop, listeners: list[StateListener]
+    ) -> None:
+        self.protocol = protocol
+        self.loop = loop
+        self.pid = os.getpid()
+        self.joined = asyncio.Event()
+        """A node has answered."""
+        self._listeners = listeners
+        self._sockets = UdpSockets(self._watch)
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: Nanoseconds = 0
+        self._flushing = False
+        self._look_ups: set[asyncio.Future[None]] = set()
+
+    def start(self) -> None:
+        """Begins to look for the cluster."""
+        self.protocol.start(monotonic_ns())
+        self._flush()
+
+    def _watch(self, udp: socket.socket) -> None:
+        self.loop.add_reader(udp, self._readable)
+
+    async def call(self, operation: Operation) -> Operation:
+        """Performs the operation; it is done when this returns."""
+        waiter = operation.waiter = self.loop.create_future()
+        self.protocol.submit(operation, monotonic_ns())
+        if not self._flushing:
+            self._flushing = True
+            self.loop.call_soon(self._flush)  # together with whatever else this turn of the loop begins
+        try:
+            await waiter
+        finally:
+            self.protocol.cancel(operation)
+        return operation
+
+    def _flush(self) -> None:
+        self._flushing = False
+        self.protocol.flush(monotonic_ns())
+        self._put_out()
+
+    def _readable(self) -> None:
+        now = monotonic_ns()
+        for datagram, source in self._sockets.drain():
+            self.protocol.receive(datagram, source, now)
+        self.protocol.flush(now)
+        self._put_out()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.protocol.tick(monotonic_ns())
+        self._put_out()
+
+    def _put_out(self) -> None:
+        """Everything the protocol has for the world; then the timer is set anew."""
+        protocol = self.protocol
+        for address, datagram in protocol.take_datagrams():
+            self._sockets.send(address, datagram)
+        for operation in protocol.take_completed():
+            waiter = operation.waiter
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+        if protocol.cluster:
+            self.joined.set()
+        for state in protocol.take_states():
+            self._tell(state)
+        names, protocol.router.wanted = protocol.router.wanted, set()
+        for name in names:
+            task = self.loop.create_task(self._look_up(name))
+            self._look_ups.add(task)
+            task.add_done_callback(self._look_ups.discard)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        due = self.protocol.next_deadline()
+        if self._timer is not None:
+            if due == self._timer_at:
+                return
+            self._timer.cancel()
+            self._timer = None
+        if due is not None:
+            self._timer_at = due
+            self._timer = self.loop.call_later(max(0, due - monotonic_ns()) / SECOND, self._on_timer)
+
+    def _tell(self, state: State) -> None:
+        for listener in tuple(self._listeners):
+            try:
+                listener(state)
+            except Exception:
+                LOG.exception("a state listener failed; the client goes on")
+
+    async def _look_up(self, name: str) -> None:
+        address = await self.loop.run_in_executor(None, look_up, name)
+        self.protocol.router.resolved(name, address)
+        self._flush()
+
+    async def stop(self) -> None:
+        """Closes the session if it can, ends every operation with ConnectionLost, frees everything."""
+        farewell = self.protocol.close(monotonic_ns())
+        if farewell is not None:
+            farewell.waiter = self.loop.create_future()
+        self._flush()
+        try:
+            if farewell is not None:
+                await farewell.waiter
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Frees everything at once."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._look_ups:
+            task.cancel()
+        for udp in self._sockets.sockets():
+            if self.pid == os.getpid() and not self.loop.is_closed():
+                self.loop.remove_reader(udp)
+        self._sockets.close()

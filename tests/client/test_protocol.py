@@ -1,0 +1,621 @@
+"""The client without IO against a fake cluster on simulated time: every transition of the protocol, and all of them
+at once under loss, duplication and reordering."""
+
+import pytest
+from fakes import CLUSTER, FakeCluster, World
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quorumd.auth import Mac
+from quorumd.client.calls import LEADER, operation_for, status_operation, transfer_operation
+from quorumd.client.operation import REFUSALS, VERDICTS, Operation, Plane
+from quorumd.client.states import State
+from quorumd.commands import DeleteResult, Kind, Put, PutResult, Range, RangeResult, Status
+from quorumd.errors import (
+    ConnectionLost,
+    Definite,
+    DiskFull,
+    NotLeader,
+    Overloaded,
+    Rejected,
+    ReplyEvicted,
+    SessionExpired,
+    Stopped,
+    Timeout,
+    TooLarge,
+)
+from quorumd.limits import (
+    CLIENT_CLOSE_DEADLINE,
+    CLIENT_FIRST_RETRY,
+    CLIENT_QUEUE_OPS,
+    CLIENT_SUSPENDED_AFTER,
+    MILLISECOND,
+    SECOND,
+    SESSION_WINDOW_OPS,
+)
+from quorumd_fastpath import wire
+
+MS = MILLISECOND
+
+
+def put(world: World, key: bytes = b"k", value: bytes = b"v", timeout: int = 5 * SECOND, **options) -> Operation:
+    return operation_for(Put(key, value), world.now + timeout, **options)
+
+
+def get(world: World, key: bytes = b"k", timeout: int = 5 * SECOND, **options) -> Operation:
+    return operation_for(Range(key), world.now + timeout, **options)
+
+
+def done(*operations: Operation):
+    return lambda: all(operation.done for operation in operations)
+
+
+def writes_seen(cluster: FakeCluster) -> list[tuple[int, int]]:
+    return [(node, record.seq) for node, record in cluster.seen if record.kind is Kind.COMMAND]
+
+
+# -- the usual --------------------------------------------------------------------------------------------------------
+
+
+def test_write_then_read():
+    world = World(FakeCluster())
+    client = world.client()
+    write = put(world)
+    world.submit(client, write)
+    assert world.run(SECOND, done(write))
+    assert isinstance(write.result(), PutResult)
+    read = get(world)
+    world.submit(client, read)
+    assert world.run(SECOND, done(read))
+    result = read.result()
+    assert isinstance(result, RangeResult)
+    assert [kv.value for kv in result.kvs] == [b"v"]
+    assert client.cluster == CLUSTER
+    assert client.router.members() == world.cluster.nodes
+
+
+def test_nothing_is_sent_before_start():
+    world = World(FakeCluster())
+    client = world.client()
+    assert client.take_datagrams() == []  # the hellos of start() are on their way
+    assert world.states["client"] == []
+    assert client.state is State.LOST
+
+
+def test_one_endpoint_is_enough_to_find_the_leader():
+    cluster = FakeCluster()
+    cluster.elect(3)
+    world = World(cluster)
+    client = world.client(endpoints=["node2:7000"])
+    write = put(world)
+    world.submit(client, write)
+    assert world.run(SECOND, done(write))
+    assert writes_seen(cluster) == [(3, 1)]
+
+
+def test_operations_waiting_together_share_datagrams():
+    world = World(FakeCluster())
+    client = world.client()
+    first = put(world)
+    world.submit(client, first)
+    world.run(SECOND, done(first))
+    before = world.cluster.datagrams
+    operations = [put(world, b"k%d" % i, b"x" * 20) for i in range(30)]
+    world.submit(client, *operations)
+    assert world.run(SECOND, done(*operations))
+    assert world.cluster.datagrams - before == 2  # (1400 - 80) // (40 + 24 + 2..3 + 20) = 15 records each
+
+
+def test_the_mtu_holds_for_every_datagram():
+    world = World(FakeCluster(mtu=1400, mac=Mac(b"secret", b"client")))
+    sizes = []
+    world.filter = lambda source, dest, datagram: sizes.append(len(datagram)) or True
+    client = world.client()
+    operations = [put(world, b"k%d" % i, b"x" * (i * 97 % 5000)) for i in range(200)]
+    world.submit(client, *operations)
+    assert world.run(5 * SECOND, done(*operations))
+    assert max(sizes) <= 1400
+    assert all(operation.error is None for operation in operations)
+
+
+def test_large_values_travel_in_fragments_both_ways():
+    world = World(FakeCluster(), seed=3)
+    world.loss = 0.05
+    client = world.client()
+    value = bytes(range(256)) * 4096
+    write = put(world, b"large", value)
+    world.submit(client, write)
+    assert world.run(5 * SECOND, done(write))
+    assert write.error is None
+    read = get(world, b"large")
+    world.submit(client, read)
+    assert world.run(5 * SECOND, done(read))
+    assert read.result().kvs[0].value == value
+    assert max(world.cluster.executed.values()) == 1
+
+
+def test_the_window_bounds_what_is_under_way():
+    world = World(FakeCluster(mtu=60_000))
+    client = world.client()
+    first = put(world)
+    world.submit(client, first)
+    world.run(SECOND, done(first))
+    lost_one = put(world)  # keeps answered_below where it is
+    world.filter = lambda source, dest, datagram: False
+    world.submit(client, lost_one)
+    world.filter = lambda source, dest, datagram: True
+    operations = [put(world, b"k%d" % i) for i in range(2 * SESSION_WINDOW_OPS)]
+    world.submit(client, *operations)
+    assert client.in_flight == SESSION_WINDOW_OPS
+    assert world.run(SECOND, done(lost_one, *operations))
+    assert max(world.cluster.executed.values()) == 1
+    assert len(world.cluster.executed) == 2 * SESSION_WINDOW_OPS + 2
+
+
+def test_more_than_the_queue_holds_is_refused_at_once():
+    world = World(FakeCluster())
+    world.cluster.deaf = {1, 2, 3}
+    client = world.client()
+    operation = put(world)
+    for _ in range(CLIENT_QUEUE_OPS):
+        client.submit(put(world), world.now)
+    with pytest.raises(Overloaded):
+        client.submit(operation, world.now)
+
+
+def test_stale_reads_go_to_any_node_and_need_no_leader():
+    cluster = FakeCluster()
+    cluster.store[b"k"] = b"old"
+    world = World(cluster)
+    client = world.client()
+    world.run(10 * MS)
+    cluster.leader = 0
+    reads = [get(world, stale=True) for _ in range(6)]
+    for read in reads:
+        world.submit(client, read)
+    assert world.run(SECOND, done(*reads))
+    assert {node for node, _ in cluster.seen} == {1, 2, 3}
+
+
+def test_status_and_transfer():
+    world = World(FakeCluster())
+    client = world.client()
+    world.run(10 * MS)
+    operations = [status_operation(node, world.now + SECOND) for node in (LEADER, 2, "node3:7000")]
+    operations.append(transfer_operation(0, world.now + SECOND))
+    world.submit(client, *operations)
+    assert world.run(SECOND, done(*operations))
+    assert [operation.document.get("node") for operation in operations[:3]] == [1, 2, 3]
+    assert operations[3].document["ok"] is True
+    unknown = status_operation(9, world.now + SECOND)
+    world.submit(client, unknown)
+    assert world.run(2 * SECOND, done(unknown))
+    assert "no known address" in str(unknown.error)
+
+
+# -- finding the leader again -----------------------------------------------------------------------------------------
+
+
+def test_a_redirect_is_followed_at_once():
+    world = World(FakeCluster())
+    client = world.client()
+    first = put(world)
+    world.submit(client, first)
+    world.run(SECOND, done(first))
+    world.cluster.elect(2)
+    started = world.now
+    write = put(world)
+    world.submit(client, write)
+    assert world.run(SECOND, done(write))
+    assert world.now - started < 2 * MS
+    assert writes_seen(world.cluster)[-2:] == [(1, 2), (2, 2)]
+
+
+def test_without_a_hint_everyone_is_asked_again_after_a_pause():
+    world = World(FakeCluster())
+    client = world.client()
+    first = put(world)
+    world.submit(client, first)
+    world.run(SECOND, done(first))
+    world.cluster.leader = 0
+    write = put(world)
+    world.submit(client, write)
+    world.run(200 * MS)
+    assert not write.done
+    world.cluster.elect(3)
+    started = world.now
+    assert world.run(SECOND, done(write))
+    assert world.now - started < 205 * MS
+    assert max(world.cluster.executed.values()) == 1
+
+
+def test_a_dead_leader_is_noticed_and_the_new_one_found():
+    world = World(FakeCluster())
+    client = world.client()
+    first = put(world)
+    world.submit(client, first)
+    world.run(SECOND, done(first))
+    world.cluster.deaf = {1}
+    world.cluster.leader = 0
+    started = world.now
+    write = put(world)
+    world.submit(client, write)
+    world.at(started + 150 * MS, lambda: world.cluster.elect(2))
+    assert world.run(5 * SECOND, done(write))
+    assert world.now - started < 250 * MS
+    assert write.error is None
+
+
+def test_hints_that_lead_in_circles_do_not_become_a_storm():
+    cluster = FakeCluster()
+    world = World(cluster)
+    client = world.client()
+    first = put(world)
+    world.submit(client, first)
+    world.run(SECOND, done(first))
+    real, cluster.leader = cluster.answer, 0
+
+    def circle(node, record):
+        other = node % 3 + 1
+        reply = real(node, record)
+        return reply._replace(body=other.to_bytes(2, "little") + cluster.nodes[other].encode())
+
+    cluster.answer = circle
+    write = put(world)
+    world.submit(client, write)
+    before = cluster.datagrams
+    world.run(SECOND)
+    assert cluster.datagrams - before < 150
+    cluster.answer = real
+    cluster.elect(2)
+    assert world.run(SECOND, done(write))
+
+
+def test_a_restarted_leader_with_a_new_address_is_found():
+    world = World(FakeCluster(1))
+    client = world.client()
+    first = put(world)
+    world.submit(client, first)
+    world.run(SECOND, done(first))
+    replies = []
+    world.filter = lambda source, dest, datagram: replies.append(source) or True
+    write = put(world)
+    world.filter = lambda source, dest, datagram: dest != "node1:7000" or world.now > first.first_sent_at + 300 * MS
+    world.submit(client, write)
+    assert world.run(5 * SECOND, done(write))
+    assert write.error is None
+
+
+def test_a_lost_datagram_among_many_raises_no_alarm():
+    world = World(FakeCluster())
+    client = world.client()
+    first = put(world)
+    world.submit(client, first)
+    world.run(SECOND, done(first))
+    world.filter = lambda source, dest, datagram: source != "client"
+    lost = put(world)
+    world.submit(client, lost)
+    world.filter = lambda source, dest, datagram: True
+    world.run(CLIENT_FIRST_RETRY // 2)
+    other = put(world)
+    world.submit(client, other)
+    world.run(CLIENT_FIRST_RETRY)
+    assert lost.done
+    assert other.done
+    assert lost.transmissions == 2
+    assert world.states["client"] == [State.CONNECTED]
+
+
+# -- definite or not --------------------------------------------------------------------------------------------------
+
+# (what happens to each transmission in turn, then forever) -> the error at the deadline
+DEADLINES = [
+    ("no leader ever", [], NotLeader),
+    ("refused once, then no leader", [Status.NOT_LEADER], NotLeader),
+    ("lost", ["lost"], Timeout),
+    ("lost, then refused", ["lost", Status.OVERLOADED], Timeout),
+    ("refused, then lost", [Status.OVERLOADED, "lost"], Timeout),
+    ("executed, reply lost, then refused", ["mute", Status.DISK_FULL], Timeout),
+    ("disk full", [Status.DISK_FULL], DiskFull),
+    ("stopped", [Status.STOPPED, "leaderless"], Stopped),
+]
+
+
+@pytest.mark.parametrize(("script", "expected"), [row[1:] for row in DEADLINES], ids=[row[0] for row in DEADLINES])
+def test_what_is_said_at_the_deadline(script, expected):
+    cluster = FakeCluster(1)
+    world = World(cluster)
+    client = world.client()
+    opening = put(world)
+    world.submit(client, opening)
+    world.run(SECOND, done(opening))
+    steps = iter(script)
+    last: list[object] = []
+    muted: list[int] = []
+
+    def verdict(node, record):
+        step = next(steps, last[-1] if last else None)
+        last.append(step)
+        muted.append(step in ("lost", "mute"))
+        if step == "leaderless" or not isinstance(step, Status):
+            return None if step == "mute" else Status.NOT_LEADER
+        return step
+
+    cluster.verdict = verdict
+    cluster.hint = False
+    if script in ([], [Status.NOT_LEADER]) or "leaderless" in script:
+        cluster.leader = 0
+        if not script:
+            cluster.deaf = {1}
+            world.run(1)
+            client.router.doubt(world.now)
+    world.filter = lambda source, dest, datagram: dest != "client" or not (muted and muted[-1]) or datagram[5] != 67
+    write = put(world, timeout=2 * SECOND)
+    world.submit(client, write)
+    assert world.run(3 * SECOND, done(write))
+    assert type(write.error) is expected
+    if isinstance(write.error, Definite):
+        assert cluster.executed[write.session, write.seq] == 0
+
+
+def test_every_status_is_either_success_refusal_or_verdict():
+    assert REFUSALS.keys() | VERDICTS.keys() | {Status.OK} == set(Status)
+    assert not REFUSALS.keys() & VERDICTS.keys()
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (Status.REJECTED, Rejected),
+        (Status.TOO_LARGE, TooLarge),
+        (Status.SESSION_EXPIRED, SessionExpired),
+        (Status.REPLY_EVICTED, ReplyEvicted),
+        (Status.ANSWERED, ConnectionLost),
+    ],
+)
+def test_verdicts_end_an_operation_at_once(status, expected):
+    world = World(FakeCluster())
+    client = world.client()
+    first = put(world)
+    world.submit(client, first)
+    world.run(SECOND, done(first))
+    world.cluster.verdict = lambda node, record: status
+    write = put(world)
+    world.submit(client, write)
+    assert world.run(10 * MS, done(write))
+    assert type(write.error) is expected
+
+
+def test_overload_is_retried_or_raised_as_asked():
+    world = World(FakeCluster())
+    client = world.client()
+    first = put(world)
+    world.submit(client, first)
+    world.run(SECOND, done(first))
+    world.cluster.verdict = lambda node, record: Status.OVERLOADED
+    patient, hasty = put(world), put(world, retry=False)
+    world.submit(client, patient, hasty)
+    assert world.run(10 * MS, done(hasty))
+    assert type(hasty.error) is Overloaded
+    assert not patient.done
+    world.cluster.verdict = lambda node, record: None
+    assert world.run(SECOND, done(patient))
+    assert patient.error is None
+
+
+def test_what_is_never_sent_is_definite():
+    world = World(FakeCluster())
+    world.cluster.deaf = {1, 2, 3}
+    client = world.client()
+    write, read = put(world, timeout=SECOND), get(world, timeout=SECOND)
+    world.submit(client, write, read)
+    assert world.run(2 * SECOND, done(write, read))
+    assert type(write.error) is type(read.error) is NotLeader
+
+
+def test_cancelled_operations_free_the_window_and_complete_nothing():
+    world = World(FakeCluster())
+    client = world.client()
+    first = put(world)
+    world.submit(client, first)
+    world.run(SECOND, done(first))
+    world.cluster.deaf = {1, 2, 3}
+    write = put(world)
+    world.submit(client, write)
+    assert client.session.answered_below == 2
+    client.cancel(write)
+    assert client.session.answered_below == 3
+    assert client.in_flight == 0
+    world.run(SECOND)
+    assert write not in world.completed
+
+
+# -- the session ------------------------------------------------------------------------------------------------------
+
+
+def test_an_expired_session_loses_what_was_sent_and_not_what_was_not():
+    world = World(FakeCluster(mtu=60_000))
+    client = world.client()
+    first = put(world)
+    world.submit(client, first)
+    world.run(SECOND, done(first))
+    world.cluster.sessions.clear()
+    operations = [put(world, b"k%d" % i) for i in range(SESSION_WINDOW_OPS + 10)]
+    world.submit(client, *operations)
+    assert world.run(SECOND, done(*operations))
+    assert all(type(operation.error) is SessionExpired for operation in operations[:SESSION_WINDOW_OPS])
+    assert all(operation.error is None for operation in operations[SESSION_WINDOW_OPS:])
+    assert world.states["client"] == [State.CONNECTED, State.LOST, State.CONNECTED]
+    errors = {id(operation.error) for operation in operations[:SESSION_WINDOW_OPS]}
+    assert len(errors) == SESSION_WINDOW_OPS
+
+
+def test_an_idle_session_is_kept_alive_and_its_end_is_noticed():
+    world = World(FakeCluster(ttl_ms=3000))
+    client = world.client()
+    first = put(world)
+    world.submit(client, first)
+    world.run(SECOND, done(first))
+    world.run(10 * SECOND)
+    pings = [record for _, record in world.cluster.seen if record.kind is Kind.KEEP_ALIVE]
+    assert 9 <= len(pings) <= 11
+    assert client.session_safe_until > world.now
+    world.cluster.sessions.clear()
+    assert world.run(2 * SECOND, lambda: client.state is State.LOST)
+    assert client.session_safe_until is None
+    write = put(world)
+    world.submit(client, write)
+    assert world.run(SECOND, done(write))
+    assert write.error is None
+    assert client.state is State.CONNECTED
+
+
+def test_without_a_leader_the_state_is_suspended_until_one_answers():
+    world = World(FakeCluster())
+    client = world.client()
+    first = put(world)
+    world.submit(client, first)
+    world.run(SECOND, done(first))
+    world.cluster.deaf = {1, 2, 3}
+    write = put(world, timeout=60 * SECOND)
+    world.submit(client, write)
+    world.run(CLIENT_FIRST_RETRY + CLIENT_SUSPENDED_AFTER + MS)
+    assert world.states["client"] == [State.CONNECTED, State.SUSPENDED]
+    world.cluster.deaf = set()
+    assert world.run(SECOND, done(write))
+    assert world.states["client"] == [State.CONNECTED, State.SUSPENDED, State.CONNECTED]
+
+
+def test_too_many_sessions_is_what_the_writes_are_told():
+    world = World(FakeCluster())
+    client = world.client()
+    world.cluster.verdict = lambda node, record: Status.TOO_MANY_SESSIONS
+    patient, hasty = put(world, timeout=SECOND), put(world, retry=False)
+    world.submit(client, patient, hasty)
+    assert world.run(2 * SECOND, done(patient, hasty))
+    for operation in (patient, hasty):
+        assert type(operation.error) is Overloaded
+        assert "sessions" in str(operation.error)
+    assert client.take_completed() == []
+
+
+def test_close_ends_everything_and_the_session():
+    world = World(FakeCluster())
+    client = world.client()
+    first = put(world)
+    world.submit(client, first)
+    world.run(SECOND, done(first))
+    pending = put(world)
+    client.submit(pending, world.now)
+    farewell = client.close(world.now)
+    client.flush(world.now)
+    world.run(CLIENT_CLOSE_DEADLINE, farewell_done := done(farewell))
+    assert farewell_done()
+    assert farewell.error is None
+    assert world.cluster.sessions == {}
+    assert type(pending.error) is ConnectionLost
+    with pytest.raises(ConnectionLost):
+        client.submit(put(world), world.now)
+
+
+# -- strangers --------------------------------------------------------------------------------------------------------
+
+
+def test_another_cluster_is_ignored():
+    world = World(FakeCluster())
+    client = world.client(cluster=CLUSTER + 1)
+    world.run(SECOND)
+    assert client.cluster == 0
+    assert client.counters["wrong_cluster"] > 0
+
+
+def test_replies_of_another_cluster_are_ignored():
+    world = World(FakeCluster())
+    client = world.client()
+    first = put(world)
+    world.submit(client, first)
+    world.run(SECOND, done(first))
+    world.cluster.cluster += 1
+    read = get(world, timeout=SECOND)
+    world.submit(client, read)
+    assert world.run(2 * SECOND, done(read))
+    assert client.cluster == CLUSTER
+    assert read.error is not None
+
+
+def test_a_node_with_the_wrong_key_is_not_understood():
+    world = World(FakeCluster(mac=Mac(b"right", b"client")))
+    client = world.client()
+    world.cluster.mac = Mac(b"wrong", b"client")
+    for fragment in world.cluster.fragmenters.values():
+        fragment.poll(world.now)
+    write = put(world, timeout=SECOND)
+    world.submit(client, write)
+    assert world.run(2 * SECOND, done(write))
+    assert type(write.error) is NotLeader
+
+
+@given(st.binary(max_size=300), st.sampled_from([3, 4, 65, 67, 69, 71, 66, 200]))
+def test_no_bytes_from_the_network_raise(payload, kind):
+    world = World(FakeCluster())
+    client = world.client()
+    write = put(world)
+    world.submit(client, write)
+    world.run(5 * MS)
+    for count in (0, 1, 2**32 - 1):
+        nonce = client._nonce
+        frame = wire.encode_frame(kind, 0, CLUSTER, 1, 0, 99, 0, 7, nonce, len(payload) + 80, count, payload)
+        client.receive(frame, "node1:7000", world.now)
+        client.receive(payload + frame, "node1:7000", world.now)
+        client.tick(world.now)
+    world._send_all()
+    assert world.run(6 * SECOND, done(write))
+
+
+# -- all of it at once ------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    loss=st.sampled_from([0.0, 0.05, 0.3]),
+    duplicates=st.sampled_from([0.0, 0.2, 0.5]),
+    spread=st.sampled_from([1, 20, 100]),
+    changes=st.lists(st.tuples(st.integers(1, 1500), st.integers(0, 3)), max_size=6),
+)
+def test_every_acknowledged_write_executed_exactly_once(seed, loss, duplicates, spread, changes):
+    cluster = FakeCluster()
+    world = World(cluster, seed)
+    world.loss, world.duplicates, world.delay = loss, duplicates, (MS // 10, spread * MS)
+    client = world.client()
+    for at, leader in changes:
+        world.at(world.now + at * MS, lambda leader=leader: cluster.elect(leader))
+    world.at(world.now + 2500 * MS, lambda: cluster.elect(2))
+    operations = []
+    for i in range(60):
+        operation = put(world, b"k%d" % i, b"%d" % i, timeout=20 * SECOND)
+        operations.append(operation)
+        world.at(world.now + i * 20 * MS, lambda operation=operation: world.submit(client, operation))
+    assert world.run(30 * SECOND, done(*operations))
+    for operation in operations:
+        executed = cluster.executed[operation.session, operation.seq]
+        assert executed <= 1
+        if operation.error is None:
+            assert executed == 1
+    assert all(operation.error is None for operation in operations)
+    assert len(cluster.store) == 60
+    assert not client.in_flight
+    world.run(SECOND)
+    assert client.next_deadline() is None or client.next_deadline() > world.now
+
+
+def test_results_are_decoded_by_what_was_asked():
+    from quorumd.commands import DeleteRange
+
+    world = World(FakeCluster())
+    client = world.client()
+    delete = operation_for(DeleteRange(b"k"), world.now + SECOND)
+    world.submit(client, delete)
+    assert world.run(SECOND, done(delete))
+    assert delete.result() == DeleteResult(1, 0)
+    assert delete.plane is Plane.WRITE
