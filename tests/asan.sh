@@ -1,50 +1,52 @@
 #!/bin/sh
 # The native half under the address and undefined-behaviour sanitizers, in a build tree of its own (build/asan).
 #
-#   tests/asan.sh [test] [PYTEST ARGUMENTS]   build, then run the fastpath and node tests under it (make asan)
-#   tests/asan.sh build                       build only
-#   tests/asan.sh exec COMMAND...             replace this process by COMMAND under it (what is built already)
+#   tests/asan.sh [PYTEST ARGUMENTS]   build, then run the fastpath and node tests under it (make asan)
+#   tests/asan.sh build                build only
+#   tests/asan.sh exec COMMAND...      replace this process by COMMAND under it (what is built already)
 #
-# Incremental, and the modules in fastpath/ that everything else uses are never touched.
+# Incremental; the modules in fastpath/ that everything else uses are never touched.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
+source=$root/fastpath/quorumd_fastpath
 tree=$root/build/asan
+target=$tree/fastpath/quorumd_fastpath
 python=${QUORUMD_PYTHON:-$root/.venv/bin/python}
 compiler=${CXX:-c++}
 
 build() {
-    mkdir -p "$tree/fastpath/quorumd_fastpath"
-    for copy in "$tree"/fastpath/quorumd_fastpath/*.pyx; do # what is gone there is gone here
+    mkdir -p "$target"
+    for copy in "$target"/*.pyx; do # what is gone there goes here
         name=$(basename "$copy" .pyx)
-        if [ ! -e "$root/fastpath/quorumd_fastpath/$name.pyx" ]; then
-            rm -f "$tree/fastpath/quorumd_fastpath/$name".*
-        fi
+        [ -e "$source/$name.pyx" ] || rm -f "$target/$name".*
     done
-    for file in "$root"/fastpath/quorumd_fastpath/*; do
+    for file in "$source"/*; do
         case $file in
         *.so | *__pycache__) ;;
-        *) cp -pu "$file" "$tree/fastpath/quorumd_fastpath/" ;;
+        *) cp -pu "$file" "$target/" ;;
         esac
     done
     force=
-    [ "$tree/setup.py" -nt "$root/setup.py" ] || [ ! -e "$tree/setup.py" ] || cmp -s "$root/setup.py" "$tree/setup.py" || force=--force
-    cp -p "$root/setup.py" "$tree/"
-    (cd "$tree" && QUORUMD_SANITIZE=1 "$python" setup.py -q build_ext --inplace $force)
+    if ! cmp -s "$root/setup.py" "$tree/setup.py"; then # other flags: everything anew
+        force=--force
+    fi
+    (cd "$tree" && cp -p "$root/setup.py" . && QUORUMD_SANITIZE=1 "$python" setup.py -q build_ext --inplace $force)
 }
 
-# The runtimes must be there before the interpreter: it is not instrumented. libstdc++ with them, or the sanitizer
-# finds no __cxa_throw to wrap. PYTHONMALLOC: bytes objects get their own guarded allocations.
+# The runtimes must be there before the interpreter, which is not instrumented, and libstdc++ with them, or they find no
+# __cxa_throw to wrap. PYTHONMALLOC=malloc: each bytes object is an allocation of its own, with guards around it.
 enter() {
     LD_PRELOAD="$($compiler -print-file-name=libasan.so) $($compiler -print-file-name=libubsan.so)"
     LD_PRELOAD="$LD_PRELOAD $($compiler -print-file-name=libstdc++.so)"
-    ASAN_OPTIONS="detect_leaks=0:halt_on_error=1:allocator_may_return_null=1:strict_string_checks=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
+    ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
     UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}"
     PYTHONPATH="$tree/fastpath:$root/daemon${PYTHONPATH:+:$PYTHONPATH}"
     PYTHONMALLOC=malloc
     export LD_PRELOAD ASAN_OPTIONS UBSAN_OPTIONS PYTHONPATH PYTHONMALLOC
 }
 
+# Every native module must be the sanitized one, or the run shows nothing.
 check() {
     "$python" - "$tree" <<'CHECK'
 import importlib
@@ -56,11 +58,12 @@ for source in sorted((tree / "fastpath/quorumd_fastpath").glob("*.pyx")):
     found = pathlib.Path(importlib.import_module(f"quorumd_fastpath.{source.stem}").__file__)
     if not found.is_relative_to(tree):
         sys.exit(f"asan: {source.stem} comes from {found}, not from {tree}")
+    if b"__asan_report_load" not in found.read_bytes():
+        sys.exit(f"asan: {found} is not instrumented")
 CHECK
 }
 
-mode=${1:-test}
-case $mode in
+case ${1:-} in
 build)
     build
     ;;
@@ -70,11 +73,11 @@ exec)
     exec "$@"
     ;;
 *)
-    [ "$mode" != test ] || [ $# -eq 0 ] || shift
     build
     enter
     check
     cd "$root"
-    exec "$python" -m pytest -p no:cacheprovider "${@:-tests/fastpath}" ${1:+} 
+    [ $# -gt 0 ] || set -- tests/fastpath tests/node
+    exec "$python" -m pytest -p no:cacheprovider "$@"
     ;;
 esac

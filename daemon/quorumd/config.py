@@ -415,6 +415,7 @@ def agreement(config: Config) -> dict[str, str]:
         "nodes": ",".join(map(str, config.members)),
         "engine": config.engine,
         "quorums": f"{majority}+{majority}",
+        "storage.quota_mib": str(config.storage.quota_mib),  # decides which writes get NoSpace, on every node alike
     }
 
 

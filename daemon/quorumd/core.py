@@ -425,7 +425,7 @@ class Core:
             self._hand_over(engine, now)
 
     def _expire_sessions(self, engine: Engine, now: Nanoseconds) -> None:
-        expired = self.store.expired(now, self.settings.session_ttl)[: limits.MAX_EXPIRIES_PER_TURN]
+        expired = self.store.expired(now, self.settings.session_ttl, limits.MAX_EXPIRIES_PER_TURN)
         size = len(expired) * limits.ENTRY_HEADER_BYTES
         if not expired or not engine.accepts_proposals or not self.admission.own(len(expired), size):
             return

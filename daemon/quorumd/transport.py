@@ -49,7 +49,7 @@ BODY_APPEND = struct.Struct("<QQQ")  # prev_term, entries_term, 0
 BODY_APPEND_REPLY = struct.Struct("<QQQQQ")  # hint_index, hint_term, applied, digest_index, digest
 BODY_HEARTBEAT = struct.Struct("<QQ")  # digest_index, digest agreed on by a majority
 BODY_HEARTBEAT_REPLY = struct.Struct("<QQQ")  # applied, digest_index, digest
-BODY_HELLO = struct.Struct("<QQQQHHI")  # nonce, hash of members, engine, quorums, wire version min, max, 0
+BODY_HELLO = struct.Struct("<QQQQQHHI")  # nonce, hashes of HASHED_KEYS, wire version min, max, 0
 
 HELLO_EVERY = 50 * limits.MILLISECOND
 HELLO_REPLIES_PER_TURN = 16
@@ -104,7 +104,7 @@ class Identity(NamedTuple):
     hashes: Mapping[str, int]
 
 
-HASHED_KEYS = ("nodes", "engine", "quorums")
+HASHED_KEYS = ("nodes", "engine", "quorums", "storage.quota_mib")  # what every node must be told alike
 
 
 class Peer:
@@ -300,7 +300,7 @@ class Transport:
         if len(payload) != BODY_HELLO.size:
             self.counters.increment(wire.DROP_BAD_BODY)
             return
-        nonce, members, engine, quorums, low, high, reserved = BODY_HELLO.unpack(payload)
+        nonce, *hashes, low, high, reserved = BODY_HELLO.unpack(payload)
         if reserved:
             self.counters.increment(wire.DROP_BAD_BODY)
             return
@@ -313,7 +313,7 @@ class Transport:
             self.counters.increment(wire.DROP_STALE_RECEIVER)
             return
         peer.nonce = 0
-        self._learn(peer, frame, dict(zip(HASHED_KEYS, (members, engine, quorums), strict=True)), (low, high), now)
+        self._learn(peer, frame, dict(zip(HASHED_KEYS, hashes, strict=True)), (low, high), now)
 
     def _learn(
         self, peer: Peer, frame: wire.Frame, hashes: dict[str, int], versions: tuple[int, int], now: Nanoseconds

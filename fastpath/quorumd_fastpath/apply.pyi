@@ -69,7 +69,7 @@ class Store:
         """Answers the staged keep-alives; the sessions that they name were seen at `now_ns`. For the leader only."""
 
     def expired(self, now_ns: int, ttl_ns: int, limit: int = ...) -> list[tuple[bytes, int]]:
-        """(session id, generation) of at most `limit` sessions not seen for `ttl_ns`, by id; each is named once a TTL."""
+        """(session id, generation) of up to `limit` sessions not seen for `ttl_ns`, by id; each is named once a TTL."""
 
     def rearm(self, now_ns: int) -> None:
         """Every session was seen at `now_ns`: for a new leader, and after a stall."""

@@ -224,7 +224,7 @@ cdef class Store:
                                    self.machine.store.revision(), NULL, 0)
 
     def expired(self, uint64_t now_ns, uint64_t ttl_ns, size_t limit=SIZE_MAX):
-        """(session id, generation) of at most `limit` sessions not seen for `ttl_ns`, by id; each is named once a TTL."""
+        """(session id, generation) of up to `limit` sessions not seen for `ttl_ns`, by id; each is named once a TTL."""
         cdef Expired one
         cdef vector[Expired] found = self.machine.sessions.expired(now_ns, ttl_ns, limit)
         return [(session_bytes(&one.id), one.generation) for one in found]

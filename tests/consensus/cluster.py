@@ -359,7 +359,7 @@ class Chaos(Cluster):
         self.duplication = rng.choice((0, 0.05, 0.4))
         self.delay = rng.choice((1, 5, 30, 80))
         self.disk = rng.choice((0, 2, 20, 60))
-        self.calm = rng.choice((0.15, 0.4, 1.5))  # the higher, the fewer faults
+        self.calm = rng.choice((0.05, 0.15, 0.6))  # the higher, the fewer faults
         self.faults = True
         self.proposed = 0
         self.asked = 0

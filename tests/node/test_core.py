@@ -202,7 +202,7 @@ def test_other_config_is_refused_and_the_key_is_named():
     world.elect()
     odd = world.ids[-1]
     world.stop(odd)
-    world.start(odd, hashes={"nodes": 9, "engine": 2, "quorums": 3})
+    world.start(odd, hashes={"nodes": 9, "engine": 2, "quorums": 3, "storage.quota_mib": 4})
     world.step(500)
     assert any("'nodes'" in detail["reason"] for _, detail in world.has("peer_refused"))
 
