@@ -416,8 +416,8 @@ class Core:
             for node, reason in self.transport.refusals:
                 self.log_event("peer_refused", peer=node, reason=reason)
             self.transport.refusals.clear()
-        if engine.role is not Role.LEADER:
-            return
+        if engine.role is not Role.LEADER or self._role is not Role.LEADER:
+            return  # a leadership of this very turn has not given the sessions their full TTL yet
         if now >= self._expiry_due:
             self._expiry_due = now + EXPIRY_EVERY
             self._expire_sessions(engine, now)

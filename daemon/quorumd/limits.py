@@ -66,6 +66,11 @@ REORDER_WINDOW_MESSAGES: Final = 16
 REORDER_WINDOW_BYTES: Final = 4 * MIB
 MAX_MEMBERS: Final = 9
 
+# Numbers that a peer names. Without a cluster key anybody on the path can name any: nothing computed from one may leave
+# a u64, and no frame may bring the terms near their end, or elections would stop for good.
+MAX_NUMBER: Final = 1 << 62  # terms, indexes, rounds
+MAX_TERM_STEP: Final = 1 << 32  # above the newest term known here; ten elections a second for thirteen years
+
 # The log on disk
 SEGMENT_BYTES: Final = 64 * MIB
 MIN_SEGMENT_BYTES: Final = 4 * MIB
@@ -111,6 +116,7 @@ CLIENT_TIMEOUT_S: Final = 5.0
 
 invariant(MAX_VALUE_BYTES + MAX_KEY_BYTES + 4 * KIB <= MAX_ENTRY_BYTES, "the largest put must fit an entry")
 invariant(MAX_ENTRY_BYTES + HEADER_BYTES + 4 * KIB <= MIN_SEGMENT_BYTES // 2, "any entry must fit half a segment")
+invariant(MAX_NUMBER + MAX_TERM_STEP < 1 << 63, "a plausible number leaves room for sums")
 invariant(LOOPBACK_MTU <= SLAB_SLOT_BYTES, "a datagram must fit a slab slot")
 invariant(MAX_ENTRY_BYTES * 4 <= RING_BYTES, "the ring must hold several of the largest entries")
 invariant(MAX_PENDING_OPS <= RING_ENTRIES, "every pending operation has its entry in the ring")

@@ -81,6 +81,7 @@ class Storage:
         """The very first segment of an empty directory (blocking; start-up only)."""
         self.disk.create(1, self.segment_bytes)
         self._begin_segment(1, first_index, 0)
+        self.disk.sync_all()  # before the directory is stamped: a stamp without a log would look like a lost one
 
     def resume(self, position: Position, hard_state: HardState, prepared: Sequence[int]) -> None:
         """Goes on where recovery ended; everything before is already synced."""

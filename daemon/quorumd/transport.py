@@ -122,6 +122,7 @@ class Peer:
         "nonce",
         "refusal",
         "report",
+        "term",
     )
 
     def __init__(self, node: NodeId, address: Address) -> None:
@@ -135,6 +136,7 @@ class Peer:
         self.report = Report(0, 0, 0, False)
         self.flags = 0
         self.cluster = 0
+        self.term = 0  # it named in its last handshake
         self.answered = False  # any handshake completed in this life
 
 
@@ -155,7 +157,7 @@ class Transport:
         self.identity = identity
         self.cluster = 0
         self.hello_flags = 0
-        self.term = 0  # copied into handshakes, for the operator's eyes only
+        self.term = 0  # the engine's, as of the last turn; told in handshakes
         self.peers = {node: Peer(node, address) for node, address in peers.items() if node != identity.node}
         self.outbox = outbox
         self.log = log
@@ -169,6 +171,7 @@ class Transport:
         self.reassembler: Reassembler[tuple[NodeId, Incarnation]] = Reassembler()
         self._random_u64 = random_u64
         self._filter = filter_incarnations
+        self._hello_replies = 0  # this turn
         self._parked: dict[Index, list[AppendEntries]] = {}  # by the first index they wait for from disk
         self.recalls: list[Index] = []  # first indexes wanted from the WAL; taken by applier
 
@@ -241,8 +244,17 @@ class Transport:
                 self.counters.increment(wire.DROP_UNKNOWN_SENDER)
             self._greet(peer, now)
             return None
+        if kind >= wire.KIND_REQUEST_VOTE and not self._plausible(peer, frame):
+            self.counters.increment(wire.DROP_BAD_BODY)
+            return None
         peer.heard_at = now
         return peer
+
+    def _plausible(self, peer: Peer, frame: wire.Frame) -> bool:
+        """Whether the header's numbers can be true. A handshake, which is fresh, may have told of a later term."""
+        term, index, commit = frame[9], frame[10], frame[11]
+        newest = max(self.term, peer.term) + limits.MAX_TERM_STEP
+        return term <= newest and max(term, index, commit) < limits.MAX_NUMBER
 
     def _append_entries(
         self, frame: wire.Frame, view: memoryview, offset: int, length: int, source: object, out: list[PeerMessage]
@@ -271,7 +283,7 @@ class Transport:
         if message is None:
             return
         # The whole message is a frame of its own, checked like any other; fragments do not nest.
-        for inner, inner_payload in wire.parse_datagram(message):
+        for inner, inner_payload in wire.parse_datagram(message, self.counters):
             if inner[2] != wire.KIND_APPEND_ENTRIES or self._admit(inner, inner[2], now) is not peer:
                 self.counters.increment(wire.DROP_BAD_BODY)
                 return
@@ -305,6 +317,10 @@ class Transport:
             self.counters.increment(wire.DROP_BAD_BODY)
             return
         if frame[2] == wire.KIND_HELLO:
+            self._hello_replies += 1
+            if self._hello_replies > HELLO_REPLIES_PER_TURN:
+                self.counters.increment(wire.DROP_OVERFLOW)
+                return
             self._send_hello(peer, wire.KIND_HELLO_REPLY, nonce, frame[7])
             if frame[7] != peer.incarnation:
                 self._greet(peer, now)
@@ -318,15 +334,14 @@ class Transport:
     def _learn(
         self, peer: Peer, frame: wire.Frame, hashes: dict[str, int], versions: tuple[int, int], now: Nanoseconds
     ) -> None:
-        if frame[7] < peer.incarnation:
-            self.counters.increment(wire.DROP_OLD_INCARNATION)
-            return
+        # The nonce makes the answer fresh, so what it says replaces what was known, be its incarnation lower or not.
         if frame[7] != peer.incarnation:
             self.fragmenter.forget(peer.node)
             self.reassembler.forget((peer.node, peer.incarnation))
         peer.incarnation = frame[7]
         peer.flags = frame[3]
         peer.cluster = frame[13]
+        peer.term = frame[9]
         peer.heard_at = now
         peer.answered = True
         refusal = self._refusal(peer, hashes, versions)
@@ -470,6 +485,7 @@ class Transport:
 
     def tick(self, now: Nanoseconds) -> None:
         """Greets peers that are unknown or silent, resends fragments."""
+        self._hello_replies = 0
         for peer in self.peers.values():
             if not peer.incarnation or peer.refusal or now - peer.heard_at > SILENT_AFTER:
                 self._greet(peer, now)

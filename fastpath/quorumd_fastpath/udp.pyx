@@ -15,7 +15,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
-from quorumd_fastpath.wire cimport ADDR_SIZE, Outbox, Slab, iovec, qdatagram
+from quorumd_fastpath.wire cimport ADDR_SIZE, Outbox, Slab, guard_slot, iovec, qdatagram
 
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -216,6 +216,7 @@ cdef class UdpSocket:
         cdef int i
         cdef msghdr* message
         for i in range(amount):
+            guard_slot(slab.data + (first + i) * slab.slot_bytes, slab.slot_limit, slab.slot_bytes)
             self.inbound_pieces[i].iov_base = slab.data + (first + i) * slab.slot_bytes
             self.inbound_pieces[i].iov_len = slab.slot_limit
             message = &self.inbound[i].msg_hdr
@@ -242,6 +243,7 @@ cdef class UdpSocket:
                 slab.lengths[slab.count + i] = 0
             elif message.msg_namelen == 0:
                 slab.lengths[slab.count + i] = 0
+            guard_slot(slab.data + (slab.count + i) * slab.slot_bytes, slab.lengths[slab.count + i], slab.slot_bytes)
         slab.count += amount
         # The kernel's count only grows (and wraps), so the last datagram's is enough.
         message = &self.inbound[amount - 1].msg_hdr

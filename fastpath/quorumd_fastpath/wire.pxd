@@ -48,6 +48,10 @@ cdef extern from "wire_layout.h" nogil:
         uint64_t seq
         uint64_t revision
 
+cdef extern from "slot_guard.h" nogil:
+    # Sanitized builds only: [0, used) of a slot may be touched, [used, size) may not. size is slot_bytes.
+    void guard_slot(const char* slot, size_t used, size_t size)
+
 cdef enum:
     HEADER_SIZE = 80
     ENTRY_HEADER_SIZE = 40

@@ -347,6 +347,7 @@ cdef class Slab:
         try:
             if self.count == self.slots or <size_t>view.len > self.slot_limit:
                 return False
+            guard_slot(self.data + self.count * self.slot_bytes, view.len, self.slot_bytes)
             if view.len > 0:
                 memcpy(self.data + self.count * self.slot_bytes, view.buf, view.len)
             self.lengths[self.count] = <uint32_t>view.len
@@ -374,11 +375,13 @@ cdef class Slab:
         """Cuts `size` bytes off the end of datagram `slot` (a MAC that was checked)."""
         slab_check(self, slot)
         self.lengths[slot] -= <uint32_t>min(size, self.lengths[slot])
+        guard_slot(self.data + slot * self.slot_bytes, self.lengths[slot], self.slot_bytes)
 
     def drop(self, int slot):
         """Empties datagram `slot`; it counts no further."""
         slab_check(self, slot)
         self.lengths[slot] = 0
+        guard_slot(self.data + slot * self.slot_bytes, 0, self.slot_bytes)
 
 
 # ---------------------------------------------------------------- outbox

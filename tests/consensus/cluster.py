@@ -329,8 +329,16 @@ class Cluster:
             self.settle()
 
     def elect(self, node: int) -> Node:
-        """Makes `node` the leader by letting only its clock run out."""
+        """Makes `node` the leader: by transfer, or by letting only its clock run out."""
         chosen = self.nodes[node]
+        leader = self.leader
+        if leader is chosen:
+            return chosen
+        if leader:
+            leader.step(TransferLeadership(node))
+            self.settle()
+            if chosen.engine.role == Role.LEADER:
+                return chosen
         for _ in range(20):
             self.now += 200 * MS  # T < 200 ms <= 2T: the others no longer refuse to vote
             for other in self.nodes.values():
@@ -359,7 +367,7 @@ class Chaos(Cluster):
         self.duplication = rng.choice((0, 0.05, 0.4))
         self.delay = rng.choice((1, 5, 30, 80))
         self.disk = rng.choice((0, 2, 20, 60))
-        self.calm = rng.choice((0.05, 0.15, 0.6))  # the higher, the fewer faults
+        self.rate = rng.choice((0.01, 0.03, 0.06))  # faults in a millisecond
         self.faults = True
         self.proposed = 0
         self.asked = 0
@@ -431,26 +439,30 @@ class Chaos(Cluster):
 
     def _trouble(self) -> None:
         rng = self.random
-        dice = rng.random() * self.calm
+        if rng.random() > self.rate:
+            return
         node = self.nodes[rng.choice(self.members)]
-        if dice < 0.003:
-            self._crash(node)
-        elif dice < 0.006:
-            self._crash(self.leader or node)
-        elif dice < 0.012:
-            if not node.alive:
+        leader = self.leader or node
+        match rng.randrange(12):
+            case 0:
+                self._crash(node)
+            case 1 | 2:
+                self._crash(leader)
+            case 3 | 4 if not node.alive:
                 node.start()
-        elif dice < 0.015:
-            a, b = rng.sample(self.members, 2)
-            self.cut.add((a, b))
-        elif dice < 0.018:
-            self.isolate(node.id)
-        elif dice < 0.024:
-            self.heal()
-        elif dice < 0.027 and node.alive:
-            node.step(TransferLeadership(rng.choice([0, *self.members])))
-        elif dice < 0.029 and node.alive:
-            node.step(Stalled(self.now))
+            case 5:
+                a, b = rng.sample(self.members, 2)
+                self.cut.add((a, b))
+            case 6:
+                self.isolate(node.id)
+            case 7:
+                self.isolate(leader.id)
+            case 8 | 9:
+                self.heal()
+            case 10 if node.alive:
+                node.step(TransferLeadership(rng.choice([0, *self.members])))
+            case 11 if node.alive:
+                node.step(Stalled(self.now))
 
     def _crash(self, node: Node) -> None:
         """Power loss; half of the nodes are back at once, before the messages they sent have all arrived."""

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from platter import Platter
-from quorumd_fastpath import wire
 
 from quorumd.client.operation import Operation, Plane
 from quorumd.client.protocol import ClientProtocol
 from quorumd.commands import Compare, Kind, Op, Put, PutResult, Range, RangeResult, Result, Txn, TxnResult, encode
 from quorumd.errors import QuorumdError
+from quorumd_fastpath import wire
 
 NODES = (1, 2, 3)
 SYNC_US = "500-3000"
@@ -47,7 +47,7 @@ class Broken(Exception):
     """A promise was not kept; the message says which."""
 
 
-# -- the nodes ------------------------------------------------------------------------------------------------------------
+# -- the nodes ------------------------------------------------------------------------------------------------------
 
 
 def private_host() -> str:
@@ -124,7 +124,7 @@ class PowerCluster:
                 raise Broken(f"node {node} ended by itself with exit code {process.returncode}: {' | '.join(said)}")
 
 
-# -- the clients ----------------------------------------------------------------------------------------------------------
+# -- the clients ----------------------------------------------------------------------------------------------------
 
 
 class PowerClient:
@@ -150,6 +150,7 @@ class PowerClient:
         """Timers, then whatever may leave."""
         self.protocol.tick(time.monotonic_ns())
         for address, datagram in self.protocol.take_datagrams():
+            assert isinstance(address, tuple)
             try:
                 self.socket.sendto(datagram, address)
             except OSError:
@@ -340,16 +341,19 @@ def resumed(op: Op, steps: Steps) -> Steps:
         result = yield steps.send(result)
 
 
-# -- the verdict ----------------------------------------------------------------------------------------------------------
+# -- the verdict ----------------------------------------------------------------------------------------------------
 
 
 def everyone_votes(load: Load) -> bool:
     """Whether every node is up and a member of the quorum. Raises Broken if one says that it must stay out."""
     figures = load.figures()
-    for node, status in sorted(figures.items()):
-        if not status["voter"] and status["reason"]:
-            raise Broken(f"node {node} stays out of the quorum: {status['reason']}")
-    return len(figures) == len(NODES) and all(status["voter"] for status in figures.values())
+    if len(figures) < len(NODES):
+        return False
+    out = {node: status["reason"] for node, status in sorted(figures.items()) if status["reason"]}
+    if out:
+        kept = "the others still hold" if len(out) <= len(NODES) // 2 else "no quorum is left of"
+        raise Broken(f"{kept} {load.promises.acknowledged} acknowledged writes, out of the quorum: {out}")
+    return all(status["voter"] for status in figures.values())
 
 
 def check_keys(promises: Promises, found: Mapping[bytes, bytes], prefix: bytes) -> None:
@@ -373,7 +377,7 @@ def check_overwritten(load: Load) -> None:
     for register, (acknowledged, issued) in promises.registers.items():
         number = int(found.get(register, b"-1"))
         if not acknowledged <= number <= issued:
-            raise Broken(f"{register.decode()} is {number}: {acknowledged} was acknowledged, {issued} the last asked for")
+            raise Broken(f"{register.decode()} is {number}, but {acknowledged} was acknowledged, {issued} asked for")
     counters = load.read_all(b"counter/")
     for counter, succeeded in promises.increments.items():
         number = int(counters.get(counter, b"0"))
@@ -410,16 +414,25 @@ class Trial:
         self.load = Load(self.cluster.clients, self.rng.getrandbits(64))
         self.outcome = Outcome(losses=self.cluster.platter.losses)
 
-    def run(self, rounds: int, tell: Callable[[str], None] = lambda line: None) -> Outcome:
-        """Stops at the first promise that is not kept."""
+    def run(
+        self, rounds: int, *, cut_at_founding: bool = True, tell: Callable[[str], None] = lambda line: None
+    ) -> Outcome:
+        """Stops at the first promise that is not kept.
+
+        cut_at_founding: the power also fails once before anything was logged.
+        """
         outcome, load = self.outcome, self.load
         began = time.monotonic()
         try:
             self.cluster.start(bootstrap=self.rng.getrandbits(64) | 1)
             load.pump(lambda: everyone_votes(load), START_S, "the cluster is founded", self.cluster)
+            if cut_at_founding:  # the nodes may have logged nothing yet, and must still know whose they are
+                self.cut()
+                self.cluster.start()
+                load.pump(lambda: everyone_votes(load), START_S, "every node is back", self.cluster)
             for _ in range(rounds):
                 self.round()
-                tell(f"round {outcome.rounds}: {load.promises.acknowledged} acknowledged, {dict(outcome.losses)}")
+                tell(f"{outcome.rounds} rounds, {load.promises.acknowledged} acknowledged, {dict(outcome.losses)}")
             check_keys(load.promises, {**load.read_all(b"unique/"), **load.read_all(b"witness/")}, b"")
             load.pump(lambda: agreement(load), FINISH_S, "all nodes agree", self.cluster)
         except Broken as broken:

@@ -14,8 +14,8 @@
 // so that there is always something that was written and is not yet durable.
 //
 // Not modelled, and taken for never synced: O_SYNC, sync(), syncfs(), sync_file_range(). Not seen: stores to shared
-// mappings, and truncate() by path, of a file that the same process has synced before. The platter must lie on the
-// same file system as, and not below, $POWERLOSS_DIR. Only one process writes a given file.
+// mappings of a file that the same process has synced before. The platter must lie on the same file system as, and not
+// below, $POWERLOSS_DIR. Only one process writes a given file. A removed directory cannot come back.
 
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -187,7 +187,7 @@ static void commit_file(tracked_file* file, int fd) {
     file->from = file->upto = 0;
     pthread_mutex_unlock(&table_lock);
     take_time();
-    if (from < upto) commit_bytes(fd, file->inode, from, upto);
+    commit_bytes(fd, file->inode, from, upto);  // even if nothing was written: the size may have changed
     pthread_mutex_unlock(&file->syncing);
 }
 

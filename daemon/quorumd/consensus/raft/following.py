@@ -8,8 +8,9 @@ Ready that held the range, perhaps long after this node entered a newer term and
 something about the past: while in term T this log held the entries, every vote and append of a newer term was judged
 by a log that held them, and all of that reaches the disk in order. That is what the thesis's proof of leader
 completeness (3.6.3) uses: a candidate that won this node's vote later had the entries, or they were never committed.
-Within term T the leader's log does not change, so nothing verified is overwritten (invariant below); across terms
-the leader of T reads the ack exactly as one that the network delayed.
+Within term T the leader's log does not change, so nothing verified is overwritten; across terms the leader of T reads
+the ack exactly as one that the network delayed. A message that would overwrite what is verified or committed is no
+correct leader's: it is dropped and the operator told (peer_fault). Never an invariant, which only our own defects break.
 """
 
 from quorumd.consensus.engine import Append, Retainable, Role
@@ -48,7 +49,7 @@ def follow(s: State, sender: NodeId) -> bool:
     if s.leader == NOBODY:
         become_follower(s, s.term, sender)
         return True
-    s.event("second-leader-refused", sender=sender)
+    s.peer_fault("second-leader-refused", sender)
     return False
 
 
@@ -69,12 +70,15 @@ def merge(s: State, m: AppendEntries) -> bool:
     log = s.log
     prev, upto = m.prev_index, m.prev_index + m.entries
     known = max(s.commit, log.base)  # committed, so the same in every later leader's log (3.6.3)
-    if prev > known and log.term_at(prev) != m.prev_term:
-        reject(s, m)
-        return False
-    if m.entries and known > prev >= log.base:
-        same = log.term_at(min(upto, known)) == m.entries_term
-        invariant(same, "what is committed here is in every later leader's log")
+    if prev > known:
+        if log.term_at(prev) != m.prev_term:
+            reject(s, m)
+            return False
+    else:
+        meets = min(upto, known)  # the last committed entry that the message speaks of
+        if meets >= log.base and log.term_at(meets) != (m.entries_term if meets > prev else m.prev_term):
+            s.peer_fault("committed-entry-contradicted", m.sender)
+            return False
     if upto <= known:
         return True
     at = max(prev, known) + 1
@@ -84,7 +88,9 @@ def merge(s: State, m: AppendEntries) -> bool:
         return True
     if at <= log.last:
         invariant(at > s.commit, "a committed entry is never overwritten")
-        invariant(at > s.verified, "within a term the leader's log does not change")
+        if at <= s.verified:
+            s.peer_fault("verified-entry-contradicted", m.sender)
+            return False
         log.truncate(at - 1)
     take(s, m, at - prev - 1)
     return True

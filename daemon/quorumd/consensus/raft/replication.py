@@ -270,4 +270,4 @@ def on_tick_leader(s: State) -> None:
 
 def on_other_leader(s: State, m: AppendEntries | Heartbeat) -> None:
     """Two leaders in one term cannot be (3.2, election safety). A peer claims so: do not follow, tell the operator."""
-    s.event("second-leader-refused", sender=m.sender)
+    s.peer_fault("second-leader-refused", m.sender)

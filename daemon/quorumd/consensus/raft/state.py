@@ -18,6 +18,8 @@ from quorumd.types import NOBODY, Index, Nanoseconds, NodeId, Term
 
 NEVER: Nanoseconds = 1 << 62
 """A deadline that does not come."""
+FAULT_EVERY: Nanoseconds = 1_000_000_000
+"""A peer that talks nonsense can do so at line rate: the operator reads of it once in this time."""
 
 Handler: TypeAlias = Callable[["State", Any], None]
 
@@ -61,6 +63,7 @@ class State:
         "durable_seq",
         "election_deadline",
         "events",
+        "fault_told_at",
         "gap_prev",
         "gap_term",
         "handed",
@@ -162,6 +165,7 @@ class State:
         # notes that the timer is to be reset; the tick that follows does it.
         self.heard = False  # from the current leader, since the last tick
         self.rest = False  # the timer starts over at the next tick (a vote was granted)
+        self.fault_told_at: Nanoseconds | None = None  # when the operator was last told of a peer's nonsense
         self.set_aside: dict[NodeId, RequestVote] = {}  # refused by a possibly stale `now`; judged again at the tick
 
     def _begin_follower(self) -> None:
@@ -258,6 +262,12 @@ class State:
     def event(self, what: str, **detail: int) -> None:
         """Tells the operator."""
         self.events.append(Event(what, {"term": self.term, **detail}))
+
+    def peer_fault(self, what: str, sender: NodeId) -> None:
+        """A peer said what no correct peer says, or somebody in its name; the caller drops it."""
+        if self.fault_told_at is None or self.now - self.fault_told_at >= FAULT_EVERY:
+            self.fault_told_at = self.now
+            self.event(what, sender=sender)
 
     def set_role(self, role: Role) -> None:
         """The only place that changes the role, and with it which functions take the messages."""

@@ -1,0 +1,453 @@
+"""The load side of `quorumd bench`, batched in C so that it does not measure itself.
+
+Many logical clients share one UDP socket; each has a session of its own and one operation in flight (a closed loop).
+An operation that is not answered is sent again with the same sequence number, so it executes once whatever happens to
+datagrams and leaders. Client i writes the key `key_of(i)`, and its value begins with the operation's sequence number:
+after a crash, key i must hold at least `acknowledged()[i]`.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
+from libc.string cimport memcpy, memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+import struct
+
+from quorumd_fastpath.crc cimport crc32c_update
+from quorumd_fastpath.udp cimport UdpSocket
+from quorumd_fastpath.wire cimport (
+    ENTRY_COMMAND, ENTRY_HEADER_SIZE, ENTRY_OPEN_SESSION, ENTRY_READ, HEADER_SIZE, KIND_REPLY, KIND_REQUEST,
+    REPLY_HEADER_SIZE, STATUS_ANSWERED, STATUS_NOT_LEADER, STATUS_OK, STATUS_OVERLOADED, Counters, Outbox, Slab,
+    encode_entry_header, load_addr, next_frame, qaddr, qframe,
+)
+
+cdef extern from "<poll.h>" nogil:
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd* fds, unsigned long count, int timeout)
+    enum:
+        POLLIN
+
+cdef extern from "wire_layout.h" nogil:
+    ctypedef struct qreply_packed:
+        uint32_t length
+        uint8_t status
+        uint8_t kind
+        uint16_t reserved
+        uint64_t session_lo
+        uint64_t seq
+        uint64_t revision
+
+cdef enum:
+    SLOTS = 512
+    MAX_CLIENTS = 1 << 20
+    MAX_OPENING = 256            # sessions being opened at once
+    EXACT = 2048                 # latencies below this many microseconds are exact, above to 1 in 1024
+    HALF = 1024
+    BUCKETS = 2048 + 1024 * 32
+    SCAN_NS = 10000000
+    PUT_BYTES = 20               # of a PUT command before key and value; commands.py has the layout
+    RANGE_BYTES = 28
+    RETRY_NS = 20000000          # after "no leader yet" or "overloaded"
+
+
+cdef uint64_t monotonic() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return <uint64_t>t.tv_sec * 1000000000 + <uint64_t>t.tv_nsec
+
+
+cdef class LoadGenerator:
+    """`clients` logical clients of the cluster whose nodes are `nodes`: (id, raw client address) each.
+
+    per_datagram: operations of different clients that share a datagram. rate: operations a second, 0 for as many as
+    are answered. resend_ms: an operation unanswered for so long is sent again. ValueError for sizes that do not fit.
+    """
+
+    def __init__(self, nodes, uint64_t cluster, *, uint32_t clients, uint32_t per_datagram=1, size_t key_bytes=16,
+                 size_t value_bytes=256, uint32_t reads_percent=0, uint32_t mtu=65000, uint64_t seed=1,
+                 double rate=0.0, uint32_t resend_ms=100):
+        cdef size_t record = ENTRY_HEADER_SIZE + PUT_BYTES + key_bytes + value_bytes
+        cdef qaddr raw
+        if not 1 <= clients <= MAX_CLIENTS:
+            raise ValueError(f"clients: {clients} is not within 1..{MAX_CLIENTS}")
+        if not 8 <= key_bytes <= 32768 or not 8 <= value_bytes <= 1048576:
+            raise ValueError("keys have 8 to 32768 bytes, values 8 to 1048576")
+        if per_datagram < 1 or per_datagram > clients or HEADER_SIZE + per_datagram * record > mtu:
+            raise ValueError(f"{per_datagram} operations of {record} bytes do not fit a datagram of {mtu} bytes, or are "
+                             f"more than the {clients} clients")
+        for node, addr in nodes:
+            load_addr(addr, &raw)
+            self.targets.push_back(raw)
+            self.target_ids.push_back(node)
+        if self.targets.empty():
+            raise ValueError("no node to talk to")
+        self.per_datagram = per_datagram
+        self.key_bytes, self.value_bytes = key_bytes, value_bytes
+        self.reads_percent, self.rate, self.resend_ms = reads_percent, rate, resend_ms
+        self.session_hi = seed * 0x9E3779B97F4A7C15ULL | 1
+        self.session_base = seed << 24
+        self.chance = self.session_hi
+        self.make_templates()
+        self.clients.resize(clients)
+        memset(self.clients.data(), 0, clients * sizeof(qclient))
+        self.free_.reserve(clients + 1)
+        for number in range(clients):
+            self.free_.push_back(number)
+        self.unopened = clients
+        self.histogram.resize(BUCKETS)
+        # A datagram holds exactly `per_datagram` writes: the outbox would otherwise join frames to one address.
+        self.outbox = Outbox(2048, 64 << 20, HEADER_SIZE + per_datagram * record)
+        self.outbox.identify(cluster, 0, 0)
+        self.slab = Slab(SLOTS, 65536)
+        self.counters = Counters()
+
+    cdef make_templates(self):
+        key = bytes(self.key_bytes)
+        put = struct.pack("<BBHIIQ", 1, 0, 0, self.key_bytes, self.value_bytes, 0)
+        self.template_write = bytes(ENTRY_HEADER_SIZE) + put + key + b"v" * self.value_bytes
+        self.template_read = (bytes(ENTRY_HEADER_SIZE) + struct.pack("<BBHIIQQ", 3, 0, 0, self.key_bytes, 0, 0, 0)
+                              + key)
+        self.write_bytes, self.read_bytes = self.template_write, self.template_read
+        self.key_at_write = ENTRY_HEADER_SIZE + PUT_BYTES
+        self.value_at = self.key_at_write + self.key_bytes
+        self.key_at_read = ENTRY_HEADER_SIZE + RANGE_BYTES
+
+    def open(self, str host="127.0.0.1"):
+        """Binds a socket on `host`, one of this machine's addresses. OSError if that fails."""
+        self.sock = UdpSocket(host, 0)
+        self.sock.open()
+        self.sock.set_buffers(16 << 20)
+
+    def close(self):
+        """Closes the socket; harmless if it is not open."""
+        if self.sock is not None:
+            self.sock.close()
+            self.sock = None
+
+    # -- running ----------------------------------------------------------------------------------------------------
+
+    def run(self, double seconds):
+        """Sends and receives for so long; sessions are opened as needed."""
+        cdef uint64_t end = monotonic() + <uint64_t>(seconds * 1e9)
+        cdef uint64_t now = monotonic()
+        cdef pollfd waiting
+        cdef bint more
+        if self.sock is None:
+            raise RuntimeError("open() comes first")
+        waiting.fd = self.sock.fileno()
+        waiting.events = POLLIN
+        if self.budget_ns == 0:
+            self.budget_ns = now
+        while now < end:
+            with nogil:
+                if now - self.scanned_ns >= SCAN_NS:
+                    self.scan(now)
+                more = self.send_some(now)
+            if self.outbox.count:
+                self.sock.send(self.outbox)
+            with nogil:
+                poll(&waiting, 1, 0 if more else 1)
+            while True:
+                received = self.sock.receive(self.slab)
+                if received == 0:
+                    break
+                now = monotonic()
+                with nogil:
+                    self.absorb(now)
+                self.slab.clear()
+                if received < SLOTS:
+                    break
+            now = monotonic()
+
+    def open_sessions(self, double seconds):
+        """Opens every client's session; whether all are open within so many seconds."""
+        cdef uint64_t end = monotonic() + <uint64_t>(seconds * 1e9)
+        self.stopping = True
+        while self.unopened and monotonic() < end:
+            self.run(0.01)
+        self.stopping = False
+        return self.unopened == 0
+
+    def drain(self, double seconds):
+        """Starts nothing new and waits for what is in flight; whether all of it was answered."""
+        cdef uint64_t end = monotonic() + <uint64_t>(seconds * 1e9)
+        self.stopping = True
+        while self.busy and monotonic() < end:
+            self.run(0.005)
+        self.stopping = False
+        return self.busy == 0
+
+    # Queues what may start now; whether the outbox filled up before that ended.
+    cdef bint send_some(self, uint64_t now) noexcept nogil:
+        cdef size_t waiting
+        if self.rate > 0:
+            self.budget += self.rate * <double>(now - self.budget_ns) * 1e-9
+            self.budget = min(self.budget, max(self.rate * 0.01, <double>self.per_datagram))
+        self.budget_ns = now
+        while True:
+            waiting = self.free_.size() - self.free_head
+            if waiting == 0 or (waiting < self.per_datagram and self.busy > 0):
+                return False
+            if self.rate > 0 and self.budget < min(<double>waiting, <double>self.per_datagram):
+                return False
+            if self.unopened and self.unopened + self.busy > waiting and self.busy >= MAX_OPENING:
+                return False
+            if self.stopping and self.unopened == 0:
+                return False
+            if self.outbox.count >= 512:
+                return True
+            self.begin(now)
+
+    cdef bint take_free(self, uint32_t* out) noexcept nogil:
+        if self.free_head >= self.free_.size():
+            return False
+        out[0] = self.free_[self.free_head]
+        self.free_head += 1
+        if self.free_head > 65536 and self.free_head * 2 > self.free_.size():
+            self.free_.erase(self.free_.begin(), self.free_.begin() + self.free_head)
+            self.free_head = 0
+        return True
+
+    # One datagram: the next operations of the clients that have waited longest.
+    cdef void begin(self, uint64_t now) noexcept nogil:
+        cdef size_t record = ENTRY_HEADER_SIZE + PUT_BYTES + self.key_bytes + self.value_bytes
+        cdef size_t size = HEADER_SIZE + <size_t>self.per_datagram * record
+        cdef qframe frame
+        cdef uint32_t number = 0
+        cdef char* payload
+        cdef size_t used = 0
+        cdef uint32_t count = 0
+        cdef char* header
+        if self.outbox.open(&self.targets[self.target], size, 2) != 0:
+            return
+        header = self.outbox.add_copy(NULL, HEADER_SIZE)
+        payload = self.outbox.scratch + self.outbox.scratch_used
+        while count < self.per_datagram and self.take_free(&number):
+            used += self.build(number, now, <uint8_t*>payload + used)
+            count += 1
+            self.busy += 1
+        self.budget -= count
+        self.outbox.add_copy(NULL, used)
+        memset(&frame, 0, sizeof(frame))
+        frame.kind = KIND_REQUEST
+        frame.count = count
+        frame.payload_length = <uint32_t>used
+        self.outbox.put_header(header, &frame, crc32c_update(0, payload, used))
+
+    # Writes the client's current operation, a new one if it has none; the record's length.
+    cdef size_t build(self, uint32_t number, uint64_t now, uint8_t* out) noexcept nogil:
+        cdef qclient* client = &self.clients[number]
+        cdef uint64_t session_lo = self.session_base + number
+        cdef size_t length
+        if client.doing == CLOSED or client.doing == IDLE:
+            client.began_ns = now
+            if client.doing == CLOSED:
+                client.doing = OPENING
+            else:
+                self.chance = self.chance * 6364136223846793005ULL + 1442695040888963407ULL
+                if (self.chance >> 33) % 100 < self.reads_percent:
+                    client.doing = READING
+                    client.read_seq += 1
+                else:
+                    client.doing = WRITING
+                    client.seq += 1
+        client.due_ns = now + <uint64_t>self.resend_ms * 1000000
+        if client.doing == OPENING:
+            encode_entry_header(out, ENTRY_HEADER_SIZE, ENTRY_OPEN_SESSION, self.session_hi, session_lo, 0, 0)
+            return ENTRY_HEADER_SIZE
+        if client.doing == READING:
+            length = self.key_at_read + self.key_bytes
+            memcpy(out, self.read_bytes, length)
+            encode_entry_header(out, <uint32_t>length, ENTRY_READ, self.session_hi, session_lo,
+                                client.read_seq | <uint64_t>1 << 63, 0)
+            put_key(out + self.key_at_read, self.key_bytes, number)
+            return length
+        length = self.value_at + self.value_bytes
+        memcpy(out, self.write_bytes, length)
+        encode_entry_header(out, <uint32_t>length, ENTRY_COMMAND, self.session_hi, session_lo, client.seq, client.seq)
+        put_key(out + self.key_at_write, self.key_bytes, number)
+        memcpy(out + self.value_at, &client.seq, 8)
+        return length
+
+    # -- answers ----------------------------------------------------------------------------------------------------
+
+    cdef void absorb(self, uint64_t now) noexcept nogil:
+        cdef int slot
+        cdef const uint8_t* data
+        cdef const uint8_t* record
+        cdef size_t offset, at, end
+        cdef qframe frame
+        cdef qreply_packed reply
+        cdef uint64_t number
+        for slot in range(self.slab.count):
+            data = <const uint8_t*>self.slab.data + <size_t>slot * self.slab.slot_bytes
+            offset = 0
+            while next_frame(data, self.slab.lengths[slot], &offset, &frame, &at, self.counters.values):
+                if frame.kind != KIND_REPLY:
+                    continue
+                end = at + frame.payload_length
+                while end - at >= REPLY_HEADER_SIZE:
+                    record = data + at
+                    memcpy(&reply, record, REPLY_HEADER_SIZE)
+                    if reply.length < REPLY_HEADER_SIZE or reply.length > end - at:
+                        break
+                    number = reply.session_lo - self.session_base
+                    if number < self.clients.size():
+                        self.answered(<uint32_t>number, reply.status, reply.seq, record + REPLY_HEADER_SIZE,
+                                      reply.length - REPLY_HEADER_SIZE, now)
+                    at += reply.length
+
+    cdef void answered(self, uint32_t number, uint8_t status, uint64_t seq, const uint8_t* body, size_t size,
+                       uint64_t now) noexcept nogil:
+        cdef qclient* client = &self.clients[number]
+        cdef uint64_t expected = client.seq
+        if client.doing == READING:
+            expected = client.read_seq | <uint64_t>1 << 63
+        elif client.doing == OPENING:
+            expected = 0
+        if client.doing == CLOSED or client.doing == IDLE or seq != expected:
+            return
+        if status == STATUS_NOT_LEADER:
+            self.redirected(number, body, size, now)
+            return
+        self.heard_ns = now
+        if status == STATUS_OVERLOADED:
+            client.due_ns = min(client.due_ns, now + RETRY_NS)
+            return
+        if status != STATUS_OK:
+            self.errors += 1
+            self.last_error_status = status
+        if client.doing == OPENING:
+            self.unopened -= 1
+        elif client.doing == WRITING and status == STATUS_OK:
+            client.acknowledged = client.seq
+        self.finished(number, now)
+
+    cdef void finished(self, uint32_t number, uint64_t now) noexcept nogil:
+        cdef qclient* client = &self.clients[number]
+        if client.doing != OPENING:
+            self.done += 1
+            self.count_latency((now - client.began_ns) // 1000)
+        client.doing = IDLE
+        self.busy -= 1
+        self.free_.push_back(number)
+
+    # Follows the hint at once; without one, asks the next node a little later.
+    cdef void redirected(self, uint32_t number, const uint8_t* body, size_t size, uint64_t now) noexcept nogil:
+        cdef uint16_t leader = 0
+        cdef size_t i
+        self.redirects += 1
+        if size >= 2:
+            memcpy(&leader, body, 2)
+        for i in range(self.target_ids.size()):
+            if leader != 0 and self.target_ids[i] == leader:
+                if self.target != i:
+                    self.target = i
+                    self.heard_ns = now
+                self.resend(number, now)
+                return
+        self.clients[number].due_ns = min(self.clients[number].due_ns, now + RETRY_NS)
+
+    cdef void resend(self, uint32_t number, uint64_t now) noexcept nogil:
+        cdef size_t record = ENTRY_HEADER_SIZE + PUT_BYTES + self.key_bytes + self.value_bytes
+        cdef qframe frame
+        cdef char* header
+        cdef char* payload
+        cdef size_t used
+        if self.outbox.open(&self.targets[self.target], HEADER_SIZE + record, 2) != 0:
+            return
+        self.resends += 1
+        header = self.outbox.add_copy(NULL, HEADER_SIZE)
+        payload = self.outbox.scratch + self.outbox.scratch_used
+        used = self.build(number, now, <uint8_t*>payload)
+        self.outbox.add_copy(NULL, used)
+        memset(&frame, 0, sizeof(frame))
+        frame.kind = KIND_REQUEST
+        frame.count = 1
+        frame.payload_length = <uint32_t>used
+        self.outbox.put_header(header, &frame, crc32c_update(0, payload, used))
+
+    # Sends again what is due; a node that answered nobody for the resend time is given up for the next one.
+    cdef void scan(self, uint64_t now) noexcept nogil:
+        cdef uint32_t number
+        cdef bint late = False
+        self.scanned_ns = now
+        if self.heard_ns == 0:
+            self.heard_ns = now
+        for number in range(<uint32_t>self.clients.size()):
+            if self.clients[number].doing in (OPENING, WRITING, READING) and now >= self.clients[number].due_ns:
+                if not late and now - self.heard_ns >= <uint64_t>self.resend_ms * 1000000:
+                    self.target = (self.target + 1) % self.targets.size()
+                    self.heard_ns = now - <uint64_t>self.resend_ms * 750000  # the next one gets a quarter of it
+                late = True
+                if self.outbox.count >= 1024:
+                    return
+                self.resend(number, now)
+
+    # -- figures ----------------------------------------------------------------------------------------------------
+
+    cdef void count_latency(self, uint64_t micros) noexcept nogil:
+        cdef uint32_t shift = 0
+        self.max_us = max(self.max_us, micros)
+        while micros >> shift >= EXACT:
+            shift += 1
+        if shift == 0:
+            self.histogram[micros] += 1
+        elif shift <= 32:
+            self.histogram[EXACT + (shift - 1) * HALF + (micros >> shift) - HALF] += 1
+
+    def latencies(self):
+        """(microseconds, count) of every operation answered since the last reset, ascending."""
+        cdef size_t i
+        found = []
+        for i in range(BUCKETS):
+            if self.histogram[i]:
+                if i < EXACT:
+                    found.append((i, self.histogram[i]))
+                else:
+                    found.append((((i - EXACT) % HALF + HALF) << ((i - EXACT) // HALF + 1), self.histogram[i]))
+        return found
+
+    def reset(self):
+        """Forgets figures (after a warm-up), not sessions or what was acknowledged."""
+        memset(self.histogram.data(), 0, BUCKETS * sizeof(uint64_t))
+        self.done = self.errors = self.resends = self.redirects = self.max_us = 0
+
+    @property
+    def in_flight(self):
+        """Operations sent and not answered."""
+        return self.busy
+
+    @property
+    def leader(self):
+        """Id of the node that operations are sent to now."""
+        return self.target_ids[self.target]
+
+    def set_rate(self, double rate):
+        """Operations a second from now on; 0 for as many as are answered."""
+        self.rate, self.budget = rate, 0
+
+    def acknowledged(self):
+        """By client: the highest sequence number whose write was acknowledged (0: none)."""
+        return [self.clients[i].acknowledged for i in range(self.clients.size())]
+
+    def key_of(self, uint32_t number):
+        """The key that client `number` writes and reads."""
+        cdef bytes key = bytes(self.key_bytes)
+        put_key(<uint8_t*><char*>key, self.key_bytes, number)
+        return key
+
+
+# "load-00000042" and padding, or in short keys the number in decimal digits.
+cdef void put_key(uint8_t* out, size_t size, uint32_t number) noexcept nogil:
+    cdef char text[24]
+    memset(out, 107, size)  # "k"
+    if size >= 13:
+        snprintf(text, sizeof(text), b"load-%08u", number)
+        memcpy(out, text, 13)
+    else:
+        snprintf(text, sizeof(text), b"%08u", number)
+        memcpy(out, text, 8)
