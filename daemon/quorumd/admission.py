@@ -18,7 +18,7 @@ from quorumd.transport import BytesSource, SlabSource, Transport
 from quorumd_fastpath import wire
 from quorumd_fastpath.wire import WRITES
 
-DELETE_RANGE: Final = 2  # first byte of a command that only shrinks the store
+DELETE_RANGE: Final = b"\x02"  # first byte of a command that only shrinks the store
 
 
 class Admission:
@@ -102,7 +102,7 @@ def grows(source: SlabSource | BytesSource, count: int) -> bool:
         length, kind = struct.unpack_from("<IB", data, offset)
         if kind == Kind.OPEN_SESSION:
             return True
-        if kind == Kind.COMMAND and data[offset + limits.ENTRY_HEADER_BYTES] != DELETE_RANGE:
+        if kind == Kind.COMMAND and data[offset + limits.ENTRY_HEADER_BYTES : offset + length][:1] != DELETE_RANGE:
             return True
         offset += length
     return False

@@ -21,7 +21,14 @@ class Applier:
     """See the module's docstring."""
 
     def __init__(
-        self, store: Store, log: Log, storage: Storage, transport: Transport, clients: ClientPlane, applied: Index
+        self,
+        store: Store,
+        log: Log,
+        storage: Storage,
+        transport: Transport,
+        clients: ClientPlane,
+        applied: Index,
+        divergence_stands: Nanoseconds = 0,
     ) -> None:
         self.store = store
         self.log = log
@@ -30,11 +37,14 @@ class Applier:
         self.clients = clients
         self.applied = applied
         self.commit = applied
-        self.judge = DigestJudge(transport.identity.node, len(transport.peers) + 1, store.digest_at)
+        self.judge = DigestJudge(
+            transport.identity.node, len(transport.peers) + 1, store.digest_at, divergence_stands
+        )
         self._points: deque[tuple[Index, int]] = deque()  # (index, read id), in order of index
         self._recalling: Index = 0  # first index being read back for apply; 0: none
-        self._heard: dict[NodeId, Index] = {}  # newest digest index judged, by peer
-        self._told: Index = 0
+        self._heard: dict[NodeId, tuple[Index, int]] = {}  # what was judged last, by peer
+        self._told: tuple[Index, int] = (0, 0)  # likewise, of a leader's verdicts
+        self._leading = False
 
     @property
     def behind(self) -> bool:
@@ -92,21 +102,25 @@ class Applier:
         self.clients.pending.drop_from(first)
         self._recalling = 0
 
-    def compare(self, *, leading: bool) -> None:
+    def compare(self, now: Nanoseconds, *, leading: bool) -> None:
         """Tells peers this node's digest and judges theirs. Raises Diverged if this replica must stop."""
         index, digest = self.store.checkpoint()
         transport = self.transport
         transport.report = Report(self.applied, index, digest, self.storage.disk_full)
-        reason = ""
+        if leading is not self._leading:
+            self._leading = leading
+            self._heard.clear()
+            self.judge.reset()
         if leading:
             for node, peer in transport.peers.items():
-                theirs = peer.report.digest_index
-                if theirs != self._heard.get(node) and theirs <= index:
+                theirs = peer.report.digest_index, peer.report.digest
+                if theirs != self._heard.get(node) and theirs[0] <= index:
                     self._heard[node] = theirs
-                    reason = reason or self.judge.hear(node, theirs, peer.report.digest)
+                    self.judge.hear(node, *theirs, now)
             transport.agreed_digest = self.judge.agreed
-        elif self._told < transport.peer_verdict[0] <= index:
-            self._told = transport.peer_verdict[0]
-            reason = self.judge.told(*transport.peer_verdict)
+        elif transport.peer_verdict != self._told and transport.peer_verdict[0] <= index:
+            self._told = transport.peer_verdict
+            self.judge.told(*transport.peer_verdict, now)
+        reason = self.judge.standing(now)
         if reason:
             raise Diverged(reason)

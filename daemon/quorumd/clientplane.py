@@ -92,7 +92,7 @@ class ClientPlane:
         self._put(addr, wire.KIND_FRAGMENT_ACK, frame[9], count=frame[12], payload=ack)
         if message is None:
             return
-        for inner, inner_payload in wire.parse_datagram(message):
+        for inner, inner_payload in wire.parse_datagram(message, self.counters):
             if inner[2] != wire.KIND_REQUEST or inner[13] != self.cluster:
                 self.counters.increment(wire.DROP_BAD_KIND)
             elif not self.stage.collect_payload(inner_payload, inner[12], addr):

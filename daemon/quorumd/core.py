@@ -62,6 +62,7 @@ from quorumd_fastpath.ring import Ring
 from quorumd_fastpath.wire import KEEPALIVES, OVERFLOW, READS, STALE, WRITES, Outbox, Slab
 
 EXPIRY_EVERY = 1 * limits.SECOND
+DIVERGENCE_HEARTBEATS = 10  # for how long nothing genuine may contradict a claim of divergence (digests.py)
 
 
 class Settings(NamedTuple):
@@ -205,7 +206,8 @@ class Core:
         self.transport.hello_flags |= VOTER
         storage = self.storage
         self.admission = Admission(self.log, storage, self.transport, self.clients, len(self.settings.peers))
-        self.applier = Applier(self.store, self.log, storage, self.transport, self.clients, recovered.applied)
+        stands = 0 if self.settings.mac_bytes else DIVERGENCE_HEARTBEATS * self.settings.raft.heartbeat_ns
+        self.applier = Applier(self.store, self.log, storage, self.transport, self.clients, recovered.applied, stands)
         self.applier.pin()
 
     def _leave_quorum(self, reason: str) -> None:
@@ -299,7 +301,7 @@ class Core:
             self._chores(engine, storage, now)
             self.settle()
             self.applier.advance(now, engine.term)
-            self.applier.compare(leading=engine.role is Role.LEADER)
+            self.applier.compare(now, leading=engine.role is Role.LEADER)
         self.transport.tick(now)
         self.clients.tick(now)
         self.clients.flush(now)
@@ -488,8 +490,10 @@ class Core:
         target = command.get("to", 0)
         if engine is None or engine.role is not Role.LEADER:
             return f"node {self.settings.node} is not the leader; ask node {engine.leader if engine else 0}"
-        if not isinstance(target, int) or (target and target not in self.settings.peers):
-            return f"no node {target!r} in this cluster"
+        if type(target) is not int:
+            return "'to' is a node's id, or 0 for any"
+        if target and target not in self.settings.peers:
+            return f"no node {target} in this cluster"
         engine.step(TransferLeadership(target))
         return ""
 

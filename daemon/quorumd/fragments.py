@@ -399,6 +399,8 @@ class Reassembler(Generic[K]):
         if not (1 <= count <= MAX_FRAGMENTS and HEADER_BYTES <= total <= self._max_message_bytes and number < count):
             return None
         chunk = -(-total // count)
+        if count > 1 and chunk < _MIN_CHUNK // 2:
+            return None  # nobody cuts so fine; a byte apiece would cost us fifty
         begin = number * chunk
         if (count - 1) * chunk >= total or len(payload) != PREFIX_BYTES + min(chunk, total - begin):
             return None

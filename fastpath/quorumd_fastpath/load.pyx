@@ -17,7 +17,7 @@ from quorumd_fastpath.crc cimport crc32c_update
 from quorumd_fastpath.udp cimport UdpSocket
 from quorumd_fastpath.wire cimport (
     ENTRY_COMMAND, ENTRY_HEADER_SIZE, ENTRY_OPEN_SESSION, ENTRY_READ, HEADER_SIZE, KIND_REPLY, KIND_REQUEST,
-    REPLY_HEADER_SIZE, STATUS_ANSWERED, STATUS_NOT_LEADER, STATUS_OK, STATUS_OVERLOADED, Counters, Outbox, Slab,
+    REPLY_HEADER_SIZE, STATUS_NOT_LEADER, STATUS_OK, STATUS_OVERLOADED, Counters, Outbox, Slab,
     encode_entry_header, load_addr, next_frame, qaddr, qframe,
 )
 
@@ -76,8 +76,8 @@ cdef class LoadGenerator:
         if not 8 <= key_bytes <= 32768 or not 8 <= value_bytes <= 1048576:
             raise ValueError("keys have 8 to 32768 bytes, values 8 to 1048576")
         if per_datagram < 1 or per_datagram > clients or HEADER_SIZE + per_datagram * record > mtu:
-            raise ValueError(f"{per_datagram} operations of {record} bytes do not fit a datagram of {mtu} bytes, or are "
-                             f"more than the {clients} clients")
+            raise ValueError(f"{per_datagram} operations of {record} bytes do not fit a datagram of {mtu} bytes, or "
+                             f"are more than the {clients} clients")
         for node, addr in nodes:
             load_addr(addr, &raw)
             self.targets.push_back(raw)
@@ -193,7 +193,7 @@ cdef class LoadGenerator:
                 return False
             if self.rate > 0 and self.budget < min(<double>waiting, <double>self.per_datagram):
                 return False
-            if self.unopened and self.unopened + self.busy > waiting and self.busy >= MAX_OPENING:
+            if self.unopened and self.unopened + self.busy > waiting and self.busy >= <uint64_t>MAX_OPENING:
                 return False
             if self.stopping and self.unopened == 0:
                 return False
@@ -403,9 +403,9 @@ cdef class LoadGenerator:
         """(microseconds, count) of every operation answered since the last reset, ascending."""
         cdef size_t i
         found = []
-        for i in range(BUCKETS):
+        for i in range(<size_t>BUCKETS):
             if self.histogram[i]:
-                if i < EXACT:
+                if i < <size_t>EXACT:
                     found.append((i, self.histogram[i]))
                 else:
                     found.append((((i - EXACT) % HALF + HALF) << ((i - EXACT) // HALF + 1), self.histogram[i]))

@@ -22,6 +22,7 @@ CRC_OFFSET: Final = 72
 
 COMMAND, OPEN_SESSION, CLOSE_SESSION, EXPIRE_SESSION, READ, STALE_READ, KEEP_ALIVE = range(1, 8)
 DELETE_RANGE: Final = 2
+MAX_OTHER_FRAMES: Final = 4096  # of one turn
 
 
 def _crc_table() -> tuple[int, ...]:
@@ -261,7 +262,7 @@ Staged = list[tuple[bytes, bytes]]
 
 @dataclass(slots=True)
 class StagedTurn:
-    """What one turn's datagrams come to. `others` are (slot, frame) of everything that is not a client request."""
+    """What one turn's datagrams come to. `others` are (slot, frame) of what is not a client request."""
 
     capacity: int
     writes: Staged = field(default_factory=list)
@@ -291,7 +292,10 @@ def stage(datagrams: Sequence[tuple[bytes, bytes]], cluster: int, capacity: int)
         turn.drops += drops
         for frame in frames:
             if frame.header.kind != REQUEST:
-                turn.others.append((slot, frame))
+                if len(turn.others) < MAX_OTHER_FRAMES:
+                    turn.others.append((slot, frame))
+                else:
+                    turn.drops["overflow"] += 1
             elif frame.header.cluster != cluster:
                 turn.drops["wrong_cluster"] += 1
             elif (records := request_records(frame.payload, frame.header.count)) is None:

@@ -9,6 +9,7 @@ ENTRY_HEADER_BYTES: int
 REPLY_HEADER_BYTES: int
 MAX_ENTRY_BYTES: int
 ADDR_BYTES: int
+MAX_OTHER_FRAMES: int
 MAGIC: int
 WIRE_VERSION: int
 
@@ -246,9 +247,10 @@ class Stage:
         """The staged records of a class with the address each came from: (addr, record), copied."""
 
     def collect(self, slab: Slab, cluster: int, counters: Counters) -> list[tuple[int, Frame]]:
-        """Stages the records of every REQUEST frame for `cluster`; returns (slot, frame) of all other valid frames.
+        """Stages the records of every REQUEST frame for `cluster`; returns (slot, frame) of other valid frames.
 
-        All or nothing per frame. The slab must not be cleared before this stage is.
+        All or nothing per frame. Of the others at most MAX_OTHER_FRAMES come back, the rest is counted as overflow. The
+        slab must not be cleared before this stage is.
         """
 
     def collect_payload(self, payload: bytes, count: int, addr: bytes) -> bool:

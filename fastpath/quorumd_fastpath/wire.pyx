@@ -25,6 +25,7 @@ ENTRY_HEADER_BYTES = ENTRY_HEADER_SIZE
 REPLY_HEADER_BYTES = REPLY_HEADER_SIZE
 MAX_ENTRY_BYTES = MAX_ENTRY_SIZE
 ADDR_BYTES = ADDR_SIZE
+MAX_OTHER_FRAMES = MAX_OTHERS
 MAGIC = 0x444D5251
 WIRE_VERSION = 1
 
@@ -33,6 +34,8 @@ cdef enum:
     FRAME_VERSION = 1
     # sendmmsg refuses a datagram of more than 1024 pieces (UIO_MAXIOV).
     MAX_PIECES = 1000
+    # Frames other than requests handed to Python for one slab: a datagram of 64 KiB may hold eight hundred.
+    MAX_OTHERS = 4096
     # Addresses with replies waiting at once; more replies than that are dropped and asked for again.
     MAX_REPLY_ADDRS = 65536
     GONE = 0xFFFFFFFF
@@ -624,6 +627,7 @@ cdef class Stage:
         # All the room there will ever be (untouched pages cost nothing), so that push_back below cannot throw.
         for which in range(OVERFLOW + 1):
             self.by_class(which).reserve(capacity)
+        self.others.reserve(MAX_OTHERS)
 
     cdef vector[qstaged]* by_class(self, int which) noexcept nogil:
         if which == WRITES:
@@ -728,6 +732,9 @@ cdef class Stage:
             offset = 0
             while next_frame(data, slab.lengths[slot], &offset, &parsed.frame, &payload_offset, drops):
                 if parsed.frame.kind != KIND_REQUEST:
+                    if self.others.size() == MAX_OTHERS:
+                        drops[DROP_OVERFLOW] += 1
+                        continue
                     parsed.slot = slot
                     parsed.payload_offset = <uint32_t>payload_offset
                     self.others.push_back(parsed)
@@ -739,9 +746,10 @@ cdef class Stage:
                     self.take_records(data + payload_offset, parsed.frame.count, &slab.addrs[slot], drops)
 
     def collect(self, Slab slab not None, uint64_t cluster, Counters counters not None):
-        """Stages the records of every REQUEST frame for `cluster`; returns (slot, frame) of all other valid frames.
+        """Stages the records of every REQUEST frame for `cluster`; returns (slot, frame) of other valid frames.
 
-        All or nothing per frame. The slab must not be cleared before this stage is.
+        All or nothing per frame. Of the others at most MAX_OTHER_FRAMES come back, the rest is counted as overflow. The
+        slab must not be cleared before this stage is.
         """
         cdef size_t i
         cdef list others = []

@@ -450,7 +450,7 @@ class Chaos(Cluster):
                 self._crash(leader)
             case 3 | 4 if not node.alive:
                 node.start()
-            case 5:
+            case 5 if len(self.members) > 1:
                 a, b = rng.sample(self.members, 2)
                 self.cut.add((a, b))
             case 6:

@@ -114,6 +114,15 @@ def test_collect_agrees_with_the_reference(arrived, capacity):
     assert (stage.write_bytes, stage.read_bytes) == (0, 0)
 
 
+def test_a_flood_of_other_frames_is_cut_off():
+    assert wire.MAX_OTHER_FRAMES == reference.MAX_OTHER_FRAMES
+    slab, counters, stage = wire.Slab(8, 1 << 16), wire.Counters(), wire.Stage(10)
+    for _ in range(8):
+        assert slab.push(wire.encode_frame(wire.KIND_STATUS, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0) * 800, b"a")
+    assert len(stage.collect(slab, CLUSTER, counters)) == wire.MAX_OTHER_FRAMES
+    assert counters.as_dict()["overflow"] == 8 * 800 - wire.MAX_OTHER_FRAMES
+
+
 @given(request=request_payloads(of=st.one_of(sound_entries, any_entries)))
 def test_collect_payload_agrees_with_the_reference(request):
     payload, count = request

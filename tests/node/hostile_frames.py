@@ -79,8 +79,7 @@ class Hostile:
     def replay(self) -> bytes:
         """A genuine datagram of some time ago, often the same several times, in no order."""
         if not self._burst:
-            stretch = self.rng.randrange(len(self.recorded))
-            self._burst = [self.rng.choice(self.recorded[stretch : stretch + 8])] * self.rng.choice((1, 1, 2, 5))
+            self._burst = [self.rng.choice(self.recorded)] * self.rng.choice((1, 1, 2, 5))
         return self._burst.pop()
 
     # -- a third: mutated, with the CRC recomputed ------------------------------------------------------------------

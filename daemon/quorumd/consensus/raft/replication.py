@@ -230,8 +230,11 @@ def scan_interval(s: State) -> int:
     return s.config.heartbeat_ns // 4
 
 
-def scan(s: State) -> None:
-    """Nudges followers that are silent about what is in flight; gives up pipelining to those that stay silent."""
+def scan(s: State, beating: bool) -> None:
+    """Nudges followers that are silent about what is in flight; gives up pipelining to those that stay silent.
+
+    `beating`: heartbeats leave this very turn, which is as good as a nudge.
+    """
     interval = scan_interval(s)
     waiting = False
     for p in s.peers.values():
@@ -242,11 +245,12 @@ def scan(s: State) -> None:
             p.probe(p.match + 1)
             continue
         waiting = True
-        if silent >= interval:
+        if silent >= interval and not beating:
             reads.nudge(s, p)
     if s.read_round:
         waiting = True
-        reads.begin_round(s)  # the round's heartbeats or their answers were lost
+        if not beating:
+            reads.begin_round(s)  # the round's heartbeats or their answers were lost
     s.scan_at = s.now + interval if waiting else NEVER
 
 
@@ -256,9 +260,10 @@ def scan(s: State) -> None:
 def on_tick_leader(s: State) -> None:
     """Heartbeats, loss detection, check-quorum and the end of a transfer, each when due."""
     now = s.now
+    beating = now >= s.heartbeat_at
     if now >= s.scan_at:
-        scan(s)
-    if now >= s.heartbeat_at:
+        scan(s, beating)
+    if beating:
         s.heartbeat_at = now + s.config.heartbeat_ns
         s.transfer_sent = False
         reads.begin_round(s)
