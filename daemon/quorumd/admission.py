@@ -90,7 +90,7 @@ class Admission:
 
     def _quorum_full(self) -> bool:
         """Whether no quorum of nodes can take growing entries: followers say so in their acknowledgements."""
-        full = sum(peer.report.disk_full for peer in self.transport.peers.values()) + self.storage.disk_full
+        full = sum(peer.disk_full for peer in self.transport.peers.values()) + self.storage.disk_full
         return self._members - full < self._quorum
 
 

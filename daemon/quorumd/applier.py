@@ -42,8 +42,6 @@ class Applier:
         )
         self._points: deque[tuple[Index, int]] = deque()  # (index, read id), in order of index
         self._recalling: Index = 0  # first index being read back for apply; 0: none
-        self._heard: dict[NodeId, tuple[Index, int]] = {}  # what was judged last, by peer
-        self._told: tuple[Index, int] = (0, 0)  # likewise, of a leader's verdicts
         self._leading = False
 
     @property
@@ -83,10 +81,11 @@ class Applier:
         """What came back from the disk: for this node's own apply, or for a follower that is far behind."""
         for record, data in self.storage.recalled():
             first, last = record.first, record.first + record.entries - 1
-            if first <= self.applied + 1 <= last and self.applied < self.commit:
+            # Only what this node's apply asked for: nobody waits for the answers of entries that are not in the ring.
+            if self._recalling == self.applied + 1 and first <= self._recalling <= last:
                 offset = skip_entries(data, self.applied + 1 - first)
                 count = min(last, self.commit) - self.applied
-                self.store.apply_bytes(data[offset:], self.applied + 1, count, now_ns=now)
+                self.store.apply_bytes(take_entries(data[offset:], count), self.applied + 1, count, now_ns=now)
                 self.applied += count
                 self._recalling = 0
             self.log.keep_recalled(first, last, take_entries(data, record.entries))
@@ -104,23 +103,20 @@ class Applier:
 
     def compare(self, now: Nanoseconds, *, leading: bool) -> None:
         """Tells peers this node's digest and judges theirs. Raises Diverged if this replica must stop."""
-        index, digest = self.store.checkpoint()
-        transport = self.transport
-        transport.report = Report(self.applied, index, digest, self.storage.disk_full)
+        judge, transport = self.judge, self.transport
+        transport.report = Report(self.applied, *self.store.checkpoint(), self.storage.disk_full)
         if leading is not self._leading:
             self._leading = leading
-            self._heard.clear()
-            self.judge.reset()
+            judge.reset()
         if leading:
-            for node, peer in transport.peers.items():
-                theirs = peer.report.digest_index, peer.report.digest
-                if theirs != self._heard.get(node) and theirs[0] <= index:
-                    self._heard[node] = theirs
-                    self.judge.hear(node, *theirs, now)
-            transport.agreed_digest = self.judge.agreed
-        elif transport.peer_verdict != self._told and transport.peer_verdict[0] <= index:
-            self._told = transport.peer_verdict
-            self.judge.told(*transport.peer_verdict, now)
-        reason = self.judge.standing(now)
+            for node, index, digest in transport.claims:
+                judge.hear(node, index, digest, now)
+            transport.agreed_digest = judge.agreed
+        else:
+            for index, digest in transport.verdicts:
+                judge.told(index, digest, now)
+        transport.claims.clear()
+        transport.verdicts.clear()
+        reason = judge.standing(now)
         if reason:
             raise Diverged(reason)

@@ -102,6 +102,7 @@ CLIENT_MAX_RETRY: Final = 200 * MILLISECOND
 CLIENT_FRAGMENTED_RETRY: Final = 500 * MILLISECOND  # likewise if it left in fragments, which have timers of their own
 CLIENT_REFUSED_RETRY: Final = 20 * MILLISECOND  # a refused request is repeated after this, then ever more slowly
 CLIENT_SEARCH: Final = 20 * MILLISECOND  # between questions to all nodes while no leader is known, then ever more slowly
+CLIENT_SEARCH_EARLY: Final = 50 * MILLISECOND  # ... but no more slowly than this while an election may just be ending
 CLIENT_SEARCH_MAX: Final = 200 * MILLISECOND
 CLIENT_SEARCH_IDLE: Final = 1 * SECOND  # likewise while nothing waits for an answer
 CLIENT_LOOK_UP_AGAIN: Final = 2 * SECOND  # names are resolved anew after a search of this long

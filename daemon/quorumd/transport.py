@@ -54,6 +54,7 @@ BODY_HELLO = struct.Struct("<QQQQQHHI")  # nonce, hashes of HASHED_KEYS, wire ve
 HELLO_EVERY = 50 * limits.MILLISECOND
 HELLO_REPLIES_PER_TURN = 16
 SILENT_AFTER = 1 * limits.SECOND
+MAX_CLAIMS = 1024  # digests kept for one turn
 
 
 class SlabSource(NamedTuple):
@@ -114,6 +115,7 @@ class Peer:
         "address",
         "answered",
         "cluster",
+        "disk_full",
         "flags",
         "heard_at",
         "hello_due",
@@ -121,7 +123,6 @@ class Peer:
         "node",
         "nonce",
         "refusal",
-        "report",
         "term",
     )
 
@@ -133,7 +134,7 @@ class Peer:
         self.hello_due: Nanoseconds = 0
         self.heard_at: Nanoseconds = 0
         self.refusal = ""  # why we do not talk to it, "" if we do
-        self.report = Report(0, 0, 0, False)
+        self.disk_full = False  # it said so in its last reply
         self.flags = 0
         self.cluster = 0
         self.term = 0  # it named in its last handshake
@@ -164,7 +165,10 @@ class Transport:
         self.counters = Counters()
         self.report = Report(0, 0, 0, False)
         self.agreed_digest: tuple[Index, int] = (0, 0)
-        self.peer_verdict: tuple[Index, int] = (0, 0)  # the digest a leader told us a majority has
+        # Digests heard since core looked last: what peers say they have (node, index, digest), what leaders say a
+        # majority has (index, digest). All of them count, so that a forged one does not hide the genuine one beside it.
+        self.claims: set[tuple[NodeId, Index, int]] = set()
+        self.verdicts: set[tuple[Index, int]] = set()
         self.refusals: list[tuple[NodeId, str]] = []  # for the node's log; taken by core
         self.single_bytes = mtu - limits.HEADER_BYTES - limits.MAC_BYTES  # payload of a frame that needs no fragments
         self.fragmenter: Fragmenter[NodeId] = Fragmenter(mtu, first_id=identity.incarnation)
@@ -255,6 +259,12 @@ class Transport:
         term, index, commit = frame[9], frame[10], frame[11]
         newest = max(self.term, peer.term) + limits.MAX_TERM_STEP
         return term <= newest and max(term, index, commit) < limits.MAX_NUMBER
+
+    def claim(self, peer: Peer, index: Index, digest: int, *, disk_full: bool) -> None:
+        """What a follower says of itself in a reply."""
+        peer.disk_full = disk_full
+        if index and len(self.claims) < MAX_CLAIMS:
+            self.claims.add((peer.node, index, digest))
 
     def _append_entries(
         self, frame: wire.Frame, view: memoryview, offset: int, length: int, source: object, out: list[PeerMessage]
@@ -534,22 +544,24 @@ def _get_vote_reply(_: Transport, peer: Peer, frame: wire.Frame, body: memoryvie
     return RequestVoteReply(peer.node, frame[6], frame[9], bool(frame[3] & GRANTED), bool(frame[3] & 2))
 
 
-def _get_append_reply(_: Transport, peer: Peer, frame: wire.Frame, body: memoryview) -> PeerMessage:
-    hint_index, hint_term, applied, digest_index, digest = BODY_APPEND_REPLY.unpack(body)
-    peer.report = Report(applied, digest_index, digest, bool(frame[3] & DISK_FULL))
+def _get_append_reply(transport: Transport, peer: Peer, frame: wire.Frame, body: memoryview) -> PeerMessage:
+    hint_index, hint_term, _applied, digest_index, digest = BODY_APPEND_REPLY.unpack(body)
+    transport.claim(peer, digest_index, digest, disk_full=bool(frame[3] & DISK_FULL))
     return AppendEntriesReply(
         peer.node, frame[6], frame[9], frame[10], bool(frame[3] & REJECTED), frame[11], hint_index, hint_term
     )
 
 
 def _get_heartbeat(transport: Transport, peer: Peer, frame: wire.Frame, body: memoryview) -> PeerMessage:
-    transport.peer_verdict = BODY_HEARTBEAT.unpack(body)
+    verdict = BODY_HEARTBEAT.unpack(body)
+    if verdict[0] and len(transport.verdicts) < MAX_CLAIMS:
+        transport.verdicts.add(verdict)
     return Heartbeat(peer.node, frame[6], frame[9], frame[11], frame[10])
 
 
-def _get_heartbeat_reply(_: Transport, peer: Peer, frame: wire.Frame, body: memoryview) -> PeerMessage:
-    applied, digest_index, digest = BODY_HEARTBEAT_REPLY.unpack(body)
-    peer.report = Report(applied, digest_index, digest, bool(frame[3] & DISK_FULL))
+def _get_heartbeat_reply(transport: Transport, peer: Peer, frame: wire.Frame, body: memoryview) -> PeerMessage:
+    _applied, digest_index, digest = BODY_HEARTBEAT_REPLY.unpack(body)
+    transport.claim(peer, digest_index, digest, disk_full=bool(frame[3] & DISK_FULL))
     return HeartbeatReply(peer.node, frame[6], frame[9], frame[10], frame[11])
 
 

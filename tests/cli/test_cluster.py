@@ -135,6 +135,16 @@ def test_the_log_can_be_read_while_the_node_runs(cluster):
     assert "append" in kinds
 
 
+def test_bench_measures_the_running_cluster(cluster):
+    report = json.loads(cluster("bench", "--clients", "20", "--seconds", "0.3", "--reads", "50", "--json"))
+    assert (report["nodes"], report["clients"], report["errors"]) == (3, 20, 0)
+    assert report["ops"] > 0
+    assert report["cpu_us_per_op"] > 0
+    found = json.loads(cluster("range", "--prefix", "load-", "--limit", "1", "--json"))
+    assert found["key"].startswith("load-00000000")
+    assert "do not fit a datagram" in cluster("bench", "--per-datagram", "900", code=2)
+
+
 def test_no_node_outlives_a_supervisor_that_was_killed(cluster):
     cluster("put", "kept", "for ever")
     pids = [node["pid"] for node in cluster.status()]
@@ -193,6 +203,14 @@ def test_a_temporary_cluster_ends_with_an_owner_that_was_killed(tmp_path):
         running = record.running(configs.load_config(path))
         owner.kill()
     gone([running.supervisor.pid, *(node.process.pid for node in running.nodes.values())])
+
+
+def test_bench_fresh_leaves_nothing_behind(tmp_path):
+    path = write_config(tmp_path, 1)
+    before = sorted(tmp_path.rglob("*"))
+    out = Cluster(path)("bench", "--fresh", "--clients", "3", "--seconds", "0.2")
+    assert "operations/s" in out
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_detach_reports_what_went_wrong(tmp_path):

@@ -40,6 +40,9 @@ CONFIG = RaftConfig(
 
 Entry = tuple[int, object]
 
+FAULTS = ("second-leader-refused", "committed-entry-contradicted", "verified-entry-contradicted")
+"""Events that tell of a peer that no correct node is."""
+
 
 class Violation(AssertionError):
     """A safety property does not hold."""
@@ -231,7 +234,9 @@ class Node:
             self.reads[read.read_id] = read.read_index
             self.cluster.checker.on_read(read.read_id, read.read_index)
         self.reads_failed += ready.reads_failed
-        self.events += [event.what for event in ready.events]
+        for event in ready.events:
+            check(event.what not in FAULTS, f"node {self.id}: {event}")
+            self.events.append(event.what)
         self.cluster.on_ready(self, ready)
 
     def _append(self, item: Append) -> list[Entry]:

@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 from brokenbuilds import compile_library, with_early_replies, without_fdatasync
 from platter import SECTOR, Platter, survivors
-from powercluster import Trial
+from powercluster import Broken, Promises, Trial, check_keys, check_overwritten
 
 ROUNDS = int(os.environ.get("POWERLOSS_ROUNDS", "3"))
 SEED = int(os.environ.get("POWERLOSS_SEED", "1"))
@@ -50,6 +50,56 @@ def test_replies_before_the_sync_are_caught(library, tmp_path):
     outcome = Trial(tmp_path, library, seed=SEED, shadows=[shadow]).run(ROUNDS_TO_BE_CAUGHT, cut_at_founding=False)
     assert "acknowledged writes are lost" in outcome.broken, outcome
     shutil.rmtree(tmp_path)
+
+
+# -- the verdict, by what it must object to -------------------------------------------------------------------------
+
+
+KEPT = {b"unique/1": b"one", b"register/1": b"5", b"counter/1": b"3"}
+
+
+class Memory:
+    """What a load was promised, and a cluster that holds `found`."""
+
+    def __init__(self, found):
+        self.found = found
+        self.promises = Promises(
+            unique={b"unique/1": b"one"},
+            issued={b"unique/1": b"one", b"unique/2": b"two"},
+            registers={b"register/1": (4, 6)},
+            increments=Counter({b"counter/1": 3}),
+        )
+
+    def read_all(self, prefix):
+        return {key: value for key, value in self.found.items() if key.startswith(prefix)}
+
+    def check(self):
+        check_keys(self.promises, self.read_all(b"unique/"), b"unique/")
+        check_overwritten(self)
+
+
+@pytest.mark.parametrize("found", [KEPT, {**KEPT, b"unique/2": b"two"}, {**KEPT, b"register/1": b"6"}])
+def test_a_store_that_keeps_its_promises_passes(found):
+    Memory(found).check()
+
+
+@pytest.mark.parametrize(
+    ("change", "objection"),
+    [
+        ({b"unique/1": None}, "1 of 1 acknowledged writes are lost"),
+        ({b"unique/1": b"two"}, "a value that nobody wrote"),
+        ({b"unique/3": b"three"}, "a value that nobody wrote"),
+        ({b"register/1": b"3"}, "but 4 was acknowledged"),
+        ({b"register/1": None}, "but 4 was acknowledged"),
+        ({b"register/1": b"7"}, "6 asked for"),
+        ({b"counter/1": b"2"}, "counter/1 is 2 after 3 increments"),
+        ({b"counter/1": b"4"}, "counter/1 is 4 after 3 increments"),
+    ],
+)
+def test_a_broken_promise_is_named(change, objection):
+    found = {key: value for key, value in {**KEPT, **change}.items() if value is not None}
+    with pytest.raises(Broken, match=objection):
+        Memory(found).check()
 
 
 # -- the preload library, by what small programs leave behind -------------------------------------------------------

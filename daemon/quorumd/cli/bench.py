@@ -1,218 +1,272 @@
-"""`bench`: how fast is this cluster? The load side is fastpath's LoadGenerator; this is its dashboard."""
+"""`quorumd bench`: how fast is this cluster, on this machine, for this workload.
+
+A closed loop: each client has one operation in flight. The load side runs in C on one socket and one thread, so what is
+measured is the cluster; it shares the processors with the nodes when they are on this machine.
+"""
 
 import json
 import os
+import secrets
+import shutil
+import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import click
+import msgspec
+import psutil
+import yaml
+from hdrh.histogram import HdrHistogram
 
 from quorumd.cli.options import config_option, load
-from quorumd.errors import Rejected, Timeout
+from quorumd.client.probe import Status, StatusProbe, sample
+from quorumd.config import Config, load_config
+from quorumd.environment import read_key
+from quorumd.errors import Rejected
+from quorumd.supervisor.launch import temporary
+from quorumd_fastpath.load import LoadGenerator
+from quorumd_fastpath.udp import pack_addr
 
-if TYPE_CHECKING:
-    from quorumd.config import Config
-    from quorumd_fastpath.load import LoadGenerator
+WARM_UP_S: Final = 1.0
+STEP_S: Final = 0.1  # between updates of the progress bar
+OPENING_S: Final = 20.0  # to open all sessions
+REPLY_S: Final = 1.0
+PERCENTILES: Final = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9}
+LONGEST_US: Final = 600_000_000
 
-_SLICE_S: Final = 0.1  # between two looks at the figures
-_WARM_UP_S: Final = 0.5
-_OPEN_S: Final = 30.0  # for the clients' sessions
-_REPLY_S: Final = 1.0
-_MAX_LATENCY_US: Final = 60_000_000
-_TEMPORARY: Final = """\
-cluster: bench
-engine: raft
-data_dir: {directory}
-nodes:
-  - {{id: 1, peer: "{host}:7101", client: "{host}:7201"}}
-  - {{id: 2, peer: "{host}:7102", client: "{host}:7202"}}
-  - {{id: 3, peer: "{host}:7103", client: "{host}:7203"}}
-"""
+Progress = Callable[[float], None]
+"""Takes the share that is done, 0 to 1."""
 
 
-class Usage(NamedTuple):
-    """What the nodes used so far, together: CPU seconds, and resident bytes now."""
+class Plan(NamedTuple):
+    """The workload. reads: percent of the operations that read; seconds: without the warm-up."""
 
-    cpu_s: float
-    rss_bytes: int
+    clients: int
+    seconds: float
+    key_bytes: int
+    value_bytes: int
+    per_datagram: int
+    reads: int
 
 
 @click.command()
-@click.option("--clients", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="Logical clients.")
-@click.option("--seconds", type=click.FloatRange(0.1, 86_400), default=5.0, show_default=True, help="How long.")
-@click.option("--key-bytes", type=click.IntRange(8, 32_768), default=16, show_default=True)
-@click.option("--value-bytes", type=click.IntRange(8, 1_048_576), default=256, show_default=True)
+@click.argument("config_path", metavar="CONFIG", required=False)
+@click.option("--clients", type=click.IntRange(1), default=1000, show_default=True, help="Each has one in flight.")
+@click.option("--seconds", type=click.FloatRange(0.1), default=5.0, show_default=True, help="To measure.")
+@click.option("--key-bytes", type=click.IntRange(8), default=16, show_default=True)
+@click.option("--value-bytes", type=click.IntRange(8), default=256, show_default=True)
 @click.option(
-    "--per-datagram", type=click.IntRange(1, 1024), default=1, show_default=True,
-    help="Operations of different clients that share a datagram.",
+    "--per-datagram", type=click.IntRange(1), default=1, show_default=True,
+    help="Operations of different clients in one datagram.",
 )
+@click.option("--reads", type=click.IntRange(0, 100), default=0, show_default=True, metavar="PERCENT")
 @click.option(
-    "--reads", "reads_percent", type=click.IntRange(0, 100), default=0, show_default=True, metavar="PERCENT",
-    help="Share of linearizable reads.",
+    "--fresh", is_flag=True,
+    help="Measure a cluster with the settings of CONFIG that is made for this and taken down afterwards.",
 )
-@click.option("--fresh", is_flag=True, help="Against a three-node cluster made for this run and removed after it.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @config_option
-def bench(fresh: bool, as_json: bool, **workload: Any) -> None:
-    """Measure durable operations per second and their latency.
+def bench(config_path: str | None, *, fresh: bool, as_json: bool, **plan: Any) -> None:
+    """Measure throughput and latency of the running cluster, or with --fresh of a temporary one.
 
-    Every client has a session of its own and one operation in flight. Load and nodes share this machine.
+    The keys written begin with "load-". CPU time and memory are those of the nodes, if they are on this machine.
     """
-    if fresh:
-        with temporary_cluster() as config:
-            result = measure(config, **workload)
-    else:
-        result = measure(load(), **workload)
-    click.echo(json.dumps(result) if as_json else describe(result))
+    config = load(config_path)
+    workload = Plan(**plan)
+    with fresh_cluster(config) if fresh else _as_it_is(config) as target, progress_bar(workload.seconds) as progress:
+        report = measure(target, workload, progress)
+    click.echo(json.dumps(report) if as_json else human(report))
 
 
-@contextmanager
-def temporary_cluster() -> "Iterator[Config]":
-    """A cluster for one run. Its loopback address comes from our pid, so it meets no other one's ports."""
-    from quorumd.config import load_config  # noqa: PLC0415
-    from quorumd.supervisor.launch import temporary  # noqa: PLC0415
-
-    pid = os.getpid()
-    host = f"127.{64 + (pid >> 16) % 64}.{(pid >> 8) % 256}.{pid % 254 + 1}"
-    with tempfile.TemporaryDirectory(prefix="quorumd-bench-") as directory:
-        path = Path(directory, "cluster.yaml")
-        path.write_text(_TEMPORARY.format(directory=directory, host=host))
-        with temporary(path):
-            yield load_config(path)
-
-
-def measure(
-    config: "Config", *, clients: int, seconds: float, key_bytes: int, value_bytes: int, per_datagram: int,
-    reads_percent: int,
-) -> dict[str, Any]:
-    """One run against a running cluster, as the object that --json prints. Raises Rejected, Timeout."""
-    if config.key_file is not None:
-        raise Rejected("bench speaks no MAC: run it against a cluster without key_file, or with --fresh")
-    nodes = _nodes(config)
+def measure(config: Config, plan: Plan, progress: Progress) -> dict[str, Any]:
+    """Runs the load and gives back the report. Raises Rejected if the cluster does not serve."""
+    generator, nodes = prepare(config, plan)
     try:
-        generator = _generator(
-            config, nodes, clients=clients, key_bytes=key_bytes, value_bytes=value_bytes, per_datagram=per_datagram,
-            reads_percent=reads_percent,
-        )
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-    try:
-        if not generator.open_sessions(_OPEN_S):
-            raise Timeout(f"{clients} sessions were not open within {_OPEN_S:g} s; look at `quorumd status`")
-        generator.run(_WARM_UP_S)
+        if not generator.open_sessions(OPENING_S):
+            raise Rejected("the cluster does not serve: not all sessions could be opened; see `quorumd status`")
+        generator.run(min(WARM_UP_S, plan.seconds))
         generator.reset()
-        before, began = _usage(nodes), time.perf_counter()
-        _run(generator, seconds)
-        took, after = time.perf_counter() - began, _usage(nodes)
+        meter = NodeMeter(nodes)
+        begun_s = time.monotonic()
+        elapsed_s = 0.0
+        while elapsed_s < plan.seconds:
+            generator.run(min(STEP_S, plan.seconds - elapsed_s))
+            elapsed_s = time.monotonic() - begun_s
+            progress(min(1.0, elapsed_s / plan.seconds))
+        cpu_s, rss_bytes = meter.read()
+        if not generator.done:
+            raise Rejected(f"no operation was answered in {elapsed_s:.1f} s; see `quorumd status`")
+        return report_of(config, plan, generator, elapsed_s, cpu_s=cpu_s, rss_bytes=rss_bytes)
     finally:
         generator.close()
-    ops = generator.done
+
+
+def prepare(config: Config, plan: Plan) -> tuple[LoadGenerator, list[psutil.Process]]:
+    """The generator, its socket open, and the nodes' processes on this machine. Raises Rejected, UsageError."""
+    if config.key_file is not None:
+        raise Rejected("bench sends no MACs and cannot measure a cluster with a key_file; use --fresh")
+    probe = StatusProbe(config, read_key(config)).open()
+    try:
+        found = sample(probe, len(config.nodes), REPLY_S)
+    finally:
+        probe.close()
+    clusters = {str(status.get("cluster")) for status in found.values() if status.get("voter")}
+    if not clusters:
+        raise Rejected(f"no node of cluster {config.cluster} answers; start it with `quorumd up`, or use --fresh")
+    addresses = {}
+    for node in config.nodes:
+        resolved = socket.getaddrinfo(*node.client_endpoint, type=socket.SOCK_DGRAM)[0][4]
+        addresses[node.id] = (str(resolved[0]), int(resolved[1]))
+    try:
+        generator = LoadGenerator(
+            [(node_id, pack_addr(*address)) for node_id, address in addresses.items()], int(clusters.pop(), 16),
+            clients=plan.clients, per_datagram=plan.per_datagram, key_bytes=plan.key_bytes,
+            value_bytes=plan.value_bytes, reads_percent=plan.reads, mtu=config.mtu_bytes,
+            seed=secrets.randbits(39) | 1,  # sessions of an earlier run may still be open
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error), click.get_current_context(silent=True)) from None
+    generator.open(_own_address(addresses.values()))
+    return generator, _processes(config, found)
+
+
+def _own_address(targets: Iterable[tuple[str, int]]) -> str:
+    """The address of this machine from which the nodes are reached."""
+    target = next(iter(targets))
+    family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as unsent:
+        unsent.connect(target)
+        return str(unsent.getsockname()[0])
+
+
+def _processes(config: Config, found: dict[int, Status]) -> list[psutil.Process]:
+    """The nodes' processes, or none at all unless every node is here: half a figure would mislead."""
+    processes = []
+    for node in config.nodes:
+        pid = found.get(node.id, {}).get("pid")
+        if not isinstance(pid, int) or not node.client_endpoint.loopback:
+            return []
+        try:
+            processes.append(psutil.Process(pid))
+        except psutil.Error:
+            return []
+    return processes
+
+
+class NodeMeter:
+    """CPU time that the nodes spend between its making and `read`."""
+
+    def __init__(self, processes: list[psutil.Process]) -> None:
+        self._begun = {process: _cpu_s(process) for process in processes}
+
+    def read(self) -> tuple[float | None, int | None]:
+        """(seconds of CPU of all nodes together, resident bytes of the largest); (None, None) if one is gone."""
+        if not self._begun:
+            return None, None
+        try:
+            cpu_s = sum(_cpu_s(process) - begun for process, begun in self._begun.items())
+            return cpu_s, max(process.memory_info().rss for process in self._begun)
+        except psutil.Error:
+            return None, None
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def report_of(
+    config: Config, plan: Plan, generator: LoadGenerator, elapsed_s: float, *, cpu_s: float | None,
+    rss_bytes: int | None,
+) -> dict[str, Any]:
+    """The figures in the shape that --json prints."""
+    histogram = HdrHistogram(1, LONGEST_US, 3)
+    for value_us, count in generator.latencies():
+        histogram.record_value(max(1, min(value_us, LONGEST_US)), count)
+    longest_us = generator.max_us
+    # The histogram answers with the upper edge of a bucket, which may lie above the longest there was.
+    latency_us = {
+        name: min(int(histogram.get_value_at_percentile(share)), longest_us) for name, share in PERCENTILES.items()
+    }
+    done = generator.done
     return {
-        "engine": config.engine,
-        "nodes": len(config.nodes),
-        "clients": clients,
-        "key_bytes": key_bytes,
-        "value_bytes": value_bytes,
-        "per_datagram": per_datagram,
-        "seconds": round(took, 3),
-        "ops": ops,
-        "ops_per_s": round(ops / took, 1),
-        "latency_us": _percentiles(generator.latencies(), generator.max_us),
-        "errors": generator.errors,
-        "cpu_us_per_op": round((after.cpu_s - before.cpu_s) * 1e6 / max(ops, 1), 2),
-        "rss_bytes": after.rss_bytes,
+        "engine": config.engine, "nodes": len(config.nodes), "clients": plan.clients, "key_bytes": plan.key_bytes,
+        "value_bytes": plan.value_bytes, "per_datagram": plan.per_datagram, "seconds": round(elapsed_s, 3),
+        "ops": done, "ops_per_s": round(done / elapsed_s, 1),
+        "latency_us": {**latency_us, "max": longest_us}, "errors": generator.errors,
+        "cpu_us_per_op": None if cpu_s is None else round(cpu_s * 1e6 / done, 2), "rss_bytes": rss_bytes,
     }
 
 
-def _nodes(config: "Config") -> "dict[int, dict[str, Any]]":
-    """What each node that runs says of itself, by id. Raises Rejected if none answers."""
-    from quorumd.client.probe import StatusProbe, sample  # noqa: PLC0415
+def human(report: dict[str, Any]) -> str:
+    """The report for people."""
+    latency = "  ".join(f"{name} {value / 1000:.2f}" for name, value in report["latency_us"].items())
+    lines = [
+        f"{report['ops_per_s']:,.0f} operations/s: {report['ops']:,} in {report['seconds']:.1f} s, "
+        f"{report['errors']} errors",
+        f"latency in ms: {latency}",
+    ]
+    if report["cpu_us_per_op"] is not None:
+        lines.append(
+            f"nodes: {report['cpu_us_per_op']:.1f} us of CPU an operation (all {report['nodes']} together), "
+            f"{report['rss_bytes'] / 1048576:.0f} MiB resident (the largest)"
+        )
+    return "\n".join(lines)
 
-    probe = StatusProbe(config, None).open()
+
+# -- around the measurement -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _as_it_is(config: Config) -> Iterator[Config]:
+    yield config
+
+
+@contextmanager
+def fresh_cluster(config: Config) -> Iterator[Config]:
+    """A cluster like `config` on a loopback address of its own, in a directory beside config's that is removed."""
+    beside = config.data_path
+    beside.parent.mkdir(parents=True, exist_ok=True)  # not the system's /tmp: that may be memory, which syncs for free
+    directory = Path(tempfile.mkdtemp(prefix=f"{beside.name}-bench-", dir=beside.parent))
     try:
-        found = {node: dict(status) for node, status in sample(probe, len(config.nodes), _REPLY_S).items()}
+        path = directory / "bench.yaml"
+        path.write_text(yaml.safe_dump(_alike(config, private_host())))
+        with temporary(path):
+            yield load_config(path)
     finally:
-        probe.close()
-    if not found:
-        raise Rejected("no node answers; start the cluster with `quorumd up`, or add --fresh")
-    return found
+        shutil.rmtree(directory)
 
 
-def _generator(config: "Config", nodes: "dict[int, dict[str, Any]]", **workload: Any) -> "LoadGenerator":
-    from quorumd.endpoint import numeric  # noqa: PLC0415
-    from quorumd_fastpath.load import LoadGenerator  # noqa: PLC0415
-    from quorumd_fastpath.udp import pack_addr  # noqa: PLC0415
-
-    addresses = [(node.id, pack_addr(numeric(node.client_endpoint.host), node.client_endpoint.port))
-                 for node in config.nodes]
-    cluster = int(next(iter(nodes.values()))["cluster"], 16)
-    seed = time.time_ns() >> 10 & 0xFFFF_FFFF  # sessions of an earlier run must not be met again
-    generator = LoadGenerator(addresses, cluster, mtu=config.mtu_bytes, seed=seed, **workload)
-    own = "127.0.0.1" if all(node.client_endpoint.loopback for node in config.nodes) else "0.0.0.0"
-    generator.open("::1" if config.nodes[0].client_endpoint.family == 6 else own)
-    return generator
+def _alike(config: Config, host: str) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(config)
+    for key in ("source", "key_file"):
+        del plain[key]
+    plain["data_dir"] = "state"
+    for i, node in enumerate(plain["nodes"]):
+        node |= {"peer": f"{host}:{7101 + i}", "client": f"{host}:{7201 + i}"}
+    return plain
 
 
-def _run(generator: "LoadGenerator", seconds: float) -> None:
-    """Runs the load, with a progress bar if somebody looks."""
+def private_host() -> str:
+    """A loopback address that belongs to this process alone, made from its pid, so that every port is free."""
+    pid = os.getpid()
+    return f"127.{128 + (pid >> 16 & 63)}.{pid >> 8 & 255}.{pid & 255}"
+
+
+@contextmanager
+def progress_bar(seconds: float) -> Iterator[Progress]:
+    """A bar on stderr if that is a terminal, else nothing."""
     if not sys.stderr.isatty():
-        generator.run(seconds)
+        yield lambda share: None
         return
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415 - only a terminal needs it
+    from rich.progress import Progress as Bar  # noqa: PLC0415
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-    began, done = time.perf_counter(), 0
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("bench", total=seconds, rate="")
-        while (passed := time.perf_counter() - began) < seconds:
-            piece = min(_SLICE_S, seconds - passed)
-            generator.run(piece)
-            rate = (generator.done - done) / piece
-            done = generator.done
-            progress.update(task, completed=time.perf_counter() - began, rate=f"{rate:,.0f} ops/s")
-
-
-def _usage(nodes: "dict[int, dict[str, Any]]") -> Usage:
-    """CPU and memory of the nodes that run on this machine."""
-    import psutil  # noqa: PLC0415
-
-    cpu_s, rss_bytes = 0.0, 0
-    for status in nodes.values():
-        try:
-            process = psutil.Process(int(status["pid"]))
-            times = process.cpu_times()
-            cpu_s += times.user + times.system
-            rss_bytes += process.memory_info().rss
-        except (psutil.Error, KeyError):
-            continue  # on another machine, or gone
-    return Usage(cpu_s, rss_bytes)
-
-
-def _percentiles(latencies: list[tuple[int, int]], max_us: int) -> dict[str, int]:
-    from hdrh.histogram import HdrHistogram  # noqa: PLC0415
-
-    histogram = HdrHistogram(1, _MAX_LATENCY_US, 3)
-    for micros, count in latencies:
-        histogram.record_value(max(micros, 1), count)
-    wanted = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9}
-    return {**{name: int(histogram.get_value_at_percentile(p)) for name, p in wanted.items()}, "max": max_us}
-
-
-def describe(result: dict[str, Any]) -> str:
-    """The result for people."""
-    latency = result["latency_us"]
-    times = "  ".join(f"{name} {latency[name] / 1000:.2f} ms" for name in ("p50", "p90", "p99", "p999", "max"))
-    return (
-        f"{result['ops_per_s']:,.0f} operations/s  ({result['ops']:,} in {result['seconds']:.1f} s, "
-        f"{result['clients']} clients, {result['key_bytes']} B keys, {result['value_bytes']} B values, "
-        f"{result['per_datagram']} per datagram, durable on {result['nodes'] // 2 + 1} of {result['nodes']} nodes)\n"
-        f"latency  {times}\n"
-        f"errors {result['errors']}  node CPU {result['cpu_us_per_op']:.1f} us/op  "
-        f"node memory {result['rss_bytes'] / 2**20:.0f} MiB"
-    )
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(f"measuring for {seconds:g} s", total=1.0)
+        yield lambda share: bar.update(task, completed=share)

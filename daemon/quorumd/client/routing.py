@@ -8,7 +8,15 @@ is heard of. Wrong beliefs cost time, never correctness: any node may be asked, 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeAlias
 
-from quorumd.limits import CLIENT_LOOK_UP_AGAIN, CLIENT_REDIRECTS, CLIENT_SEARCH, CLIENT_SEARCH_IDLE, CLIENT_SEARCH_MAX
+from quorumd.limits import (
+    CLIENT_LOOK_UP_AGAIN,
+    CLIENT_REDIRECTS,
+    CLIENT_SEARCH,
+    CLIENT_SEARCH_EARLY,
+    CLIENT_SEARCH_IDLE,
+    CLIENT_SEARCH_MAX,
+    CLIENT_SUSPENDED_AFTER,
+)
 from quorumd.types import NOBODY, Nanoseconds, NodeId, Term
 
 SocketAddress: TypeAlias = Hashable
@@ -151,7 +159,8 @@ class Router:
         if self.searching_since is None or now < self.probe_at:
             return []
         self.probe_at = now + self._probe_every
-        limit = CLIENT_SEARCH_IDLE if idle else CLIENT_SEARCH_MAX
+        early = now - self.searching_since < CLIENT_SUSPENDED_AFTER
+        limit = CLIENT_SEARCH_IDLE if idle else CLIENT_SEARCH_EARLY if early else CLIENT_SEARCH_MAX
         self._probe_every = min(self._probe_every * 3 // 2, limit)
         if now - self._looked_up_at >= CLIENT_LOOK_UP_AGAIN:
             self._looked_up_at = now

@@ -67,7 +67,8 @@ class Progress:
         self.mark: Index = 0
         self.mark_round = 0
         self.waiting_since = now  # oldest instant since which something in flight shows no sign of arriving
-        # The last retransmission: which range, what `next` and the round were then, when it may be repeated.
+        # The last retransmission: which range, the prev_index of whatever is sent after it, the round at that time,
+        # and when it may be repeated.
         self.resend_from: Index = 0
         self.resend_upto: Index = 0
         self.resend_mark: Index = 0

@@ -65,14 +65,14 @@ def on_append_reply(s: State, m: AppendEntriesReply) -> None:
 def on_rejected(s: State, p: Progress, m: AppendEntriesReply) -> None:
     """The entry before the message was missing or of another term: back up by the hint (3.5)."""
     prev, hint = m.prev_index, m.hint_index
-    if prev <= p.match or hint < p.match or hint > prev:
-        return  # late: it was acknowledged since; or nonsense
+    if not p.match < prev < p.next or not p.match <= hint <= prev:
+        return  # late: acknowledged since, or of a time before the last probe; or nonsense
     have = min(s.log.find_at_most(hint, m.hint_term), prev - 1)
     if not p.replicating:
         if prev == p.next - 1:  # the probe under way and no earlier one
             p.probe(have + 1)
     elif have == hint and s.log.term_at(hint) == m.hint_term:
-        resend(s, p, have, fresh=prev >= p.resend_mark)  # only sent after the last resend can prove that one lost
+        resend(s, p, have, fresh=prev >= p.resend_mark)
     else:
         p.probe(have + 1)
 
@@ -117,6 +117,9 @@ def flush(s: State) -> None:
     if s.reads_waiting or (s.confirmed and s.read_round):
         reads.flush(s)
     s.confirmed = False
+    if s.beat_due:
+        s.beat_due = False
+        reads.begin_round(s)
     last = s.log.last
     for p in s.peers.values():
         if p.next <= last and (p.replicating or not p.paused):
@@ -221,7 +224,7 @@ def resend(s: State, p: Progress, have: Index, fresh: bool) -> None:
 def remember_resend(s: State, p: Progress, first: Index, upto: Index) -> None:
     """Notes what was already sent, so that only younger evidence counts against this retransmission."""
     p.resend_upto = upto
-    p.resend_mark = p.next
+    p.resend_mark = p.next - 1
     p.resend_round = s.round
 
 
@@ -266,7 +269,7 @@ def on_tick_leader(s: State) -> None:
     if beating:
         s.heartbeat_at = now + s.config.heartbeat_ns
         s.transfer_sent = False
-        reads.begin_round(s)
+        s.beat_due = True  # flush sends it, with the commit index that this turn's answers allow
     if now >= s.transfer_deadline:
         transfer.abort(s)
     if now >= s.check_at:

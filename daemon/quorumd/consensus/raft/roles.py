@@ -50,7 +50,7 @@ def leave_leadership(s: State) -> None:
     s.transfer_deadline = s.heartbeat_at = s.check_at = s.scan_at = NEVER
     s.own_pending.clear()
     s.own_match = 0
-    s.matched = s.confirmed = False
+    s.matched = s.confirmed = s.beat_due = False
     s.turn_first = s.turn_bytes = 0
     # Having led is not having heard a leader.
     s.heard = False

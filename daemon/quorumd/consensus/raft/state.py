@@ -54,6 +54,7 @@ class State:
         "ack",
         "after",
         "appends",
+        "beat_due",
         "campaign_transfer",
         "check_at",
         "commit",
@@ -192,6 +193,7 @@ class State:
         self.turn_first: Index = 0  # first index proposed since the last Ready; 0: none
         self.turn_bytes = 0
         self.heartbeat_at: Nanoseconds = NEVER
+        self.beat_due = False  # a heartbeat round is to leave with the coming Ready
         self.check_at: Nanoseconds = NEVER  # check-quorum looks next
         self.scan_at: Nanoseconds = NEVER  # loss detection looks next; NEVER while nothing is in flight
         # Reads (reads.py)
