@@ -22,6 +22,11 @@ lint: build
 bench: build
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only
 
+# Longer proofs: power loss on real files with both broken builds, and the random worlds over many seeds.
+soak: build
+	$(BIN)/python bench/prove_powerloss.py --rounds 20
+	QUORUMD_SEEDS=500 $(BIN)/python -m pytest tests/node/test_random_world.py tests/consensus
+
 # The fastpath tests under the address and undefined-behaviour sanitizers, in a build tree of their own.
 asan:
 	./tests/asan.sh

@@ -42,8 +42,6 @@ from quorumd_fastpath.udp import pack_addr  # noqa: E402
 DEADLINE_S = 60.0
 POLL_S = 0.02  # between two questions; the nodes share the machine with whoever asks
 ANSWER_S = 0.3  # a node that runs answers in far less
-KEPT_S = 86_400  # of a session: a client that is paused for a measurement must keep its own
-SESSIONS = 10_000  # at most in one load
 
 
 class Failed(Exception):
@@ -229,11 +227,15 @@ class LoadProcess:
         self._process.join(DEADLINE_S)
 
     def ask(self, command: str, argument: float = 0.0) -> Any:
-        """open, rate N, figures: see `_generate`."""
+        """open, rate N, figures, pause, resume: see `_generate`."""
         self._pipe.send((command, argument))
         if not self._pipe.poll(2 * DEADLINE_S):
             raise Failed(f"the load generator does not answer to {command}")
         return self._pipe.recv()
+
+    def pause(self) -> list[int]:
+        """Begins nothing new and takes in what was answered; by client, the last operation acknowledged."""
+        return list(self.ask("pause", 0.1))
 
     def measure(self, seconds: float) -> float:
         """Operations a second over so long."""
@@ -249,22 +251,29 @@ def _generate(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and the pipe with it
     generator = LoadGenerator(nodes, cluster, **options)
     generator.open(host)
+    paused = False
     try:
         while True:
-            while pipe.poll():
+            while paused or pipe.poll():
                 command, argument = pipe.recv()
-                if command == "open":
-                    pipe.send(generator.open_sessions(DEADLINE_S))
-                elif command == "rate":
-                    generator.set_rate(argument)
-                    pipe.send(True)
-                else:
-                    pipe.send({key: getattr(generator, key) for key in ("done", "errors", "resends", "redirects")})
+                paused = command == "pause" or (paused and command != "resume")
+                pipe.send(_obey(generator, command, argument))
             generator.run(0.05)
     except (EOFError, BrokenPipeError):
         return
     finally:
         generator.close()
+
+
+def _obey(generator: LoadGenerator, command: str, argument: float) -> Any:
+    if command == "open":
+        return generator.open_sessions(DEADLINE_S)
+    if command == "rate":
+        generator.set_rate(argument)
+    if command == "pause":
+        generator.drain(argument)
+        return generator.acknowledged()
+    return {key: getattr(generator, key) for key in ("done", "errors", "resends", "redirects")}
 
 
 # -- figures --------------------------------------------------------------------------------------------------------

@@ -3,5 +3,5 @@
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--rewrite-golden", action="store_true", help="write what happens into tests/**/golden/*.txt instead of comparing"
+        "--rewrite-golden", action="store_true", help="write the golden transcripts instead of comparing with them"
     )

@@ -42,12 +42,12 @@ def environment(tmp_path_factory):
     found["PATH"] = f"{BIN}:{found['PATH']}"
     found["HOST"] = host
     yield found
-    subprocess.run(["quorumd", "down"], env=found, capture_output=True, timeout=60)
+    subprocess.run(["quorumd", "down"], env=found, capture_output=True, timeout=60, check=False)
 
 
 def run(command, environment):
     return subprocess.run(
-        shlex.split(command), env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120
+        shlex.split(command), env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
 
 
@@ -77,7 +77,7 @@ def test_make_up_runs_in_the_foreground_until_interrupted(environment):
 
 
 def test_make_test_is_this_suite():
-    done = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0 and "-m pytest" in done.stdout
 
 
@@ -85,7 +85,8 @@ def test_the_python_example(environment):
     run("quorumd up --detach", environment)
     (example,) = re.findall(r"```python\n(.*?)```", README, re.S)
     code = example.replace("127.0.0.1", environment["HOST"])
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[:2] == ["b'hello'", "b'hello'"]
     assert run("quorumd down", environment).returncode == 0

@@ -42,7 +42,7 @@ class Applier:
         )
         self._points: deque[tuple[Index, int]] = deque()  # (index, read id), in order of index
         self._recalling: Index = 0  # first index being read back for apply; 0: none
-        self._leading = False
+        self._regime: tuple[Term, NodeId] = (0, 0)  # term and leader under which digests are compared
 
     @property
     def behind(self) -> bool:
@@ -88,9 +88,12 @@ class Applier:
                 self.store.apply_bytes(take_entries(data[offset:], count), self.applied + 1, count, now_ns=now)
                 self.applied += count
                 self._recalling = 0
-            self.log.keep_recalled(first, last, take_entries(data, record.entries))
-            self.transport.on_recalled(first, term, now)
-        for first in self.transport.recalls:
+            entries = take_entries(data, record.entries)
+            self.log.keep_recalled(first, last, entries)
+            for wanted in self.transport.awaited(first, last):  # a follower's log ends where it ends, also within a record
+                self.log.keep_recalled(wanted, last, entries[skip_entries(entries, wanted - first) :])
+                self.transport.on_recalled(wanted, term, now)
+        for first in sorted(self.transport.recalls):
             self.storage.recall(first)
         self.transport.recalls.clear()
 
@@ -101,20 +104,22 @@ class Applier:
         self.clients.pending.drop_from(first)
         self._recalling = 0
 
-    def compare(self, now: Nanoseconds, *, leading: bool) -> None:
+    def compare(self, now: Nanoseconds, term: Term, leader: NodeId) -> None:
         """Tells peers this node's digest and judges theirs. Raises Diverged if this replica must stop."""
         judge, transport = self.judge, self.transport
         transport.report = Report(self.applied, *self.store.checkpoint(), self.storage.disk_full)
-        if leading is not self._leading:
-            self._leading = leading
+        if (term, leader) != self._regime:
+            self._regime = term, leader
             judge.reset()
-        if leading:
-            for node, index, digest in transport.claims:
-                judge.hear(node, index, digest, now)
+        if leader == transport.identity.node:
+            for said_in, node, index, digest in transport.claims:
+                if said_in == term:
+                    judge.hear(node, index, digest, now)
             transport.agreed_digest = judge.agreed
-        else:
-            for index, digest in transport.verdicts:
-                judge.told(index, digest, now)
+        elif leader:
+            for said_in, node, index, digest in transport.verdicts:
+                if (said_in, node) == (term, leader):
+                    judge.told(index, digest, now)
         transport.claims.clear()
         transport.verdicts.clear()
         reason = judge.standing(now)

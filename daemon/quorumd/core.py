@@ -301,7 +301,7 @@ class Core:
             self._chores(engine, storage, now)
             self.settle()
             self.applier.advance(now, engine.term)
-            self.applier.compare(now, leading=engine.role is Role.LEADER)
+            self.applier.compare(now, engine.term, engine.leader)
         self.transport.tick(now)
         self.clients.tick(now)
         self.clients.flush(now)

@@ -35,7 +35,7 @@ class DigestJudge:
         self.agreed: tuple[Index, int] = (0, 0)  # newest index a majority agrees on, and its digest
 
     def reset(self) -> None:
-        """This node begins or ceases to lead: what it hears from now on is of another kind."""
+        """Another leader, or none: what was heard under the last one is void."""
         self._suspect = None
         self._votes.clear()
 

@@ -28,7 +28,7 @@ from quorumd.consensus.messages import (
 )
 from quorumd.fragments import Fragmenter, Reassembler
 from quorumd.log import Log
-from quorumd.types import Address, Incarnation, Index, Nanoseconds, NodeId
+from quorumd.types import Address, Incarnation, Index, Nanoseconds, NodeId, Term
 from quorumd_fastpath import wire
 from quorumd_fastpath.ring import check_entries
 from quorumd_fastpath.wire import Counters, Outbox, Slab
@@ -54,6 +54,7 @@ BODY_HELLO = struct.Struct("<QQQQQHHI")  # nonce, hashes of HASHED_KEYS, wire ve
 HELLO_EVERY = 50 * limits.MILLISECOND
 HELLO_REPLIES_PER_TURN = 16
 SILENT_AFTER = 1 * limits.SECOND
+MAX_PARKED = 256  # messages that wait for entries from disk, by first index
 MAX_CLAIMS = 1024  # digests kept for one turn
 
 
@@ -165,10 +166,10 @@ class Transport:
         self.counters = Counters()
         self.report = Report(0, 0, 0, False)
         self.agreed_digest: tuple[Index, int] = (0, 0)
-        # Digests heard since core looked last: what peers say they have (node, index, digest), what leaders say a
-        # majority has (index, digest). All of them count, so that a forged one does not hide the genuine one beside it.
-        self.claims: set[tuple[NodeId, Index, int]] = set()
-        self.verdicts: set[tuple[Index, int]] = set()
+        # Digests heard since core looked last, all of them, so that a forged one does not hide the genuine one beside it:
+        # what followers say they have, and what leaders say a majority has. (term, sender, index, digest)
+        self.claims: set[tuple[Term, NodeId, Index, int]] = set()
+        self.verdicts: set[tuple[Term, NodeId, Index, int]] = set()
         self.refusals: list[tuple[NodeId, str]] = []  # for the node's log; taken by core
         self.single_bytes = mtu - limits.HEADER_BYTES - limits.MAC_BYTES  # payload of a frame that needs no fragments
         self.fragmenter: Fragmenter[NodeId] = Fragmenter(mtu, first_id=identity.incarnation)
@@ -176,8 +177,9 @@ class Transport:
         self._random_u64 = random_u64
         self._filter = filter_incarnations
         self._hello_replies = 0  # this turn
-        self._parked: dict[Index, list[AppendEntries]] = {}  # by the first index they wait for from disk
-        self.recalls: list[Index] = []  # first indexes wanted from the WAL; taken by applier
+        # By the first index they wait for from disk, then by receiver; a newer message replaces the older one.
+        self._parked: dict[Index, dict[NodeId, AppendEntries]] = {}
+        self.recalls: set[Index] = set()  # first indexes wanted from the WAL; taken by applier
 
     # -- receiving ----------------------------------------------------------------------------------------------
 
@@ -259,12 +261,6 @@ class Transport:
         term, index, commit = frame[9], frame[10], frame[11]
         newest = max(self.term, peer.term) + limits.MAX_TERM_STEP
         return term <= newest and max(term, index, commit) < limits.MAX_NUMBER
-
-    def claim(self, peer: Peer, index: Index, digest: int, *, disk_full: bool) -> None:
-        """What a follower says of itself in a reply."""
-        peer.disk_full = disk_full
-        if index and len(self.claims) < MAX_CLAIMS:
-            self.claims.add((peer.node, index, digest))
 
     def _append_entries(
         self, frame: wire.Frame, view: memoryview, offset: int, length: int, source: object, out: list[PeerMessage]
@@ -461,10 +457,9 @@ class Transport:
         first, last = message.prev_index + 1, message.prev_index + message.entries
         found = self.log.recalled(first, last)
         if found is None:
-            parked = self._parked.setdefault(first, [])
-            if len(parked) < limits.MAX_MEMBERS:
-                parked.append(message)
-                self.recalls.append(first)
+            if first in self._parked or len(self._parked) < MAX_PARKED:  # else lost, like any datagram
+                self._parked.setdefault(first, {})[peer.node] = message
+                self.recalls.add(first)
             return
         upto, entries = found
         prev_term = message.prev_term
@@ -487,9 +482,13 @@ class Transport:
                 )
             prev_term = message.entries_term
 
+    def awaited(self, first: Index, last: Index) -> list[Index]:
+        """The indexes within first..last that messages wait for; what was read back may begin before them."""
+        return sorted(index for index in self._parked if first <= index <= last)
+
     def on_recalled(self, first: Index, term: int, now: Nanoseconds) -> None:
         """Sends what waited for entries from `first` on; messages of a term gone by are dropped."""
-        for message in self._parked.pop(first, ()):
+        for message in self._parked.pop(first, {}).values():
             if message.term == term:
                 self.send(message, now)
 
@@ -534,6 +533,12 @@ def chunks(entries: bytes, first: Index, last: Index, budget: int) -> Iterable[t
 # -- frame bodies ---------------------------------------------------------------------------------------------------
 
 
+def note(heard: set[tuple[Term, NodeId, Index, int]], frame: wire.Frame, index: Index, digest: int) -> None:
+    """Keeps a digest for core to judge."""
+    if index and len(heard) < MAX_CLAIMS:
+        heard.add((frame[9], frame[5], index, digest))
+
+
 def _get_vote(_: Transport, peer: Peer, frame: wire.Frame, body: memoryview) -> PeerMessage:
     (last_term,) = BODY_VOTE.unpack(body)
     flags = frame[3]
@@ -546,22 +551,22 @@ def _get_vote_reply(_: Transport, peer: Peer, frame: wire.Frame, body: memoryvie
 
 def _get_append_reply(transport: Transport, peer: Peer, frame: wire.Frame, body: memoryview) -> PeerMessage:
     hint_index, hint_term, _applied, digest_index, digest = BODY_APPEND_REPLY.unpack(body)
-    transport.claim(peer, digest_index, digest, disk_full=bool(frame[3] & DISK_FULL))
+    peer.disk_full = bool(frame[3] & DISK_FULL)
+    note(transport.claims, frame, digest_index, digest)
     return AppendEntriesReply(
         peer.node, frame[6], frame[9], frame[10], bool(frame[3] & REJECTED), frame[11], hint_index, hint_term
     )
 
 
 def _get_heartbeat(transport: Transport, peer: Peer, frame: wire.Frame, body: memoryview) -> PeerMessage:
-    verdict = BODY_HEARTBEAT.unpack(body)
-    if verdict[0] and len(transport.verdicts) < MAX_CLAIMS:
-        transport.verdicts.add(verdict)
+    note(transport.verdicts, frame, *BODY_HEARTBEAT.unpack(body))
     return Heartbeat(peer.node, frame[6], frame[9], frame[11], frame[10])
 
 
 def _get_heartbeat_reply(transport: Transport, peer: Peer, frame: wire.Frame, body: memoryview) -> PeerMessage:
     _applied, digest_index, digest = BODY_HEARTBEAT_REPLY.unpack(body)
-    transport.claim(peer, digest_index, digest, disk_full=bool(frame[3] & DISK_FULL))
+    peer.disk_full = bool(frame[3] & DISK_FULL)
+    note(transport.claims, frame, digest_index, digest)
     return HeartbeatReply(peer.node, frame[6], frame[9], frame[10], frame[11])
 
 

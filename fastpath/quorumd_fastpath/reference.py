@@ -208,6 +208,7 @@ class Reply:
 
 
 def encode_reply(reply: Reply) -> bytes:
+    """One reply record."""
     length = REPLY.size + len(reply.body)
     return REPLY.pack(length, reply.status, reply.kind, 0, reply.session_lo, reply.seq, reply.revision) + reply.body
 

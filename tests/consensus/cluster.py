@@ -78,7 +78,7 @@ class Sizes:
 
 
 class Checker:
-    """Figure 3.2 of the thesis, checked from outside on every change; plus reads and durability of what is committed."""
+    """Figure 3.2 of the thesis, checked from outside on every change; so are reads and durability."""
 
     def __init__(self) -> None:
         self.leaders: dict[int, int] = {}
@@ -178,7 +178,7 @@ class Node:
     def step(self, message: object) -> None:
         """One input."""
         if isinstance(message, AppendEntries):
-            source = Borrowed(list(message.source))  # type: ignore[call-overload]
+            source = Borrowed(list(message.source))
             self.borrowed.append(source)
             message = message._replace(source=source)
         if isinstance(message, ReadIndex):
@@ -246,7 +246,7 @@ class Node:
         elif item.source is NOOP:
             payloads = [f"noop{item.term}"]
         else:
-            held = item.source.payloads  # type: ignore[attr-defined]
+            held = item.source.payloads
             check(held is not None, "an append names a source that was not retained")
             payloads = held[item.skip :]
         check(len(payloads) == count, "an append has as many entries as it says")

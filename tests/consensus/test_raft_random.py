@@ -4,7 +4,9 @@ A failing seed replays with `pytest tests/consensus/test_raft_random.py -k "[SEE
 """
 
 import pytest
-from cluster import CONFIG, Chaos
+from cluster import CONFIG, ENTRY_BYTES, Chaos
+
+from quorumd.consensus.engine import Tick
 
 SIZES = (3, 3, 5, 2, 4, 1)
 
@@ -27,7 +29,8 @@ def test_the_same_seed_gives_the_same_run():
     def run():
         cluster = Chaos(11, 3)
         cluster.run(600)
-        return cluster.checker.committed, cluster.checker.leaders, {n.id: n.engine.status() for n in cluster.nodes.values()}
+        states = [node.engine.status() for node in cluster.nodes.values()]
+        return cluster.checker.committed, cluster.checker.leaders, states
 
     assert run() == run()
 
@@ -38,3 +41,30 @@ def test_a_healthy_cluster_has_one_election():
         cluster.recover()
         cluster.run(5000)
         assert len(cluster.checker.leaders) == 1
+
+
+class Load(Chaos):
+    """A closed loop of 1000 entries under way, no faults but loss."""
+
+    def __init__(self, loss):
+        roomy = CONFIG._replace(
+            max_append_bytes=1000 * ENTRY_BYTES, max_inflight_bytes=4000 * ENTRY_BYTES, max_inflight_messages=256
+        )
+        super().__init__(3, 3, roomy)
+        self.loss, self.duplication, self.delay, self.disk, self.rate = loss, 0, 5, 3, 0
+
+    def _traffic(self):
+        leader = self.leader
+        if leader and (room := 1000 - (leader.engine.last - leader.engine.commit)) >= 20:
+            leader.propose(*range(min(room, 100)))
+            self._push(0, leader.id, Tick(self.now))
+
+
+def test_losses_and_reordering_cost_little_throughput_and_no_election():
+    committed = {}
+    for loss in (0, 0.05):
+        cluster = Load(loss)
+        cluster.run(1500)
+        assert len(cluster.checker.leaders) == 1
+        committed[loss] = len(cluster.checker.committed)
+    assert committed[0.05] > 0.8 * committed[0]

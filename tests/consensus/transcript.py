@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cluster import CONFIG, ENTRY_BYTES, MS, Cluster, Node
+
 from quorumd.consensus.engine import NOOP, ReadIndex, Ready, Stalled, Tick, TransferLeadership
 from quorumd.consensus.messages import (
     AppendEntries,

@@ -6,7 +6,8 @@ nothing of a cluster key: under one, `sealed` says that recorded datagrams end i
 
 import random
 import struct
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
 
 from quorumd.limits import HEADER_BYTES, MAC_BYTES
 from quorumd_fastpath import crc, wire
@@ -45,10 +46,33 @@ def with_crc(frame: bytes) -> bytes:
     return head[:CRC_OFFSET] + crc.crc32c(head, seed).to_bytes(4, "little") + frame[CRC_OFFSET + 4 :]
 
 
+class Recording:
+    """The newest genuine datagrams to one destination, `each` of every kind (that of the first frame)."""
+
+    def __init__(self, each: int = 64) -> None:
+        self.each = each
+        self.by_kind: dict[int, deque[bytes]] = {}
+        self.seen = 0
+
+    def add(self, datagram: bytes) -> None:
+        """Remembers one."""
+        self.seen += 1
+        kind = datagram[5]
+        kept = self.by_kind.get(kind)
+        if kept is None:
+            kept = self.by_kind[kind] = deque(maxlen=self.each)
+        kept.append(datagram)
+
+    def draw(self, rng: random.Random) -> bytes:
+        """Any of them; every kind is as likely as the others, however rare it is on the wire."""
+        kept = self.by_kind[rng.choice(tuple(self.by_kind))]
+        return kept[rng.randrange(len(kept))]
+
+
 class Hostile:
     """Draws hostile datagrams. `recorded` are genuine ones of the plane they are meant for, and may grow meanwhile."""
 
-    def __init__(self, rng: random.Random, recorded: Sequence[bytes], *, sealed: bool = False) -> None:
+    def __init__(self, rng: random.Random, recorded: Recording, *, sealed: bool = False) -> None:
         self.rng = rng
         self.recorded = recorded
         self.sealed = sealed
@@ -64,7 +88,7 @@ class Hostile:
             size = rng.randrange(rng.choice((17, 200, 1500, 1500, 9000)))
             random_bytes = rng.randbytes(size)
             return random_bytes if rng.random() < 0.5 else (struct.pack("<IB", wire.MAGIC, 1) + random_bytes)
-        datagram = bytearray(rng.choice(self.recorded))
+        datagram = bytearray(self.recorded.draw(rng))
         for _ in range(rng.randint(1, 8)):
             bit = rng.randrange(8 * len(datagram))
             datagram[bit // 8] ^= 1 << bit % 8
@@ -79,7 +103,7 @@ class Hostile:
     def replay(self) -> bytes:
         """A genuine datagram of some time ago, often the same several times, in no order."""
         if not self._burst:
-            self._burst = [self.rng.choice(self.recorded)] * self.rng.choice((1, 1, 2, 5))
+            self._burst = [self.recorded.draw(self.rng)] * self.rng.choice((1, 1, 2, 5))
         return self._burst.pop()
 
     # -- a third: mutated, with the CRC recomputed ------------------------------------------------------------------
@@ -87,7 +111,7 @@ class Hostile:
     def mutated(self) -> bytes:
         """A genuine datagram of which one frame says something else."""
         rng = self.rng
-        datagram = rng.choice(self.recorded)
+        datagram = self.recorded.draw(rng)
         tail = b""
         if self.sealed:
             datagram, tail = datagram[:-MAC_BYTES], datagram[-MAC_BYTES:]
@@ -162,7 +186,7 @@ class Hostile:
 
     def spliced(self, frame: bytes) -> bytes:
         """The payload of another frame under this header, or this payload twice."""
-        donor = self.rng.choice(self.recorded)
+        donor = self.recorded.draw(self.rng)
         other = self.rng.choice(split(donor[:-MAC_BYTES] if self.sealed else donor))
         payload = other[HEADER_BYTES:] if self.rng.random() < 0.7 else 2 * frame[HEADER_BYTES:]
         values = list(HEADER.unpack_from(frame))

@@ -112,8 +112,9 @@ class Channel:
 
     def poll(self, now: Nanoseconds) -> None:
         """Sends the fragments that are due."""
-        self._reassembler.expire(now)
-        if self._fragmenter is None:
+        if len(self._reassembler):
+            self._reassembler.expire(now)
+        if self._fragmenter is None or not self._fragmenter.bytes_waiting:
             return
         for address, fragment in self._fragmenter.poll(now):
             self.send(
@@ -128,7 +129,8 @@ class Channel:
 
     def next_deadline(self) -> Nanoseconds | None:
         """When poll() is due at the latest."""
-        return self._fragmenter.deadline() if self._fragmenter is not None else None
+        fragmenter = self._fragmenter
+        return fragmenter.deadline() if fragmenter is not None and fragmenter.bytes_waiting else None
 
     # -- in -------------------------------------------------------------------------------------------------------
 

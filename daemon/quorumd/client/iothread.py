@@ -1,7 +1,8 @@
-"""The thread behind the sync client: one protocol, its sockets, and the clock, shared by all callers.
+"""What stands behind the sync client: one protocol, its sockets, a thread and the clock, shared by all callers.
 
-A caller hands its operation to the protocol and sends the datagram itself; the thread receives, repeats, keeps the
-session alive and wakes the callers. It is woken early only if a deadline came up that lies before the end of its sleep.
+Somebody has to receive, whatever it is and whomever it is for. A caller that waits does it itself if nobody else does:
+its answer then costs no change of thread. When it leaves and answers are still to come, the thread takes over; the
+thread also repeats what was lost and keeps the session alive while nobody waits. `_receiving` says who receives.
 """
 
 import logging
@@ -13,11 +14,12 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from secrets import token_bytes
 from time import monotonic_ns
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from quorumd.auth import Mac
 from quorumd.client.operation import Operation
 from quorumd.client.protocol import ClientProtocol
+from quorumd.client.routing import SocketAddress
 from quorumd.client.sockets import UdpSockets, look_up, resolve_numeric
 from quorumd.client.states import State, StateListener
 from quorumd.errors import Timeout
@@ -27,8 +29,11 @@ from quorumd.types import Nanoseconds
 LOG: Final = logging.getLogger("quorumd.client")
 ACTIVE: Final = 200 * MILLISECOND  # after an operation the thread wakes often enough that the next need not wake it
 LONGEST_SLEEP: Final = 3600 * SECOND
-GRACE_S: Final = 1.0  # beyond an operation's deadline, before its caller stops believing in the thread
+LONGEST_WAIT: Final = 100 * MILLISECOND  # a receiving caller looks at its own operation at least so often
+GRACE: Final = 1 * SECOND  # beyond an operation's deadline, before its caller stops believing in the receiver
 PACKED_OPS: Final = 32  # this many fire-and-forget operations are sent without waiting for more
+
+Output: TypeAlias = tuple[list[tuple[SocketAddress, bytes]], list[Operation], set[str]]
 
 
 class Promise:
@@ -51,7 +56,10 @@ class Promise:
 
 
 class IoThread:
-    """start() opens and runs it, stop() ends it for good. All other methods are for any thread."""
+    """start() opens and runs it, stop() ends it for good. All other methods are for any thread.
+
+    `_lock` guards the protocol and `_wake_fd`, and is held only for computing. Whoever holds `_receiving` may take it.
+    """
 
     def __init__(
         self, endpoints: Iterable[str], mac: Mac | None, cluster: int | None, listeners: list[StateListener]
@@ -61,40 +69,50 @@ class IoThread:
         )
         self.joined = threading.Event()
         """A node has answered."""
+        self._has_joined = False
         self._listeners = listeners
         self._lock = threading.Lock()
+        self._receiving = threading.Lock()
         self._sockets = UdpSockets(self._watch)
-        self._epoll: select.epoll | None = None
+        self._inbound: select.epoll | None = None  # the sockets
+        self._idle: select.epoll | None = None  # the wake-up, and `_inbound` while the thread receives
         self._wake_fd = -1  # -1: not started, or ended
-        self._asleep_until: Nanoseconds = 0
+        self._asleep_until: Nanoseconds = 0  # 0: the thread is awake, and will look at the protocol again
         self._active_until: Nanoseconds = 0
-        self._unpacked = 0  # operations submitted and left for the thread to send
+        self._unpacked = 0  # operations submitted and left for the receiver to send
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="quorumd-client", daemon=True)
 
     def start(self) -> None:
         """Opens what it needs and starts the thread."""
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._epoll = select.epoll()
-        self._epoll.register(self._wake_fd, select.EPOLLIN)
+        self._inbound, self._idle = select.epoll(), select.epoll()
+        self._idle.register(self._wake_fd, select.EPOLLIN)
         self.protocol.start(monotonic_ns())
         self._thread.start()
 
     def _watch(self, udp: socket.socket) -> None:
-        if self._epoll is not None:
-            self._epoll.register(udp, select.EPOLLIN)
+        if self._inbound is not None:
+            self._inbound.register(udp, select.EPOLLIN)
 
     # -- callers --------------------------------------------------------------------------------------------------
 
     def call(self, operation: Operation) -> Operation:
-        """Performs the operation; it is done when this returns. Raises Timeout only if the thread is stuck or dead."""
+        """Performs the operation; it is done when this returns. Raises Timeout only if the receiver is stuck or dead."""
         waiter = threading.Lock()
         waiter.acquire()
         operation.waiter = waiter
-        self.submit((operation,))
+        self._submit((operation,))
         try:
-            if not waiter.acquire(timeout=(operation.deadline - monotonic_ns()) / SECOND + GRACE_S):
-                raise Timeout("the client's thread did not end the operation at its deadline")
+            if self._receiving.acquire(blocking=False):
+                try:
+                    self._receive_until_done(operation)
+                finally:
+                    self._receiving.release()
+                    self._hand_over()
+            patience = operation.deadline - monotonic_ns() + GRACE
+            if not operation.done and not waiter.acquire(timeout=max(patience, 0) / SECOND):
+                raise Timeout("nobody ended the operation at its deadline: the client's thread is stuck or dead")
         finally:
             if not operation.done:
                 with self._lock:
@@ -102,49 +120,101 @@ class IoThread:
         return operation
 
     def submit(self, operations: Iterable[Operation], *, lazily: bool = False) -> None:
-        """Takes operations and sends them; `lazily`: together with later ones, if answers are under way anyway."""
+        """Takes operations whose callers do not wait here; `lazily`: they may wait for others to share datagrams."""
+        self._submit(operations, lazily=lazily)
+        if not self._receiving.locked():
+            self._wake()
+
+    def _submit(self, operations: Iterable[Operation], *, lazily: bool = False) -> None:
         now = monotonic_ns()
+        early = False
         with self._lock:
             protocol = self.protocol
             for operation in operations:
                 protocol.submit(operation, now)
                 self._unpacked += 1
             if lazily and protocol.in_flight and self._unpacked < PACKED_OPS:
-                return
+                return  # whoever receives an answer, or repeats what was lost, sends these along
             self._unpacked = 0
             protocol.flush(now)
             self._active_until = now + ACTIVE
-            due = protocol.next_deadline()
-            early = due is not None and due < self._asleep_until
+            if self._asleep_until:
+                due = protocol.next_deadline()
+                early = due is not None and due < self._asleep_until
+            output = self._take()
         if early:
             self._wake()
-        self._put_out()
+        self._put_out(*output)
+
+    def _receive_until_done(self, operation: Operation) -> None:
+        inbound = self._inbound
+        if inbound is None:
+            return
+        while not operation.done and not self._stopping:
+            now = monotonic_ns()
+            if now > operation.deadline + GRACE:
+                return
+            with self._lock:
+                due = self.protocol.next_deadline()
+            until = min(now + LONGEST_WAIT if due is None else due, now + LONGEST_WAIT)
+            events = inbound.poll(max(until - now, 0) / SECOND)
+            self._turn(bool(events))
+
+    def _hand_over(self) -> None:
+        """The thread receives from now on, if there is anything to come, or something to tell the listeners."""
+        with self._lock:
+            left = self.protocol.in_flight or self.protocol.has_states
+        if left:
+            self._wake()
+
+    def _turn(self, readable: bool) -> None:
+        """Takes in what has arrived, and does what is due. By whoever holds `_receiving`."""
+        received: list[tuple[bytes, SocketAddress]] = []
+        if readable:  # no more than was asked for: a receive that finds nothing costs as much as one that does
+            received = self._sockets.drain(max(1, self.protocol.in_flight))
+        now = monotonic_ns()
+        with self._lock:
+            for datagram, source in received:
+                self.protocol.receive(datagram, source, now)
+            self._unpacked = 0
+            self.protocol.tick(now)
+            output = self._take()
+        self._put_out(*output)
 
     # -- the thread -----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        epoll = self._epoll
-        if epoll is None:
+        idle, inbound = self._idle, self._inbound
+        if idle is None or inbound is None:
             return
+        watching = False
         while not self._stopping:
+            mine = self._wants_to_receive() and self._receiving.acquire(blocking=False)
+            if mine is not watching:
+                watching = mine
+                if mine:
+                    idle.register(inbound.fileno(), select.EPOLLIN)
+                else:
+                    idle.unregister(inbound.fileno())
             now = monotonic_ns()
             until = self._fall_asleep(now)
-            events = epoll.poll(max(until - now, 0) / SECOND)
+            events = idle.poll(max(until - now, 0) / SECOND)
             if any(fd == self._wake_fd for fd, _ in events):
                 self._clear_wake()
-            received = self._sockets.drain() if events else []
-            now = monotonic_ns()
             with self._lock:
                 self._asleep_until = 0
-                for datagram, source in received:
-                    self.protocol.receive(datagram, source, now)
-                self._unpacked = 0
-                self.protocol.tick(now)
-                states = self.protocol.take_states()
-            self._put_out()
-            self._tell(states)
-        with self._lock:
+            if mine:
+                self._turn(any(fd != self._wake_fd for fd, _ in events))
+                self._receiving.release()
+            else:
+                self._turn(False)
+            self._tell()
+        with self._receiving, self._lock:
             self._release()
+
+    def _wants_to_receive(self) -> bool:
+        with self._lock:
+            return self.protocol.in_flight > 0 or self.protocol.router.searching_since is not None
 
     def _fall_asleep(self, now: Nanoseconds) -> Nanoseconds:
         """Until when the thread may sleep; a caller that needs it earlier wakes it."""
@@ -156,13 +226,30 @@ class IoThread:
             self._asleep_until = until
             return until
 
-    def _put_out(self) -> None:
-        """Everything the protocol has for the world: datagrams, outcomes, names to look up."""
-        protocol = self.protocol
+    def _tell(self) -> None:
         with self._lock:
-            datagrams = protocol.take_datagrams()
-            completed = protocol.take_completed()
-            names, protocol.router.wanted = protocol.router.wanted, set()
+            states = self.protocol.take_states()
+        for state in states:
+            for listener in tuple(self._listeners):
+                try:
+                    listener(state)
+                except Exception:
+                    LOG.exception("a state listener failed; the client goes on")
+
+    # -- both -----------------------------------------------------------------------------------------------------
+
+    def _take(self) -> Output:
+        """What the protocol has for the world. Under the lock."""
+        protocol = self.protocol
+        names = protocol.router.wanted
+        if names:
+            protocol.router.wanted = set()
+        return protocol.take_datagrams(), protocol.take_completed(), names
+
+    def _put_out(
+        self, datagrams: list[tuple[SocketAddress, bytes]], completed: list[Operation], names: set[str]
+    ) -> None:
+        """Does what _take() brought. Not under the lock: futures have callbacks."""
         for address, datagram in datagrams:
             self._sockets.send(address, datagram)
         for operation in completed:
@@ -171,18 +258,11 @@ class IoThread:
                 waiter.settle(operation)
             elif waiter is not None:
                 waiter.release()
-        if protocol.cluster and not self.joined.is_set():
+        if not self._has_joined and self.protocol.cluster:
+            self._has_joined = True
             self.joined.set()
         if names:
             threading.Thread(target=self._look_up, args=(names,), name="quorumd-resolver", daemon=True).start()
-
-    def _tell(self, states: Iterable[State]) -> None:
-        for state in states:
-            for listener in tuple(self._listeners):
-                try:
-                    listener(state)
-                except Exception:
-                    LOG.exception("a state listener failed; the client goes on")
 
     def _look_up(self, names: Iterable[str]) -> None:
         for name in names:
@@ -212,8 +292,9 @@ class IoThread:
                 farewell.waiter = threading.Lock()
                 farewell.waiter.acquire()
                 self.protocol.flush(monotonic_ns())
+            output = self._take()
         self._wake()
-        self._put_out()
+        self._put_out(*output)
         if farewell is not None:
             farewell.waiter.acquire(timeout=2 * CLIENT_CLOSE_DEADLINE / SECOND)
         self.shut_down()
@@ -231,8 +312,9 @@ class IoThread:
 
     def _release(self) -> None:
         self._sockets.close()
-        if self._epoll is not None:
-            self._epoll.close()
+        for epoll in (self._inbound, self._idle):
+            if epoll is not None:
+                epoll.close()
         if self._wake_fd >= 0:
             os.close(self._wake_fd)
             self._wake_fd = -1

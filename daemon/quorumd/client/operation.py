@@ -7,7 +7,7 @@ never sent, or if every transmission was matched so; in all other cases it may h
 """
 
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from quorumd.commands import Op, Result, Status, decode
 from quorumd.errors import (
@@ -22,6 +22,7 @@ from quorumd.errors import (
     ReplyEvicted,
     SessionExpired,
     Stopped,
+    Timeout,
     TooLarge,
 )
 from quorumd.types import Nanoseconds
@@ -85,6 +86,12 @@ class Plane(Enum):
     CONTROL = "control"  # a frame of its own: status, admin
 
 
+class Window(Protocol):
+    """What is told when a write has its outcome; session.Session."""
+
+    def release(self, operation: "Operation", /) -> None: ...
+
+
 class Operation:
     """One operation from submit() to its outcome. Made by a caller, changed by ClientProtocol only.
 
@@ -122,6 +129,7 @@ class Operation:
         "transmissions",
         "unproven",
         "waiter",
+        "window",
     )
 
     def __init__(
@@ -151,6 +159,7 @@ class Operation:
         self.document: dict[str, Any] = {}  # of a control reply
         # The way there.
         self.session = b""
+        self.window: Window | None = None  # of a write, once it has its sequence number
         self.seq = 0
         self.key: tuple[int, int, int] = (0, 0, 0)  # where ClientProtocol finds it when the reply comes
         self.queued = False  # waits for a transmission
@@ -188,6 +197,13 @@ class Operation:
     def definite(self) -> bool:
         """Whether it certainly did not happen."""
         return self.unproven == 0
+
+    def out_of_time(self) -> QuorumdError:
+        """The error at the deadline of an operation that was sent."""
+        if self.definite and self.refusal is not None:
+            return self.refusal
+        last = f", the last answer was: {self.refusal}" if self.refusal is not None else ""
+        return Timeout(f"no answer in time; sent {self.transmissions} times, last to node {self.asked}{last}")
 
     def result(self) -> Result:
         """The decoded reply. Raises the operation's error, or ProtocolError if the reply makes no sense."""

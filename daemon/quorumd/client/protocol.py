@@ -14,31 +14,29 @@ Nothing here is thread-safe, and nothing raises for what a node or the network d
 methods are the transitions of one state machine and are read together; addresses, bytes and windows live elsewhere.
 """
 
-import heapq
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from quorumd.auth import Mac
 from quorumd.client.channel import Channel, Hello
+from quorumd.client.ledger import Ledger
 from quorumd.client.operation import REFUSALS, Operation, Plane, again, error_of
 from quorumd.client.routing import Resolve, Router, SocketAddress
 from quorumd.client.session import Session
 from quorumd.client.states import State
-from quorumd.commands import Kind, Reply, Status, decode_replies, encode_record, session_halves
-from quorumd.errors import ConnectionLost, DiskFull, NotLeader, Overloaded, ProtocolError, QuorumdError, Timeout
+from quorumd.client.transmitter import Transmitter
+from quorumd.commands import Kind, Reply, Status, decode_replies, session_halves
+from quorumd.errors import ConnectionLost, DiskFull, NotLeader, Overloaded, ProtocolError, QuorumdError
 from quorumd.limits import (
     CLIENT_CLOSE_DEADLINE,
-    CLIENT_FIRST_RETRY,
-    CLIENT_FRAGMENTED_RETRY,
     CLIENT_MAX_RETRY,
     CLIENT_OPEN_DEADLINE,
     CLIENT_QUEUE_OPS,
     CLIENT_READS_IN_FLIGHT,
     CLIENT_REFUSED_RETRY,
     CLIENT_SUSPENDED_AFTER,
-    ENTRY_HEADER_BYTES,
     SESSION_TTL,
 )
 from quorumd.types import Nanoseconds, NodeId
@@ -46,9 +44,6 @@ from quorumd_fastpath import wire
 
 _FOR_THE_LEADER: Final = (Plane.WRITE, Plane.READ)
 _CONTROL_REPLIES: Final = {wire.KIND_STATUS: wire.KIND_STATUS_REPLY, wire.KIND_ADMIN: wire.KIND_ADMIN_REPLY}
-
-Key = tuple[int, int, int]
-"""(kind, low half of the session id, seq): what a reply record names its request by."""
 
 
 class ClientProtocol:
@@ -83,20 +78,15 @@ class ClientProtocol:
         self._reads: deque[Operation] = deque()  # likewise
         self._elsewhere: deque[Operation] = deque()  # stale reads and control frames to be sent, again or first
         self._due: deque[Operation] = deque()  # for the leader, to be sent again
-        self._pending: dict[Key, Operation] = {}  # have been admitted, and have no outcome
-        self._reads_in_flight = 0
+        self._oldest_deadline: Nanoseconds | None = None  # not above that of anything in _writes, _reads, _elsewhere
+        self._ledger = Ledger()
+        self._transmitter = Transmitter(self._channel, self._ledger)
         self._next_read = 1
-        # Operations that have no outcome are in `_timers` if they are in `_pending`; else `_oldest_deadline` is not
-        # above theirs. An entry counts only if it is the operation's timer_at.
-        self._timers: list[tuple[Nanoseconds, Key]] = []
-        self._oldest_deadline: Nanoseconds | None = None
         self._opening: Operation | None = None
         self._keep_alive_at: Nanoseconds | None = None
         self._session_lost = False
         self._heard_at: Nanoseconds = 0  # the last frame from the leader
-        self._round_trip: Nanoseconds = 0  # smoothed, of operations sent once
         self._closed = False
-        self._completed: list[Operation] = []
         self._states: list[State] = []
 
     # -- what the IO layer takes ----------------------------------------------------------------------------------
@@ -108,13 +98,18 @@ class ClientProtocol:
 
     def take_completed(self) -> list[Operation]:
         """Operations that have their outcome since the last call."""
-        taken, self._completed = self._completed, []
+        taken, self._ledger.completed = self._ledger.completed, []
         return taken
 
     def take_states(self) -> list[State]:
         """Changes of state since the last call, in order."""
         taken, self._states = self._states, []
         return taken
+
+    @property
+    def has_states(self) -> bool:
+        """Whether take_states() has something."""
+        return bool(self._states)
 
     @property
     def cluster(self) -> int:
@@ -129,7 +124,7 @@ class ClientProtocol:
     @property
     def in_flight(self) -> int:
         """Operations sent and not answered."""
-        return len(self._pending)
+        return len(self._ledger.pending)
 
     @property
     def waiting(self) -> int:
@@ -144,9 +139,7 @@ class ClientProtocol:
 
     def next_deadline(self) -> Nanoseconds | None:
         """When tick() is due at the latest; None: not before something else happens."""
-        due = [self._oldest_deadline, self._keep_alive_at, self._channel.next_deadline()]
-        if self._timers:
-            due.append(self._timers[0][0])
+        due = [self._ledger.next_timer(), self._oldest_deadline, self._keep_alive_at, self._channel.next_deadline()]
         if self.router.searching_since is not None:
             due.append(self.router.probe_at)
             if self.state is State.CONNECTED:
@@ -172,7 +165,7 @@ class ClientProtocol:
     def cancel(self, operation: Operation) -> None:
         """The caller no longer waits; what was sent may still happen."""
         if not operation.done:
-            self._finish(operation)
+            self._ledger.finish(operation)
 
     def receive(self, datagram: bytes, source: SocketAddress, now: Nanoseconds) -> None:
         """One datagram arrived."""
@@ -190,12 +183,8 @@ class ClientProtocol:
 
     def tick(self, now: Nanoseconds) -> None:
         """Everything that time alone brings about, then flush()."""
-        timers = self._timers
-        while timers and timers[0][0] <= now:
-            at, key = heapq.heappop(timers)
-            operation = self._pending.get(key)
-            if operation is not None and operation.timer_at == at:
-                self._on_timer(operation, now)
+        for operation in self._ledger.due(now):
+            self._on_timer(operation, now)
         if self._oldest_deadline is not None and now >= self._oldest_deadline:
             self._expire_queues(now)
         searching = self.router.searching_since
@@ -208,21 +197,23 @@ class ClientProtocol:
     def flush(self, now: Nanoseconds) -> None:
         """Packs everything that may leave now into datagrams."""
         if self.router.searching_since is not None:
-            idle = not (self._pending or self._writes or self._reads)
+            idle = not (self._ledger.pending or self._writes or self._reads)
             for address in self.router.probe(now, idle):
                 self._channel.send(address, wire.KIND_CLIENT_HELLO, index=self._nonce)
         if not self.cluster:
             return
         if self._elsewhere:
             self._flush_elsewhere(now)
-        target = self.router.target()
+        waiting = self._writes or self._reads or self._due
+        target = self.router.target() if waiting else None
         if target is not None:
             batch = [operation for operation in self._due if not operation.done]
             self._due.clear()
             self._take_reads(batch)
             self._take_writes(batch, now)
             if batch:
-                self._transmit(batch, *target, now)
+                below = self.session.answered_below if self.session is not None else 0
+                self._transmitter.records(batch, below, *target, now)
         self._channel.poll(now)
 
     def close(self, now: Nanoseconds) -> Operation | None:
@@ -232,8 +223,8 @@ class ClientProtocol:
         """
         self._closed = True
         self._opening = self._keep_alive_at = None
-        for operation in (*self._pending.values(), *self._writes, *self._reads, *self._elsewhere):
-            self._complete(operation, ConnectionLost("the client was closed with the operation under way"))
+        for operation in (*self._ledger.pending.values(), *self._writes, *self._reads, *self._elsewhere):
+            self._ledger.complete(operation, ConnectionLost("the client was closed with the operation under way"))
         session, self.session = self.session, None
         if session is None or not session.opened:
             return None
@@ -268,7 +259,7 @@ class ClientProtocol:
 
     def _on_leader(self) -> None:
         """There is somebody to ask: whatever another node was asked goes there at once."""
-        for operation in self._pending.values():
+        for operation in self._ledger.pending.values():
             if operation.plane in _FOR_THE_LEADER and operation.asked != self.router.leader:
                 self._again(operation)
 
@@ -279,7 +270,7 @@ class ClientProtocol:
             self.counters["malformed"] += 1
             return
         for reply in replies:
-            operation = self._pending.get((reply.kind, reply.session_lo, reply.seq))
+            operation = self._ledger.pending.get((reply.kind, reply.session_lo, reply.seq))
             if operation is None:
                 self.counters["stray"] += 1
             elif reply.status is Status.OK:
@@ -289,15 +280,13 @@ class ClientProtocol:
             elif reply.status is Status.SESSION_EXPIRED and operation.kind != Kind.CLOSE_SESSION:
                 self._lose_session(error_of(reply.status, reply.body))
             else:
-                self._complete(operation, error_of(reply.status, reply.body))
+                self._ledger.complete(operation, error_of(reply.status, reply.body))
 
     def _on_success(self, operation: Operation, reply: Reply, node: NodeId, now: Nanoseconds) -> None:
-        if operation.transmissions == 1:
-            sample = now - operation.sent_at
-            self._round_trip = (7 * self._round_trip + sample) // 8 if self._round_trip else sample
+        self._transmitter.measured(operation, now)
         operation.reply_revision = reply.revision
         operation.reply_body = reply.body
-        self._complete(operation, None)
+        self._ledger.complete(operation, None)
         session = self.session
         if session is not None and operation.session == session.id:
             session.alive(operation)
@@ -328,15 +317,15 @@ class ClientProtocol:
         if operation is self._opening:
             for write in self._writes:
                 if not write.retry:
-                    self._complete(write, again(error))
+                    self._ledger.complete(write, again(error))
         elif operation.definite and (isinstance(error, DiskFull) or not operation.retry):
-            self._complete(operation, error)
+            self._ledger.complete(operation, error)
             return
         operation.backoff = min(max(2 * operation.backoff, CLIENT_REFUSED_RETRY), CLIENT_MAX_RETRY)
-        self._set_timer(operation, now + operation.backoff)
+        self._ledger.set_timer(operation, now + operation.backoff)
 
     def _on_control_reply(self, frame: wire.Frame, payload: bytes) -> None:
-        operation = self._pending.get((frame.kind, 0, frame.index))
+        operation = self._ledger.pending.get((frame.kind, 0, frame.index))
         if operation is None:
             self.counters["stray"] += 1
             return
@@ -348,17 +337,13 @@ class ClientProtocol:
             self.counters["malformed"] += 1
             return
         operation.document = document
-        self._complete(operation, None)
+        self._ledger.complete(operation, None)
 
     # -- time -----------------------------------------------------------------------------------------------------
 
-    def _set_timer(self, operation: Operation, at: Nanoseconds) -> None:
-        operation.timer_at = min(at, operation.deadline)
-        heapq.heappush(self._timers, (operation.timer_at, operation.key))
-
     def _on_timer(self, operation: Operation, now: Nanoseconds) -> None:
         if now >= operation.deadline:
-            self._complete(operation, self._verdict_at_deadline(operation))
+            self._ledger.complete(operation, self._verdict_at_deadline(operation))
             return
         if operation.plane in _FOR_THE_LEADER and self._heard_at <= operation.sent_at:
             self.router.doubt(now)
@@ -369,7 +354,7 @@ class ClientProtocol:
         if not operation.queued:
             operation.queued = True
             (self._due if operation.plane in _FOR_THE_LEADER else self._elsewhere).append(operation)
-            self._set_timer(operation, operation.deadline)
+            self._ledger.set_timer(operation, operation.deadline)
 
     def _expire_queues(self, now: Nanoseconds) -> None:
         """Ends what was never sent and is past its deadline."""
@@ -378,7 +363,7 @@ class ClientProtocol:
             if operation.done:
                 continue
             if now >= operation.deadline:
-                self._complete(operation, self._verdict_at_deadline(operation))
+                self._ledger.complete(operation, self._verdict_at_deadline(operation))
             else:
                 self._note_deadline(operation)
 
@@ -396,10 +381,7 @@ class ClientProtocol:
             if self.router.target() is None:
                 return NotLeader("no leader was found in time; the operation was never sent")
             return Overloaded("never sent in time: too much before it is unanswered")
-        if operation.definite and operation.refusal is not None:
-            return operation.refusal
-        last = f", the last answer was: {operation.refusal}" if operation.refusal is not None else ""
-        return Timeout(f"no answer in time; sent {operation.transmissions} times, last to node {operation.asked}{last}")
+        return operation.out_of_time()
 
     # -- the session ----------------------------------------------------------------------------------------------
 
@@ -425,8 +407,8 @@ class ClientProtocol:
         self._opening = self._keep_alive_at = None
         if session is None:
             return
-        for operation in [each for each in self._pending.values() if each.session == session.id]:
-            self._complete(operation, again(error))
+        for operation in [each for each in self._ledger.pending.values() if each.session == session.id]:
+            self._ledger.complete(operation, again(error))
         self._session_lost = True
         self._enter(State.LOST)
 
@@ -452,19 +434,14 @@ class ClientProtocol:
             self._elsewhere.append(operation)
         self._note_deadline(operation)
 
-    def _admit(self, operation: Operation, key: Key) -> None:
-        operation.key = key
-        self._pending[key] = operation
-
     def _admit_read(self, operation: Operation) -> None:
         operation.seq = self._next_read
         self._next_read += 1
         operation.session = operation.session or self._reader
-        self._reads_in_flight += 1
-        self._admit(operation, (operation.kind, session_halves(operation.session)[1], operation.seq))
+        self._ledger.admit(operation, (operation.kind, session_halves(operation.session)[1], operation.seq))
 
     def _take_reads(self, batch: list[Operation]) -> None:
-        while self._reads and self._reads_in_flight < CLIENT_READS_IN_FLIGHT:
+        while self._reads and self._ledger.reads < CLIENT_READS_IN_FLIGHT:
             operation = self._reads.popleft()
             if not operation.done:
                 self._admit_read(operation)
@@ -481,12 +458,11 @@ class ClientProtocol:
             if self._opening is None or self._opening.done:
                 batch.append(self._open_session(now))
             return
-        low = session_halves(session.id)[1]
         while writes and session.has_room(len(writes[0].command)):
             operation = writes.popleft()
             if not operation.done:
                 session.admit(operation)
-                self._admit(operation, (operation.kind, low, operation.seq))
+                self._ledger.admit(operation, (operation.kind, session.low, operation.seq))
                 batch.append(operation)
 
     def _flush_elsewhere(self, now: Nanoseconds) -> None:
@@ -504,7 +480,7 @@ class ClientProtocol:
                 self._elsewhere.append(operation)
         choice = self.router.any_node(self._next_read + sum(operation.transmissions for operation in stale))
         if stale and choice is not None:
-            self._transmit(stale, *choice, now)
+            self._transmitter.records(stale, 0, *choice, now)
 
     def _send_control(self, operation: Operation, now: Nanoseconds) -> bool:
         """Whether there was somebody to send it to."""
@@ -521,69 +497,6 @@ class ClientProtocol:
         if not operation.transmissions:
             operation.seq = self._next_read
             self._next_read += 1
-            self._admit(operation, (_CONTROL_REPLIES[operation.kind], 0, operation.seq))
-        self._channel.send(address, operation.kind, index=operation.seq, payload=operation.command)
-        self._sent(operation, node, now, CLIENT_FIRST_RETRY)
+            self._ledger.admit(operation, (_CONTROL_REPLIES[operation.kind], 0, operation.seq))
+        self._transmitter.control(operation, node, address, now)
         return True
-
-    def _transmit(self, batch: Iterable[Operation], node: NodeId, address: SocketAddress, now: Nanoseconds) -> None:
-        """Sends the records of these operations to one node, packed; large ones in fragments."""
-        channel = self._channel
-        below = self.session.answered_below if self.session is not None else 0
-        first_retry = min(max(CLIENT_FIRST_RETRY, 4 * self._round_trip), CLIENT_MAX_RETRY)
-        records: list[bytes] = []
-        for operation in batch:
-            large = ENTRY_HEADER_BYTES + len(operation.command) > channel.room
-            if large and operation.asked == node and channel.under_way(address, operation.message_id):
-                self._look_again(operation, now)
-                continue
-            record = encode_record(
-                operation.kind,
-                operation.session,
-                operation.seq,
-                below if operation.plane is Plane.WRITE else 0,
-                operation.command,
-            )
-            if not large:
-                records.append(record)
-                self._sent(operation, node, now, first_retry)
-                continue
-            message_id = channel.send_large(address, record, now)
-            if message_id is None:
-                self._look_again(operation, now)
-            else:
-                operation.message_id = message_id
-                self._sent(operation, node, now, CLIENT_FRAGMENTED_RETRY)
-        channel.send_records(address, records)
-
-    def _look_again(self, operation: Operation, now: Nanoseconds) -> None:
-        """Its fragments are still under way, or others before it are: nothing is to be sent for now."""
-        operation.queued = False
-        self._set_timer(operation, now + CLIENT_FRAGMENTED_RETRY)
-
-    def _sent(self, operation: Operation, node: NodeId, now: Nanoseconds, first_retry: Nanoseconds) -> None:
-        operation.queued = False
-        if not operation.transmissions or operation.asked != node:
-            operation.retry_after = first_retry
-        else:
-            operation.retry_after = min(2 * operation.retry_after, max(CLIENT_MAX_RETRY, first_retry))
-        operation.transmitted(node, now)
-        self._set_timer(operation, now + operation.retry_after)
-
-    # -- the end of an operation ----------------------------------------------------------------------------------
-
-    def _complete(self, operation: Operation, error: QuorumdError | None) -> None:
-        if not operation.done:
-            operation.error = error
-            self._finish(operation)
-            self._completed.append(operation)
-
-    def _finish(self, operation: Operation) -> None:
-        operation.done = True
-        if self._pending.pop(operation.key, None) is None:
-            return
-        if operation.plane is Plane.WRITE:
-            if self.session is not None and operation.session == self.session.id:
-                self.session.release(operation)
-        elif operation.plane is not Plane.CONTROL:
-            self._reads_in_flight -= 1

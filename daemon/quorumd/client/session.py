@@ -1,6 +1,7 @@
 """The client's half of a session: which sequence numbers are under way, so that each executes exactly once."""
 
 from quorumd.client.operation import Operation
+from quorumd.commands import session_halves
 from quorumd.limits import CLIENT_WRITE_BYTES_IN_FLIGHT, SESSION_WINDOW_OPS
 from quorumd.types import Nanoseconds, SessionId
 
@@ -12,10 +13,12 @@ class Session:
     operation that its caller gave up counts as answered: a late copy of it is then refused by the cluster.
     """
 
-    __slots__ = ("answered_below", "bytes_in_flight", "id", "in_flight", "next_seq", "opened", "seen_alive_at")
+    __slots__ = ("answered_below", "bytes_in_flight", "id", "in_flight", "low", "next_seq", "opened", "seen_alive_at")
 
     def __init__(self, session_id: SessionId) -> None:
         self.id = session_id
+        self.low = session_halves(session_id)[1]
+        """The half of the id that replies name the session by."""
         self.opened = False
         self.next_seq = 1
         self.answered_below = 1
@@ -33,6 +36,7 @@ class Session:
     def admit(self, operation: Operation) -> None:
         """Gives the operation its sequence number, once and for all its transmissions."""
         operation.session = self.id
+        operation.window = self
         operation.seq = self.next_seq
         self.in_flight[operation.seq] = operation
         self.bytes_in_flight += len(operation.command)

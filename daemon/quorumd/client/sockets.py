@@ -47,6 +47,8 @@ class UdpSockets:
         self._opened = opened
         self._sockets: dict[int, socket.socket] = {}
         self._opening = threading.Lock()
+        self._buffer = bytearray(LONGEST_DATAGRAM)
+        self._view = memoryview(self._buffer)
 
     def send(self, address: SocketAddress, datagram: bytes) -> None:
         """One datagram; lost silently if the kernel does not take it."""
@@ -71,17 +73,18 @@ class UdpSockets:
                 self._sockets[family] = udp
             return udp
 
-    def drain(self) -> list[tuple[bytes, SocketAddress]]:
-        """(datagram, source) of what has arrived, a bounded number of them."""
+    def drain(self, limit: int = DATAGRAMS_PER_DRAIN) -> list[tuple[bytes, SocketAddress]]:
+        """(datagram, source) of what has arrived, at most `limit` (or a fixed bound) from each socket."""
         received: list[tuple[bytes, SocketAddress]] = []
         for udp in self.sockets():
-            for _ in range(DATAGRAMS_PER_DRAIN):
+            for _ in range(min(limit, DATAGRAMS_PER_DRAIN)):
                 try:
-                    received.append(udp.recvfrom(LONGEST_DATAGRAM))
+                    size, source = udp.recvfrom_into(self._buffer)
                 except BlockingIOError:
                     break
                 except OSError:
                     continue  # a queued ICMP error; taking it cleared it
+                received.append((bytes(self._view[:size]), source))
         return received
 
     def close(self) -> None:

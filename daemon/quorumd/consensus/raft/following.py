@@ -10,7 +10,7 @@ by a log that held them, and all of that reaches the disk in order. That is what
 completeness (3.6.3) uses: a candidate that won this node's vote later had the entries, or they were never committed.
 Within term T the leader's log does not change, so nothing verified is overwritten; across terms the leader of T reads
 the ack exactly as one that the network delayed. A message that would overwrite what is verified or committed is no
-correct leader's: it is dropped and the operator told (peer_fault). Never an invariant, which only our own defects break.
+correct leader's: it is dropped and the operator told (peer_fault); invariants are for our own defects.
 """
 
 from quorumd.consensus.engine import Append, Retainable, Role

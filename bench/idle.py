@@ -1,0 +1,65 @@
+"""What a cluster costs that has nothing to do.
+
+    python bench/idle.py --seconds 15
+
+A fresh cluster is left alone for a while, then its nodes' CPU time is taken over a window, and their resident memory
+at its end. Nobody asks the nodes anything within the window but their own supervisor, once a second.
+
+Must show 8: at most 45 MB of resident memory a node, at most 1 % of a core; and no election.
+"""
+
+import sys
+import time
+from typing import Any
+
+import psutil
+from harness import Cluster, arguments, number, reported, say
+
+MOST_RSS_MB, MOST_CPU_PERCENT = 45.0, 1.0
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """CPU time of the process and its threads so far, in seconds."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def run(settle_s: float, seconds: float) -> dict[str, Any]:
+    with Cluster() as cluster:
+        time.sleep(settle_s)
+        processes = {node: psutil.Process(each.pid) for node, each in cluster.processes().items()}
+        before, leader = cluster.figures(), cluster.settle()
+        begun_s = time.monotonic()
+        begun = {node: cpu_s(process) for node, process in processes.items()}
+        time.sleep(seconds)
+        took_s = time.monotonic() - begun_s
+        shares = {node: 100 * (cpu_s(process) - begun[node]) / took_s for node, process in processes.items()}
+        memory = {node: process.memory_info().rss / 1e6 for node, process in processes.items()}
+        after = cluster.figures()
+    nodes = {}
+    for node, share in shares.items():
+        turns = (number(after[node], "turns") - number(before[node], "turns")) / took_s
+        nodes[node] = {
+            "role": after[node]["role"], "cpu_percent": round(share, 2), "rss_mb": round(memory[node], 1),
+            "turns_per_s": round(turns, 1), "elections": number(after[node], "term") - number(before[node], "term"),
+        }
+        say(f"  node {node}{' (leader)' if node == leader else ''}: {nodes[node]}")
+    return nodes
+
+
+def main() -> int:
+    options = arguments(__doc__ or "", rounds=1, seconds=15.0, settle=5.0)
+    with reported("idle") as report:
+        runs = []
+        for _ in range(options.rounds):
+            say(f"idle for {options.settle:g} s, then measured for {options.seconds:g} s")
+            runs.append(run(options.settle, options.seconds))
+        nodes = [node for each in runs for node in each.values()]
+        report.judge("resident memory of a node, MB", max(node["rss_mb"] for node in nodes), most=MOST_RSS_MB)
+        report.judge("CPU of a node, % of a core", max(node["cpu_percent"] for node in nodes), most=MOST_CPU_PERCENT)
+        report.judge("elections within the window", sum(node["elections"] for node in nodes), most=0)
+    return report.finish({"runs": runs})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

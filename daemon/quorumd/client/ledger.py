@@ -1,0 +1,71 @@
+"""Every operation that is under way: found by what its reply names, and by when something is to be done about it."""
+
+import heapq
+from collections.abc import Iterator
+from typing import TypeAlias
+
+from quorumd.client.operation import Operation, Plane
+from quorumd.errors import QuorumdError
+from quorumd.types import Nanoseconds
+
+Key: TypeAlias = tuple[int, int, int]
+"""(kind, low half of the session id, seq): what a reply record names its request by."""
+
+
+class Ledger:
+    """Operations from their admission (they have a key, and may be sent) to their outcome.
+
+    Invariant: each has its `timer_at` among the timers. Timer entries of other times are left over, and ignored; they
+    hold no operation, so a heap full of them costs little.
+    """
+
+    __slots__ = ("_timers", "completed", "pending", "reads")
+
+    def __init__(self) -> None:
+        self.pending: dict[Key, Operation] = {}
+        self.completed: list[Operation] = []
+        """Have their outcome, and wait for the IO layer."""
+        self.reads = 0
+        """How many of `pending` are neither writes nor control frames."""
+        self._timers: list[tuple[Nanoseconds, Key]] = []
+
+    def admit(self, operation: Operation, key: Key) -> None:
+        """From now on `key` finds it."""
+        operation.key = key
+        self.pending[key] = operation
+        if operation.plane in (Plane.READ, Plane.STALE):
+            self.reads += 1
+
+    def set_timer(self, operation: Operation, at: Nanoseconds) -> None:
+        """Something is to be done about it at that time, or at its deadline."""
+        operation.timer_at = min(at, operation.deadline)
+        heapq.heappush(self._timers, (operation.timer_at, operation.key))
+
+    def next_timer(self) -> Nanoseconds | None:
+        """When due() may have something."""
+        return self._timers[0][0] if self._timers else None
+
+    def due(self, now: Nanoseconds) -> Iterator[Operation]:
+        """Those whose time has come, once each."""
+        while self._timers and self._timers[0][0] <= now:
+            at, key = heapq.heappop(self._timers)
+            operation = self.pending.get(key)
+            if operation is not None and operation.timer_at == at:
+                yield operation
+
+    def complete(self, operation: Operation, error: QuorumdError | None) -> None:
+        """Its outcome is known, admitted or not; the first outcome stands."""
+        if not operation.done:
+            operation.error = error
+            self.finish(operation)
+            self.completed.append(operation)
+
+    def finish(self, operation: Operation) -> None:
+        """Nothing more is to happen to it."""
+        operation.done = True
+        if self.pending.pop(operation.key, None) is None:
+            return
+        if operation.window is not None:
+            operation.window.release(operation)
+        elif operation.plane is not Plane.CONTROL:
+            self.reads -= 1
