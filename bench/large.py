@@ -115,8 +115,8 @@ class LossyCluster:
         deadline_s = time.monotonic() + DEADLINE_S
         while time.monotonic() < deadline_s:
             figures = self.figures()
-            agreed = {tuple(each.get(key) for key in ("leader", "term", "applied", "digest")) for each in figures.values()}
-            if len(figures) == len(NODES) and len(agreed) == 1 and figures[1]["leader"]:
+            states = [[each.get(key) for key in ("leader", "term", "applied", "digest")] for each in figures.values()]
+            if len(figures) == len(NODES) and states.count(states[0]) == len(NODES) and states[0][0]:
                 return figures
             time.sleep(POLL_S)
         raise Failed(f"the nodes do not agree within {DEADLINE_S:g} s: {figures}")
@@ -150,7 +150,7 @@ def run(rounds: int, loss: float, client_loss: float, seed: int) -> dict[str, An
                 failed += not good
                 say(f"  {turn + 1}: put {put_s * 1000:.0f} ms, get {get_s * 1000:.0f} ms{'' if good else ', FAILED'}")
         after = cluster.settle()
-        passed, dropped = cluster.relay.counts()
+        counts = cluster.relay.counts()
     terms = [number(figures[node], "term") for figures in (before, after) for node in NODES]
     return {
         "rounds": rounds, "value_bytes": VALUE_BYTES, "mtu": MTU, "loss": loss, "client_loss": client_loss,
@@ -158,8 +158,12 @@ def run(rounds: int, loss: float, client_loss: float, seed: int) -> dict[str, An
         "leader_changed": before[1]["leader"] != after[1]["leader"],
         "put_s": {"p50": percentile(puts, 0.5), "p90": percentile(puts, 0.9), "max": max(puts)},
         "get_s": {"p50": percentile(gets, 0.5), "p90": percentile(gets, 0.9), "max": max(gets)},
-        "datagrams": passed + dropped, "datagrams_dropped": dropped,
+        "datagrams_between_nodes": _total(counts[: len(NODES)]), "datagrams_of_clients": _total(counts[len(NODES) :]),
     }
+
+
+def _total(lanes: list[tuple[int, int]]) -> dict[str, int]:
+    return {"passed": sum(passed for passed, _ in lanes), "dropped": sum(dropped for _, dropped in lanes)}
 
 
 def main() -> int:

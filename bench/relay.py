@@ -119,11 +119,10 @@ class Relay:
         theirs.close()
         self._pipe.recv()
 
-    def counts(self) -> tuple[int, int]:
-        """(datagrams passed on, datagrams dropped) of all lanes."""
+    def counts(self) -> list[tuple[int, int]]:
+        """(datagrams passed on, datagrams dropped) of each lane."""
         self._pipe.send("counts")
-        counts = self._pipe.recv()
-        return sum(passed for passed, _ in counts), sum(dropped for _, dropped in counts)
+        return list(self._pipe.recv())
 
     def close(self) -> None:
         self._pipe.close()

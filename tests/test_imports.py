@@ -31,7 +31,8 @@ MODULES = {
     "consensus": "consensus",
     **dict.fromkeys(
         (
-            *("admission", "applier", "auth", "clientplane", "digests", "fragments", "join", "log", "ports"),
+            *("admission", "applier", "auth", "clientplane", "digests", "fragments", "join", "log"),
+            *("peercodec", "ports"),
             *("recovery", "statemachine", "storage", "transport"),
         ),
         "node parts",

@@ -11,8 +11,9 @@ from quorumd.clientplane import ClientPlane
 from quorumd.digests import DigestJudge
 from quorumd.errors import Diverged
 from quorumd.log import Log, skip_entries, take_entries
+from quorumd.peercodec import Report
 from quorumd.storage import Storage
-from quorumd.transport import Report, Transport
+from quorumd.transport import Transport
 from quorumd.types import Index, Nanoseconds, NodeId, Term
 from quorumd_fastpath.apply import Store
 
@@ -90,7 +91,7 @@ class Applier:
                 self._recalling = 0
             entries = take_entries(data, record.entries)
             self.log.keep_recalled(first, last, entries)
-            for wanted in self.transport.awaited(first, last):  # a follower's log ends where it ends, also within a record
+            for wanted in self.transport.awaited(first, last):  # a follower's log may end within a record
                 self.log.keep_recalled(wanted, last, entries[skip_entries(entries, wanted - first) :])
                 self.transport.on_recalled(wanted, term, now)
         for first in sorted(self.transport.recalls):

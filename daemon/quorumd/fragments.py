@@ -66,10 +66,11 @@ class Fragment(NamedTuple):
 class _Outgoing:
     """One message on its way. Fragments below `next` were sent at least once; bit i of `acked` = fragment i arrived."""
 
-    __slots__ = ("acked", "chunk", "count", "data", "id", "inner", "next", "resent", "sent_at", "started")
+    __slots__ = ("acked", "chunk", "content", "count", "data", "id", "inner", "next", "resent", "sent_at", "started")
 
-    def __init__(self, message_id: int, data: bytes, limit: int) -> None:
+    def __init__(self, message_id: int, data: bytes, limit: int, content: Hashable) -> None:
         self.id = message_id
+        self.content = content
         self.data = data
         self.count = -(-len(data) // limit)
         self.chunk = -(-len(data) // self.count)
@@ -167,17 +168,22 @@ class Fragmenter(Generic[K]):
     def __len__(self) -> int:
         return sum(len(lane.messages) for lane in self._lanes.values())
 
-    def send(self, dest: K, message: bytes, now: Nanoseconds) -> bool:
-        """Takes one encoded frame for `dest`; False if it was refused because a queue is full. Follow with poll()."""
+    def send(self, dest: K, message: bytes, now: Nanoseconds, content: Hashable = None) -> bool:
+        """Takes one encoded frame for `dest`; False if it was refused because a queue is full. Follow with poll().
+
+        content: names what the message carries; one of the same that still waits for `dest` is not sent again.
+        """
         invariant(HEADER_BYTES <= len(message) <= MAX_MESSAGE_BYTES, "a message is one frame of bounded size")
         lane = self._lanes.get(dest)
+        if content is not None and lane is not None and any(content == m.content for m in lane.messages):
+            return True
         waiting = len(lane.messages) if lane else 0
         if waiting >= self._queue_messages or self.bytes_waiting + len(message) > self._queue_bytes:
             self.refused += 1
             return False
         if lane is None:
             lane = self._lanes[dest] = _Lane(self._rto)
-        lane.messages.append(_Outgoing(self._next_id, message, self.chunk_bytes))
+        lane.messages.append(_Outgoing(self._next_id, message, self.chunk_bytes, content))
         lane.has_room(now)
         self._next_id = (self._next_id + 1) & 0xFFFF_FFFF_FFFF_FFFF
         self.bytes_waiting += len(message)

@@ -30,6 +30,7 @@ from quorumd.environment import check_environment, read_key
 from quorumd.errors import ConfigError, DiskError, Diverged
 from quorumd.eventlog import EventLog, stderr_is
 from quorumd.invariants import InvariantBroken
+from quorumd.peercodec import BODY_APPEND
 from quorumd.types import Address, Nanoseconds, NodeId
 from quorumd_fastpath.udp import UdpSocket, pack_addr
 from quorumd_fastpath.wire import Slab
@@ -120,6 +121,7 @@ def node_settings(config: Config, node_id: NodeId, bootstrap: int | bool | None,
             max_inflight_bytes=config.raft.max_inflight_kib * limits.KIB,
             max_inflight_messages=limits.MAX_INFLIGHT_MESSAGES,
             lease_reads=config.raft.lease_reads,
+            datagram_bytes=config.mtu_bytes - limits.HEADER_BYTES - limits.MAC_BYTES - BODY_APPEND.size,
         ),
         hashes=hashes,
         mtu_peer=config.mtu_bytes,

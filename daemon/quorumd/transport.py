@@ -15,40 +15,21 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from quorumd import limits
-from quorumd.consensus.messages import (
-    AppendEntries,
-    AppendEntriesReply,
-    Heartbeat,
-    HeartbeatReply,
-    PeerMessage,
-    RequestVote,
-    RequestVoteReply,
-    TimeoutNow,
-)
+from quorumd import limits, peercodec
+from quorumd.consensus.messages import AppendEntries, Heartbeat, PeerMessage
 from quorumd.fragments import Fragmenter, Reassembler
 from quorumd.log import Log
+from quorumd.peercodec import BODY_APPEND, Report
 from quorumd.types import Address, Incarnation, Index, Nanoseconds, NodeId, Term
 from quorumd_fastpath import wire
 from quorumd_fastpath.ring import check_entries
 from quorumd_fastpath.wire import Counters, Outbox, Slab
-
-PRE = 1
-TRANSFER = 2
-GRANTED = 1
-REJECTED = 1
-DISK_FULL = 1 << 8  # in every reply that a follower sends: it cannot take growing entries
 
 # HELLO flags: what the sender is
 HAS_STATE = 1  # its data directory held a cluster before this start
 BOOTSTRAPPING = 2  # started with --bootstrap and still empty
 VOTER = 4
 
-BODY_VOTE = struct.Struct("<Q")  # last_term
-BODY_APPEND = struct.Struct("<QQQ")  # prev_term, entries_term, 0
-BODY_APPEND_REPLY = struct.Struct("<QQQQQ")  # hint_index, hint_term, applied, digest_index, digest
-BODY_HEARTBEAT = struct.Struct("<QQ")  # digest_index, digest agreed on by a majority
-BODY_HEARTBEAT_REPLY = struct.Struct("<QQQ")  # applied, digest_index, digest
 BODY_HELLO = struct.Struct("<QQQQQHHI")  # nonce, hashes of HASHED_KEYS, wire version min, max, 0
 
 HELLO_EVERY = 50 * limits.MILLISECOND
@@ -87,15 +68,6 @@ class BytesSource(NamedTuple):
 
     def retain(self) -> "BytesSource":
         return self
-
-
-class Report(NamedTuple):
-    """What a node says of itself in every acknowledgement."""
-
-    applied: Index
-    digest_index: Index
-    digest: int
-    disk_full: bool
 
 
 class Identity(NamedTuple):
@@ -166,8 +138,8 @@ class Transport:
         self.counters = Counters()
         self.report = Report(0, 0, 0, False)
         self.agreed_digest: tuple[Index, int] = (0, 0)
-        # Digests heard since core looked last, all of them, so that a forged one does not hide the genuine one beside it:
-        # what followers say they have, and what leaders say a majority has. (term, sender, index, digest)
+        # Digests heard since core looked last, all of them: a forged one must not hide the genuine one beside it.
+        # What followers say they have, and what leaders say a majority has. (term, sender, index, digest)
         self.claims: set[tuple[Term, NodeId, Index, int]] = set()
         self.verdicts: set[tuple[Term, NodeId, Index, int]] = set()
         self.refusals: list[tuple[NodeId, str]] = []  # for the node's log; taken by core
@@ -214,14 +186,23 @@ class Transport:
             if not self.fragmenter.on_ack(peer.node, frame[9], frame[12], payload, now):
                 self.counters.increment(wire.DROP_BAD_BODY)
         else:
-            decode = DECODERS.get(kind)
-            if decode is None:
-                self.counters.increment(wire.DROP_BAD_KIND)
-                return
-            try:
-                out.append(decode(self, peer, frame, slab.view(slot)[offset : offset + length]))
-            except struct.error:
-                self.counters.increment(wire.DROP_BAD_BODY)
+            self._message(peer, frame, slab.view(slot)[offset : offset + length], out)
+
+    def _message(self, peer: Peer, frame: wire.Frame, body: memoryview, out: list[PeerMessage]) -> None:
+        try:
+            decoded = peercodec.decode(frame, body)
+        except struct.error:
+            self.counters.increment(wire.DROP_BAD_BODY)
+            return
+        if decoded is None:
+            self.counters.increment(wire.DROP_BAD_KIND)
+            return
+        message, index, digest, disk_full = decoded
+        if disk_full is not None:
+            peer.disk_full = disk_full
+        if index:
+            note(self.verdicts if type(message) is Heartbeat else self.claims, frame, index, digest)
+        out.append(message)
 
     def _admit(self, frame: wire.Frame, kind: int, now: Nanoseconds) -> Peer | None:
         """The sender, if this frame may be looked at; else the reason is counted."""
@@ -376,7 +357,8 @@ class Transport:
         if type(message) is AppendEntries:
             self._send_append(peer, message, now)
         else:
-            ENCODERS[type(message)](self, peer, message)
+            kind, flags, index, commit, payload = peercodec.encode(message, self.report, self.agreed_digest)
+            self._put(peer, kind, message.term, flags=flags, index=index, commit=commit, payload=payload)
 
     def _put(
         self,
@@ -450,7 +432,7 @@ class Transport:
             message.entries,
             body + entries,
         )
-        return self.fragmenter.send(peer.node, frame, now)
+        return self.fragmenter.send(peer.node, frame, now, (message.term, message.prev_index))
 
     def _send_recalled(self, peer: Peer, message: AppendEntries, now: Nanoseconds) -> None:
         """Entries older than the ring: from what the WAL gave back, else asked for and the message parked."""
@@ -530,100 +512,7 @@ def chunks(entries: bytes, first: Index, last: Index, budget: int) -> Iterable[t
     yield begin, last, entries[start:offset]
 
 
-# -- frame bodies ---------------------------------------------------------------------------------------------------
-
-
 def note(heard: set[tuple[Term, NodeId, Index, int]], frame: wire.Frame, index: Index, digest: int) -> None:
     """Keeps a digest for core to judge."""
-    if index and len(heard) < MAX_CLAIMS:
+    if len(heard) < MAX_CLAIMS:
         heard.add((frame[9], frame[5], index, digest))
-
-
-def _get_vote(_: Transport, peer: Peer, frame: wire.Frame, body: memoryview) -> PeerMessage:
-    (last_term,) = BODY_VOTE.unpack(body)
-    flags = frame[3]
-    return RequestVote(peer.node, frame[6], frame[9], frame[10], last_term, bool(flags & PRE), bool(flags & TRANSFER))
-
-
-def _get_vote_reply(_: Transport, peer: Peer, frame: wire.Frame, body: memoryview) -> PeerMessage:
-    return RequestVoteReply(peer.node, frame[6], frame[9], bool(frame[3] & GRANTED), bool(frame[3] & 2))
-
-
-def _get_append_reply(transport: Transport, peer: Peer, frame: wire.Frame, body: memoryview) -> PeerMessage:
-    hint_index, hint_term, _applied, digest_index, digest = BODY_APPEND_REPLY.unpack(body)
-    peer.disk_full = bool(frame[3] & DISK_FULL)
-    note(transport.claims, frame, digest_index, digest)
-    return AppendEntriesReply(
-        peer.node, frame[6], frame[9], frame[10], bool(frame[3] & REJECTED), frame[11], hint_index, hint_term
-    )
-
-
-def _get_heartbeat(transport: Transport, peer: Peer, frame: wire.Frame, body: memoryview) -> PeerMessage:
-    note(transport.verdicts, frame, *BODY_HEARTBEAT.unpack(body))
-    return Heartbeat(peer.node, frame[6], frame[9], frame[11], frame[10])
-
-
-def _get_heartbeat_reply(transport: Transport, peer: Peer, frame: wire.Frame, body: memoryview) -> PeerMessage:
-    _applied, digest_index, digest = BODY_HEARTBEAT_REPLY.unpack(body)
-    peer.disk_full = bool(frame[3] & DISK_FULL)
-    note(transport.claims, frame, digest_index, digest)
-    return HeartbeatReply(peer.node, frame[6], frame[9], frame[10], frame[11])
-
-
-def _get_timeout_now(_: Transport, peer: Peer, frame: wire.Frame, body: memoryview) -> PeerMessage:
-    return TimeoutNow(peer.node, frame[6], frame[9])
-
-
-DECODERS: dict[int, Callable[[Transport, Peer, wire.Frame, memoryview], PeerMessage]] = {
-    wire.KIND_REQUEST_VOTE: _get_vote,
-    wire.KIND_REQUEST_VOTE_REPLY: _get_vote_reply,
-    wire.KIND_APPEND_ENTRIES_REPLY: _get_append_reply,
-    wire.KIND_HEARTBEAT: _get_heartbeat,
-    wire.KIND_HEARTBEAT_REPLY: _get_heartbeat_reply,
-    wire.KIND_TIMEOUT_NOW: _get_timeout_now,
-}
-
-
-def _put_vote(transport: Transport, peer: Peer, m: RequestVote) -> None:
-    flags = PRE * m.pre | TRANSFER * m.transfer
-    body = BODY_VOTE.pack(m.last_term)
-    transport._put(peer, wire.KIND_REQUEST_VOTE, m.term, flags=flags, index=m.last_index, payload=body)
-
-
-def _put_vote_reply(transport: Transport, peer: Peer, m: RequestVoteReply) -> None:
-    transport._put(peer, wire.KIND_REQUEST_VOTE_REPLY, m.term, flags=GRANTED * m.granted | 2 * m.pre)
-
-
-def _put_append_reply(transport: Transport, peer: Peer, m: AppendEntriesReply) -> None:
-    report = transport.report
-    body = BODY_APPEND_REPLY.pack(m.hint_index, m.hint_term, report.applied, report.digest_index, report.digest)
-    flags = REJECTED * m.rejected | DISK_FULL * report.disk_full
-    transport._put(
-        peer, wire.KIND_APPEND_ENTRIES_REPLY, m.term, flags=flags, index=m.match, commit=m.prev_index, payload=body
-    )
-
-
-def _put_heartbeat(transport: Transport, peer: Peer, m: Heartbeat) -> None:
-    body = BODY_HEARTBEAT.pack(*transport.agreed_digest)
-    transport._put(peer, wire.KIND_HEARTBEAT, m.term, index=m.round, commit=m.commit, payload=body)
-
-
-def _put_heartbeat_reply(transport: Transport, peer: Peer, m: HeartbeatReply) -> None:
-    report = transport.report
-    body = BODY_HEARTBEAT_REPLY.pack(report.applied, report.digest_index, report.digest)
-    flags = DISK_FULL * report.disk_full
-    transport._put(peer, wire.KIND_HEARTBEAT_REPLY, m.term, flags=flags, index=m.round, commit=m.last, payload=body)
-
-
-def _put_timeout_now(transport: Transport, peer: Peer, m: TimeoutNow) -> None:
-    transport._put(peer, wire.KIND_TIMEOUT_NOW, m.term)
-
-
-ENCODERS: dict[type, Callable[..., None]] = {
-    RequestVote: _put_vote,
-    RequestVoteReply: _put_vote_reply,
-    AppendEntriesReply: _put_append_reply,
-    Heartbeat: _put_heartbeat,
-    HeartbeatReply: _put_heartbeat_reply,
-    TimeoutNow: _put_timeout_now,
-}

@@ -15,6 +15,7 @@ from quorumd.errors import (
     ConnectionLost,
     Definite,
     DiskFull,
+    NoSpace,
     NotLeader,
     Overloaded,
     Rejected,
@@ -497,6 +498,25 @@ def test_too_many_sessions_is_what_the_writes_are_told():
         assert type(operation.error) is Overloaded
         assert "sessions" in str(operation.error)
     assert client.take_completed() == []
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [(Status.REJECTED, Rejected), (Status.DISK_FULL, DiskFull), (Status.NO_SPACE, NoSpace)]
+)
+def test_a_session_that_cannot_be_opened_fails_the_writes_at_once(status, expected):
+    world = World(FakeCluster())
+    client = world.client()
+    world.cluster.verdict = lambda node, record: status
+    write = put(world)
+    world.submit(client, write)
+    assert world.run(10 * MS, done(write))
+    assert type(write.error) is expected
+    assert len(world.cluster.seen) == 1
+    world.cluster.verdict = lambda node, record: None
+    later = put(world)
+    world.submit(client, later)
+    assert world.run(SECOND, done(later))
+    assert later.error is None
 
 
 def test_close_ends_everything_and_the_session():

@@ -15,7 +15,8 @@ from quorumd import commands, limits
 from quorumd.commands import Kind, Status
 from quorumd.digests import DigestJudge
 from quorumd.fragments import Reassembler
-from quorumd.transport import BODY_APPEND, BODY_HEARTBEAT, BODY_HELLO
+from quorumd.peercodec import BODY_APPEND, BODY_HEARTBEAT
+from quorumd.transport import BODY_HELLO
 from quorumd_fastpath import wire
 from quorumd_fastpath.reference import HEADER
 
@@ -166,6 +167,35 @@ def test_terms_that_were_driven_up_still_elect_and_a_node_that_missed_it_catches
     world.heal()
     attack.serves()
     assert world.leader().engine.term < limits.MAX_NUMBER
+
+
+def test_a_follower_whose_log_ends_within_a_record_of_the_leaders_disk_catches_up():
+    attack = Attack(69, mtu=1_400)  # PUTS writes are one record on disk and two datagrams on the wire
+    world = attack.world
+    leader = world.leader().settings.node
+    behind = leader % 3 + 1
+    core = world.members[behind].core
+    record = world.send
+
+    def first_datagram_only(source, dest, data):
+        to_follower = (source, dest) == (b"peer%d" % leader, b"peer%d" % behind)
+        later = HEADER.unpack_from(data)[FIELDS.index("index")] > last
+        if not (to_follower and later and data[5] == wire.KIND_APPEND_ENTRIES):
+            record(source, dest, data)
+
+    world.until(world.converged)
+    last = core.engine.last
+    world.send = first_datagram_only
+    attack.load()
+    world.until(lambda: core.engine.last > last, within_ms=50)
+    assert core.engine.last - last < PUTS
+    world.isolate(behind)
+    world.send = record
+    while world.members[leader].core.log.ring.first <= core.engine.last + 1:
+        attack.load()
+        world.step()
+    world.heal()
+    attack.serves()
 
 
 def test_a_message_that_contradicts_what_is_committed_is_an_event():

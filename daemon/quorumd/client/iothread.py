@@ -21,7 +21,7 @@ from quorumd.client.operation import Operation
 from quorumd.client.protocol import ClientProtocol
 from quorumd.client.routing import SocketAddress
 from quorumd.client.sockets import UdpSockets, look_up, resolve_numeric
-from quorumd.client.states import State, StateListener
+from quorumd.client.states import StateListener
 from quorumd.errors import Timeout
 from quorumd.limits import CLIENT_CLOSE_DEADLINE, CLIENT_FIRST_RETRY, MILLISECOND, SECOND
 from quorumd.types import Nanoseconds
@@ -98,7 +98,7 @@ class IoThread:
     # -- callers --------------------------------------------------------------------------------------------------
 
     def call(self, operation: Operation) -> Operation:
-        """Performs the operation; it is done when this returns. Raises Timeout only if the receiver is stuck or dead."""
+        """Performs the operation; it is done when this returns. Raises Timeout itself only if the receiver is stuck."""
         waiter = threading.Lock()
         waiter.acquire()
         operation.waiter = waiter
@@ -168,7 +168,7 @@ class IoThread:
             self._wake()
 
     def _turn(self, readable: bool) -> None:
-        """Takes in what has arrived, and does what is due. By whoever holds `_receiving`."""
+        """Takes in what has arrived (only whoever holds `_receiving` may), and does what is due."""
         received: list[tuple[bytes, SocketAddress]] = []
         if readable:  # no more than was asked for: a receive that finds nothing costs as much as one that does
             received = self._sockets.drain(max(1, self.protocol.in_flight))

@@ -280,7 +280,11 @@ class ClientProtocol:
             elif reply.status is Status.SESSION_EXPIRED and operation.kind != Kind.CLOSE_SESSION:
                 self._lose_session(error_of(reply.status, reply.body))
             else:
-                self._ledger.complete(operation, error_of(reply.status, reply.body))
+                error = error_of(reply.status, reply.body)
+                self._ledger.complete(operation, error)
+                if operation is self._opening:
+                    self.session = self._opening = None
+                    self._fail_unsent_writes(error, patient=True)
 
     def _on_success(self, operation: Operation, reply: Reply, node: NodeId, now: Nanoseconds) -> None:
         self._transmitter.measured(operation, now)
@@ -315,9 +319,7 @@ class ClientProtocol:
             self._again(operation)
             return
         if operation is self._opening:
-            for write in self._writes:
-                if not write.retry:
-                    self._ledger.complete(write, again(error))
+            self._fail_unsent_writes(error, patient=isinstance(error, DiskFull))
         elif operation.definite and (isinstance(error, DiskFull) or not operation.retry):
             self._ledger.complete(operation, error)
             return
@@ -400,6 +402,12 @@ class ClientProtocol:
         opening.session = session.id
         self._admit_read(opening)
         return opening
+
+    def _fail_unsent_writes(self, error: QuorumdError, *, patient: bool) -> None:
+        """No session can be opened: tells those who wait for one; those that retry only if `patient`."""
+        for write in self._writes:
+            if patient or not write.retry:
+                self._ledger.complete(write, again(error))
 
     def _lose_session(self, error: QuorumdError) -> None:
         """The cluster ended the session: what was sent in it may have happened; what was not waits for a new one."""
