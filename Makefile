@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard fastpath/quorumd_fastpath/*.pyx fastpath/quorumd_fastpath/*.pxd fastpath/quorumd_fastpath/*.h) setup.py
 
-.PHONY: up test lint build asan bench soak clean
+.PHONY: up test lint build asan bench figures soak clean
 
 up: build
 	$(BIN)/quorumd up
@@ -27,6 +27,11 @@ soak: build
 	$(BIN)/python bench/prove_powerloss.py --rounds 20
 	QUORUMD_SEEDS=500 $(BIN)/python -m pytest tests/node/test_random_world.py tests/consensus
 
+# The figures in bench/results/: failover, crashes, throughput, ... (bench/show.py; about twenty minutes).
+# FLOOR=path of the yardstick's binary, to measure throughput beside it.
+figures: build
+	$(BIN)/python bench/show.py $(if $(FLOOR),--floor $(FLOOR))
+
 # The fastpath tests under the address and undefined-behaviour sanitizers, in a build tree of their own.
 asan:
 	./tests/asan.sh
@@ -39,9 +44,7 @@ $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "Python's venv module is missing (Debian: apt-get install python3-venv)."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check "setuptools>=77" "cython>=3.1,<4"
-	$(BIN)/python setup.py --version >/dev/null
-	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
-	$(BIN)/pip install -q --disable-pip-version-check -e ".[dev]" --no-build-isolation
+	QUORUMD_PURE=1 $(BIN)/pip install -q --disable-pip-version-check -e ".[dev]" --no-build-isolation
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(SOURCES)

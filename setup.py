@@ -3,6 +3,7 @@
 Environment switches, all optional:
     QUORUMD_ONLY=wire,crc   build only these modules
     QUORUMD_SANITIZE=1      address and undefined-behaviour sanitizers (see `make asan`)
+    QUORUMD_PURE=1          install without building (the Makefile builds in place, in parallel, afterwards)
     QUORUMD_WERROR=1        compiler warnings are errors (CI)
     QUORUMD_TEST_DEFINES=X  extra -DX preprocessor switches, for the tests that must see a broken build fail
 """
@@ -89,12 +90,13 @@ def native_modules() -> list[Extension]:
     return modules
 
 
-NEEDS_NATIVE = not {"egg_info", "dist_info", "sdist", "--version", "--help"} & set(sys.argv[1:2])
+NEEDS_NATIVE = not os.environ.get("QUORUMD_PURE") and not {"egg_info", "dist_info", "sdist"} & set(sys.argv[1:2])
 
 setup(
     packages=find_packages("daemon") + find_packages("fastpath"),
     package_dir={"quorumd": "daemon/quorumd", "quorumd_fastpath": "fastpath/quorumd_fastpath"},
     package_data={"quorumd": ["py.typed", "*.yaml"], "quorumd_fastpath": ["py.typed", "*.pyi", "*.pxd", "*.h"]},
     ext_modules=native_modules() if NEEDS_NATIVE else [],
+    options={"build_ext": {"parallel": min(2, os.cpu_count() or 1)}},
     zip_safe=False,
 )

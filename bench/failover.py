@@ -58,7 +58,7 @@ def series(report: Report, what: signal.Signals, rounds: int, rate: float | None
                 for number in range(rounds):
                     gaps.append(one_round(cluster, client, what, number))
                     say(f"  {number + 1}: {gaps[-1] * 1000:.0f} ms")
-    figures = {
+    figures: dict[str, Any] = {
         "rounds": rounds, "load_per_s": round(rate or 0), "p50_s": percentile(gaps, 0.5),
         "p90_s": percentile(gaps, 0.9), "max_s": max(gaps), "all_s": [round(gap, 4) for gap in gaps],
     }

@@ -36,14 +36,14 @@ def run(settle_s: float, seconds: float) -> dict[str, Any]:
         shares = {node: 100 * (cpu_s(process) - begun[node]) / took_s for node, process in processes.items()}
         memory = {node: process.memory_info().rss / 1e6 for node, process in processes.items()}
         after = cluster.figures()
-    nodes = {}
+    nodes: dict[str, Any] = {}
     for node, share in shares.items():
         turns = (number(after[node], "turns") - number(before[node], "turns")) / took_s
-        nodes[node] = {
+        nodes[str(node)] = {
             "role": after[node]["role"], "cpu_percent": round(share, 2), "rss_mb": round(memory[node], 1),
             "turns_per_s": round(turns, 1), "elections": number(after[node], "term") - number(before[node], "term"),
         }
-        say(f"  node {node}{' (leader)' if node == leader else ''}: {nodes[node]}")
+        say(f"  node {node}{' (leader)' if node == leader else ''}: {nodes[str(node)]}")
     return nodes
 
 

@@ -21,18 +21,8 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from harness import (
-    DEADLINE_S,
-    POLL_S,
-    Failed,
-    free_ports,
-    number,
-    parser_of,
-    percentile,
-    private_host,
-    reported,
-    say,
-)
+from addresses import free_ports, private_host
+from harness import DEADLINE_S, POLL_S, Failed, number, parser_of, percentile, reported, say
 from relay import LaneSettings, Relay
 
 from quorumd import config as configs

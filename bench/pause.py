@@ -83,6 +83,16 @@ def read(client: Client, history: History, register: int, who: str) -> None:
     history.saw(register, least, int(found.value) if found else 0, who)
 
 
+def writer(client: Client, history: History, register: int) -> Callable[[int], None]:
+    """For Workers."""
+    return lambda turn: write(client, history, register)
+
+
+def reader(client: Client, history: History, who: str) -> Callable[[int], None]:
+    """For Workers; takes the registers in turn."""
+    return lambda turn: read(client, history, turn % REGISTERS, who)
+
+
 class Workers:
     """Threads that do one thing again and again until they are stopped."""
 
@@ -204,12 +214,10 @@ def run(rounds: int, seconds: float) -> tuple[History, dict[str, Any]]:
         stack.callback(workers.stop)
         for register in range(REGISTERS):
             client = stack.enter_context(cluster.client(DEADLINE_S))
-            workers.start(lambda turn, client=client, register=register: write(client, history, register))
+            workers.start(writer(client, history, register))
         for number in range(READERS):
             client = stack.enter_context(cluster.client(DEADLINE_S))
-            workers.start(
-                lambda turn, client=client, who=f"reader {number}": read(client, history, turn % REGISTERS, who)
-            )
+            workers.start(reader(client, history, f"reader {number}"))
         figures = []
         for number in range(rounds):
             figures.append(one_round(cluster, history, seconds))

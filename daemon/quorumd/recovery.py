@@ -13,6 +13,7 @@ Everything read is synced before anything is reported durable or sent: the page 
 reached the disk (Rebello et al., "Can Applications Recover from fsync Failures?", 2020).
 """
 
+import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -29,6 +30,8 @@ from quorumd_fastpath.apply import Store
 from quorumd_fastpath.walframe import ScanResult, SegmentHeader
 
 PIN_NOTHING = (1 << 64) - 1
+BATCH_MAGIC = b"QBAT"
+BATCH_PLACE = struct.Struct("<16xQQ")  # of a batch header: position, synced_to
 
 
 class Recovered(NamedTuple):
@@ -63,17 +66,17 @@ class _Replay:
         """Takes the next segment in order, or notes the damage that ends the replay."""
         header = walframe.decode_segment_header(data)
         if header is None:
-            if not any(data[: limits.SECTOR_BYTES]):
-                self.prepared.append(number)  # made ahead and never begun
-            else:
-                self._damaged(number, 0, "the segment header")
+            self._headless(number, data)
             return
         self._check_owner(number, header)
-        if self.prepared or (self.end is not None and number != self.end.number + 1):
-            self._damaged(number, 0, f"segments before {number} are missing")
+        self._check_whole(number, data)
+        expected = self.prepared[0] if self.prepared else self.end.number + 1 if self.end is not None else 1
+        if number != expected:
+            self._damaged(expected, 0, f"segments before {number} are missing")
         elif self.end is not None and header.prev_chain != self.end.chain:
             self._damaged(self.end.number, self.end.offset, "batches at the segment's end are missing")
         if self.damage is not None:
+            self.hidden(data, header, limits.SECTOR_BYTES)
             return
         self.hard_state = HardState(header.term, header.vote)
         self.commit = max(self.commit, header.commit)
@@ -83,6 +86,35 @@ class _Replay:
         if result.stop not in (None, "end"):
             self._damaged(number, result.stop_offset, result.stop or "", result.stop_index)
         self.hidden(data, header, result.end_offset)
+
+    def beyond(self, number: int, data: memoryview) -> None:
+        """Takes a segment behind the damage: only what it knew to be synced counts."""
+        header = walframe.decode_segment_header(data)
+        if header is None:
+            self._headless(number, data)
+        elif header.cluster == self.storage.cluster:
+            self.hidden(data, header, limits.SECTOR_BYTES)
+
+    def _headless(self, number: int, data: memoryview) -> None:
+        """A segment made ahead and never begun, or one that lost its header.
+
+        Without the header no batch of it can be checked, but a batch that names this very place is one. If it says that
+        something here was synced, so was the header before it; then it did not get lost in a torn write.
+        """
+        self._check_whole(number, data)
+        claimed = claimed_synced(bytes(data), number * self.storage.segment_bytes)
+        if claimed is None and not any(data[: limits.SECTOR_BYTES]):
+            self.prepared.append(number)
+            return
+        self.synced_to = max(self.synced_to, claimed or 0)
+        self._damaged(self.prepared[0] if self.prepared else number, 0, "the segment header")
+
+    def _check_whole(self, number: int, data: memoryview) -> None:
+        if len(data) < self.storage.segment_bytes:
+            raise CorruptLog(
+                f"{self.storage.disk.path(number)}: offset {len(data)}: the file is short, but a segment has its full "
+                "size before it has its name; nothing was changed. Restore the directory from a backup"
+            )
 
     def hidden(self, data: memoryview, header: SegmentHeader, offset: int) -> None:
         """What batches behind the end knew: damage to an "end" is only seen by what lies past it."""
@@ -133,6 +165,19 @@ class _Replay:
                 records.truncate(index)
 
 
+def claimed_synced(data: bytes, base: int) -> int | None:
+    """The highest `synced_to` of what looks like a batch header of the segment at WAL position `base`; None: nothing."""
+    claimed: int | None = None
+    at = data.find(BATCH_MAGIC)
+    while at >= 0:
+        if at % limits.SECTOR_BYTES == 0 and at + BATCH_PLACE.size <= len(data):
+            position, synced_to = BATCH_PLACE.unpack_from(data, at)
+            if position == base + at and synced_to <= position:
+                claimed = max(claimed or 0, synced_to)
+        at = data.find(BATCH_MAGIC, at + 1)
+    return claimed
+
+
 def recover(storage: Storage, store: Store, log_event: Callable[..., None]) -> Recovered:
     """Replays the WAL into the ring, the record index and the store. Blocking; start-up only.
 
@@ -147,9 +192,7 @@ def recover(storage: Storage, store: Store, log_event: Callable[..., None]) -> R
         if replay.damage is None:
             replay.segment(number, data)
         else:
-            header = walframe.decode_segment_header(data)
-            if header is not None and header.cluster == storage.cluster:
-                replay.hidden(data, header, limits.SECTOR_BYTES)
+            replay.beyond(number, data)
     end = replay.end
     if end is None:
         raise CorruptLog(f"{disk.path(numbers[0] if numbers else 1)}: the log is missing; restore the directory")

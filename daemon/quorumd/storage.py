@@ -65,8 +65,12 @@ class Storage:
         self._preparing = False
         self._prepare_errno = 0
         self._prepare_again: Nanoseconds = 0
-        self._in_flight: deque[tuple[int, int]] = deque()  # (seq, WAL position behind the batch)
+        # (ticket, seq, WAL position behind the batch). The disk counts tickets: several batches may carry one seq, and an
+        # idle one carries a seq that is durable already, so a seq could not say which of them are on the disk.
+        self._in_flight: deque[tuple[int, int, int]] = deque()
+        self._tickets = 0
         self._submitted = 0  # seq of the newest batch
+        self._durable = 0  # highest seq that is durable
         self._covered = True  # the newest data batch lies below some batch's synced_to
         self._idle_since: Nanoseconds = 0
         self._claimed = 0
@@ -90,6 +94,7 @@ class Storage:
         self._ahead = list(prepared)
         self.written = self.log.ring.last
         self.synced_to = self._number * self.segment_bytes + self._offset
+        self._covered = False  # an idle batch is to say that all of it was just synced
 
     def _begin_segment(self, number: int, first_index: Index, commit: Index) -> None:
         header = walframe.encode_segment_header(
@@ -173,11 +178,18 @@ class Storage:
             invariant(batch.hard_state(hard_state.term, hard_state.vote), "an empty batch has room for a hard state")
         for item in surviving(appends):
             batch = self._write_run(batch, item, seq, commit)
-        if appends:
-            self._unwritten.append((seq, appends[-1].last))
+            self._to_write(seq, item)
         if batch is not None:
             self._submit(batch, seq)
             self._covered = False
+
+    def _to_write(self, seq: int, item: Append) -> None:
+        """What the item supersedes can no longer be read back, nor what replaces it yet."""
+        kept = item.first - 1
+        if self._unwritten and self._unwritten[-1][1] > kept:
+            self._unwritten = deque((of, min(last, kept)) for of, last in self._unwritten)
+        self.written = min(self.written, kept)
+        self._unwritten.append((seq, item.last))
 
     def _write_run(self, batch: Batch | None, item: Append, seq: int, commit: Index) -> Batch:
         """Adds one append item, in as many batches as segment ends and the batch limit make of it."""
@@ -214,20 +226,21 @@ class Storage:
     def _submit(self, batch: Batch, seq: int) -> None:
         padded = batch.finish()
         self._chain = batch.chain
-        self.disk.append(self._number, self._offset, batch, seq)
+        self._tickets += 1
+        self.disk.append(self._number, self._offset, batch, self._tickets)
         self._offset += padded
         self._submitted = seq
-        self._in_flight.append((seq, self._number * self.segment_bytes + self._offset))
+        self._in_flight.append((self._tickets, seq, self._number * self.segment_bytes + self._offset))
 
     def poll(self, now: Nanoseconds) -> int:
         """The highest seq that is durable. Raises DiskError when a write or sync failed: stop, never retry."""
-        durable = self.disk.durable()
-        while self._in_flight and self._in_flight[0][0] <= durable:
-            self.synced_to = self._in_flight.popleft()[1]
+        done = self.disk.durable()
+        while self._in_flight and self._in_flight[0][0] <= done:
+            _, self._durable, self.synced_to = self._in_flight.popleft()
             self._idle_since = now
-        while self._unwritten and self._unwritten[0][0] <= durable:
+        while self._unwritten and self._unwritten[0][0] <= self._durable:
             self.written = self._unwritten.popleft()[1]
-        return durable
+        return self._durable
 
     @property
     def busy(self) -> bool:
@@ -256,7 +269,7 @@ class Storage:
         """Asks the disk for the entries from `first` on, several records at a time; False: try again later."""
         records = self.log.records
         place = records.place_of(first)
-        if place < 0:
+        if place < 0 or first > self.written:
             return False
         wanted = [records.at(place)]
         start = wanted[0].position
@@ -264,7 +277,7 @@ class Storage:
         while place + 1 < len(records):
             place += 1
             record = records.at(place)
-            if record.position // self.segment_bytes != number:
+            if record.position // self.segment_bytes != number or record.first + record.entries - 1 > self.written:
                 break
             if record.position + record.length - start > limits.READ_BACK_BYTES:
                 break

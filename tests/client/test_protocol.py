@@ -1,6 +1,8 @@
 """The client without IO against a fake cluster on simulated time: every transition of the protocol, and all of them
 at once under loss, duplication and reordering."""
 
+import json
+
 import pytest
 from fakes import CLUSTER, FakeCluster, World
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from quorumd.auth import Mac
 from quorumd.client.calls import LEADER, operation_for, status_operation, transfer_operation
 from quorumd.client.operation import REFUSALS, VERDICTS, Operation, Plane
+from quorumd.client.routing import Router
 from quorumd.client.states import State
 from quorumd.commands import DeleteResult, Kind, Put, PutResult, Range, RangeResult, Status
 from quorumd.errors import (
@@ -133,6 +136,21 @@ def test_large_values_travel_in_fragments_both_ways():
     assert world.run(5 * SECOND, done(read))
     assert read.result().kvs[0].value == value
     assert max(world.cluster.executed.values()) == 1
+
+
+def test_fragments_under_way_are_not_started_again():
+    world = World(FakeCluster())
+    client = world.client()
+    world.run(10 * MS)
+    world.delay = (50 * MS, 50 * MS)
+    sent = []
+    world.filter = lambda source, dest, datagram: sent.append(datagram[5]) or True
+    write = put(world, b"large", bytes(1 << 20))
+    world.submit(client, write)
+    assert world.run(5 * SECOND, done(write))
+    assert write.error is None
+    assert write.transmissions == 1
+    assert sent.count(wire.KIND_FRAGMENT) < 2 * (1 << 20) / 1296
 
 
 def test_the_window_bounds_what_is_under_way():
@@ -272,16 +290,38 @@ def test_hints_that_lead_in_circles_do_not_become_a_storm():
     assert world.run(SECOND, done(write))
 
 
+def test_only_the_leader_itself_clears_a_doubt_about_it():
+    router = Router(["a:1", "b:1"], lambda text: text)
+    for node, text in ((1, "a:1"), (2, "b:1")):
+        router.answered(node, text, {1: "a:1", 2: "b:1"})
+    assert router.claimed(2, 1, 5)
+    assert router.target() == (1, "a:1")
+    router.doubt(0)
+    assert not router.claimed(2, 1, 5)
+    assert router.target() is None
+    assert not router.claimed(2, 2, 4)  # an old term
+    assert router.claimed(1, 1, 5)
+    assert router.target() == (1, "a:1")
+    assert not router.claimed(1, 1, 5)
+    assert router.claimed(1, 2, 6)
+    assert router.target() == (2, "b:1")
+    assert not router.hinted(1, 1, "a:1", 0)  # from somebody who was asked before
+    assert router.hinted(2, 1, "a:1", 0)
+    assert router.target() == (1, "a:1")
+
+
 def test_a_restarted_leader_with_a_new_address_is_found():
     world = World(FakeCluster(1))
     client = world.client()
     first = put(world)
     world.submit(client, first)
     world.run(SECOND, done(first))
-    replies = []
-    world.filter = lambda source, dest, datagram: replies.append(source) or True
+    world.filter = lambda source, dest, datagram: dest != "node1:7000"
+    world.run(MS)
+    world.cluster.nodes[1] = "node1:8000"  # its name now resolves to another address
+    client.router.resolved("node1:7000", "node1:8000")
+    client.router._proven.clear()
     write = put(world)
-    world.filter = lambda source, dest, datagram: dest != "node1:7000" or world.now > first.first_sent_at + 300 * MS
     world.submit(client, write)
     assert world.run(5 * SECOND, done(write))
     assert write.error is None
@@ -357,6 +397,40 @@ def test_what_is_said_at_the_deadline(script, expected):
     assert type(write.error) is expected
     if isinstance(write.error, Definite):
         assert cluster.executed[write.session, write.seq] == 0
+
+
+def test_a_second_refusal_by_one_node_may_be_a_late_copy_of_the_first():
+    operation = Operation(Plane.WRITE, Kind.COMMAND, b"", 0)
+    refusal = Overloaded("full")
+    assert operation.definite
+    operation.transmitted(1, 0)
+    assert not operation.definite
+    operation.refused(2, refusal)  # was not asked
+    assert not operation.definite
+    operation.refused(1, refusal)
+    assert operation.definite
+    operation.transmitted(2, 1)
+    operation.refused(2, refusal)
+    assert operation.definite
+    operation.transmitted(1, 2)
+    operation.refused(1, refusal)
+    assert not operation.definite
+    assert type(operation.out_of_time()) is Timeout
+
+
+def test_a_refused_operation_is_repeated_once_a_pause_and_not_by_older_timers_too():
+    world = World(FakeCluster())
+    client = world.client()
+    first = put(world)
+    world.submit(client, first)
+    world.run(SECOND, done(first))
+    world.cluster.verdict = lambda node, record: Status.OVERLOADED
+    write = put(world)
+    world.submit(client, write)
+    world.run(55 * MS)
+    assert write.transmissions == 2
+    world.run(10 * MS)
+    assert write.transmissions == 3
 
 
 def test_every_status_is_either_success_refusal_or_verdict():
@@ -547,6 +621,35 @@ def test_another_cluster_is_ignored():
     world.run(SECOND)
     assert client.cluster == 0
     assert client.counters["wrong_cluster"] > 0
+
+
+def test_hello_replies_to_others_are_ignored():
+    world = World(FakeCluster())
+    client = world.client()
+    world.filter = lambda source, dest, datagram: False
+    hello = wire.encode_frame(
+        wire.KIND_CLIENT_HELLO_REPLY, 0, CLUSTER, 1, 0, 99, 0, 0, client._nonce + 1, 0, 0, world.cluster.hello(1)
+    )
+    client.receive(hello, "node1:7000", world.now)
+    assert client.cluster == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mtu": 100}, {"mtu": "1400"}, {"mtu": 70_000}, {"leader": -1}, {"leader": []}, {"members": []},
+        {"members": {"x": "node1:7000"}}, {"members": {"1": 7}}, {"members": {"0": "node1:7000"}},
+        {"session_ttl_ms": 0}, {"term": -1}, {"term": 1.5},
+    ],
+)
+def test_hello_replies_that_make_no_sense(change):
+    world = World(FakeCluster())
+    real = world.cluster.hello
+    world.cluster.hello = lambda node: json.dumps({**json.loads(real(node)), **change}).encode()
+    client = world.client()
+    world.run(100 * MS)
+    assert client.cluster == 0
+    assert client.counters["malformed"] > 0
 
 
 def test_replies_of_another_cluster_are_ignored():

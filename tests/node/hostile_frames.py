@@ -110,8 +110,14 @@ class Hostile:
 
     def mutated(self) -> bytes:
         """A genuine datagram of which one frame says something else."""
+        while True:
+            datagram = self.recorded.draw(self.rng)
+            mutated = self._mutate(datagram)
+            if mutated != datagram:
+                return mutated
+
+    def _mutate(self, datagram: bytes) -> bytes:
         rng = self.rng
-        datagram = self.recorded.draw(rng)
         tail = b""
         if self.sealed:
             datagram, tail = datagram[:-MAC_BYTES], datagram[-MAC_BYTES:]

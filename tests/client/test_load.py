@@ -1,0 +1,212 @@
+"""The load generator against nodes on loopback sockets: what it sends is what a client would send, and what it says of
+the answers is true."""
+
+import pytest
+from fakes import CLUSTER, FakeCluster, Served
+
+from quorumd.commands import Kind, Status
+from quorumd_fastpath.load import LoadGenerator
+from quorumd_fastpath.udp import pack_addr
+from quorumd_fastpath.wire import KIND_REPLY
+
+HOST = "127.0.0.1"
+DEADLINE_S = 20.0
+SLICE_S = 0.02
+
+
+@pytest.fixture
+def served():
+    with Served(FakeCluster(mtu=60_000)) as nodes:
+        yield nodes
+
+
+def addresses(served: Served) -> list[tuple[int, bytes]]:
+    parted = {node: text.rpartition(":") for node, text in served.cluster.nodes.items()}
+    return [(node, pack_addr(host, int(port))) for node, (host, _, port) in parted.items()]
+
+
+@pytest.fixture
+def load(served):
+    made = []
+
+    def make(clients=10, **options) -> LoadGenerator:
+        generator = LoadGenerator(addresses(served), CLUSTER, clients=clients, **options)
+        made.append(generator)
+        generator.open(HOST)
+        return generator
+
+    yield make
+    for generator in made:
+        generator.close()
+        generator.close()
+
+
+def run_until(generator: LoadGenerator, condition) -> None:
+    """In slices of real time, as its users do; the number of slices only ends a test that has failed."""
+    for _ in range(int(DEADLINE_S / SLICE_S)):
+        if condition():
+            return
+        generator.run(SLICE_S)
+    pytest.fail("the load made no progress")
+
+
+def test_each_client_writes_its_key_in_its_session(served, load):
+    generator = load(clients=20, key_bytes=16, value_bytes=100)
+    assert generator.open_sessions(DEADLINE_S)
+    assert len(served.cluster.sessions) == 20
+    run_until(generator, lambda: generator.done >= 200)
+    assert generator.drain(DEADLINE_S)
+    assert generator.in_flight == 0
+    assert generator.errors == generator.redirects == 0
+    assert set(served.cluster.executed.values()) == {1}
+    acknowledged = generator.acknowledged()
+    assert sum(acknowledged) == generator.done == sum(count for _, count in generator.latencies())
+    for number, seq in enumerate(acknowledged):
+        key = generator.key_of(number)
+        assert len(key) == 16
+        value = served.cluster.store[key]
+        assert int.from_bytes(value[:8], "little") == seq
+        assert value[8:] == b"v" * 92
+    assert len(served.cluster.store) == 20
+
+
+def test_operations_of_different_clients_share_datagrams(served, load):
+    generator = load(clients=32, per_datagram=8)
+    assert generator.open_sessions(DEADLINE_S)
+    before, done = served.cluster.datagrams, generator.done
+    run_until(generator, lambda: generator.done >= done + 320)
+    assert generator.drain(DEADLINE_S)
+    assert served.cluster.datagrams - before <= (generator.done - done) // 8 + generator.resends + 1
+    assert set(served.cluster.executed.values()) == {1}
+
+
+def test_reads_are_reads(served, load):
+    generator = load(reads_percent=50)
+    assert generator.open_sessions(DEADLINE_S)
+    run_until(generator, lambda: generator.done >= 400)
+    assert generator.drain(DEADLINE_S)
+    kinds = [record.kind for _, record in served.cluster.seen]
+    reads, writes = kinds.count(Kind.READ), kinds.count(Kind.COMMAND)
+    assert 0.3 < reads / (reads + writes) < 0.7
+    assert generator.errors == 0
+
+
+def test_a_redirect_is_followed(served, load):
+    with served.lock:
+        served.cluster.elect(3)
+    generator = load()
+    assert generator.open_sessions(DEADLINE_S)
+    assert generator.leader == 3
+    assert generator.redirects > 0
+    with served.lock:
+        served.cluster.elect(2)
+    done = generator.done
+    run_until(generator, lambda: generator.done >= done + 50)
+    assert generator.leader == 2
+    assert generator.drain(DEADLINE_S)
+    assert set(served.cluster.executed.values()) == {1}
+
+
+def test_a_dead_leader_is_left_and_nothing_executes_twice(served, load):
+    generator = load(resend_ms=20)
+    assert generator.open_sessions(DEADLINE_S)
+    run_until(generator, lambda: generator.done >= 50)
+    with served.lock:
+        served.cluster.deaf = {1}
+        served.cluster.elect(2)
+    done = generator.done
+    run_until(generator, lambda: generator.done >= done + 50)
+    assert generator.resends > 0
+    assert generator.leader == 2
+    assert generator.drain(DEADLINE_S)
+    assert set(served.cluster.executed.values()) == {1}
+    assert generator.errors == 0
+
+
+def test_lost_answers_are_asked_for_again(served, load):
+    numbers = iter(range(1_000_000))
+    served.drop = lambda datagram: next(numbers) % 4 == 0
+    generator = load(resend_ms=5)
+    assert generator.open_sessions(DEADLINE_S)
+    run_until(generator, lambda: generator.done >= 100)
+    assert generator.drain(DEADLINE_S)
+    assert generator.resends > 0
+    assert set(served.cluster.executed.values()) == {1}
+
+
+def test_overload_is_waited_out_and_other_refusals_are_counted(served, load):
+    generator = load(clients=4, resend_ms=20)
+    assert generator.open_sessions(DEADLINE_S)
+    refuse = iter([Status.OVERLOADED] * 8)
+    served.cluster.verdict = lambda node, record: next(refuse, None)
+    run_until(generator, lambda: generator.done >= 40)
+    assert generator.errors == 0
+    served.cluster.verdict = lambda node, record: Status.DISK_FULL
+    run_until(generator, lambda: generator.errors >= 10)
+    assert generator.last_error_status == Status.DISK_FULL
+    served.cluster.verdict = lambda node, record: None
+    assert generator.drain(DEADLINE_S)
+    generator.reset()
+    assert (generator.done, generator.errors, generator.resends, generator.max_us) == (0, 0, 0, 0)
+    assert generator.latencies() == []
+
+
+def test_a_rate_is_kept(served, load):
+    generator = load(clients=50)
+    assert generator.open_sessions(DEADLINE_S)
+    generator.set_rate(200.0)
+    generator.reset()
+    generator.run(0.5)
+    assert 0 < generator.done <= 200 * 0.5 * 1.2 + 10
+
+
+def test_what_is_not_an_answer_is_ignored(served, load):
+    real = served.cluster._encode
+
+    def garbled(node, kind, payload=b"", **fields):
+        if kind == KIND_REPLY:
+            payload = payload[:32] if len(payload) > 64 else payload + b"\xff" * 7
+        return real(node, kind, payload, **fields)
+
+    generator = load(clients=4, resend_ms=5)
+    assert generator.open_sessions(DEADLINE_S)
+    served.cluster._encode = garbled
+    generator.run(0.1)
+    served.cluster._encode = real
+    done = generator.done
+    run_until(generator, lambda: generator.done >= done + 20)
+    assert set(served.cluster.executed.values()) == {1}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"clients": 0},
+        {"clients": 1 << 21},
+        {"clients": 1, "per_datagram": 2},
+        {"clients": 10, "per_datagram": 0},
+        {"clients": 10, "key_bytes": 7},
+        {"clients": 10, "value_bytes": 7},
+        {"clients": 10, "value_bytes": 2000, "mtu": 1400},
+        {"clients": 10, "value_bytes": (1 << 20) + 1},
+    ],
+)
+def test_sizes_that_do_not_fit(options):
+    with pytest.raises(ValueError, match=r"."):
+        LoadGenerator([(1, pack_addr(HOST, 1))], CLUSTER, **options)
+
+
+def test_no_nodes_no_socket():
+    with pytest.raises(ValueError, match="node"):
+        LoadGenerator([], CLUSTER, clients=1)
+    generator = LoadGenerator([(1, pack_addr(HOST, 1))], CLUSTER, clients=1)
+    with pytest.raises(RuntimeError, match="open"):
+        generator.run(0.01)
+
+
+@pytest.mark.parametrize("key_bytes", [8, 12, 13, 16, 64])
+def test_keys_differ_by_client(key_bytes):
+    generator = LoadGenerator([(1, pack_addr(HOST, 1))], CLUSTER, clients=300, key_bytes=key_bytes)
+    keys = {generator.key_of(number) for number in range(300)}
+    assert len(keys) == 300
+    assert {len(key) for key in keys} == {key_bytes}
