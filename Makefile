@@ -33,7 +33,7 @@ figures: build
 	$(BIN)/python bench/show.py $(if $(FLOOR),--floor $(FLOOR))
 
 # The fastpath tests under the address and undefined-behaviour sanitizers, in a build tree of their own.
-asan:
+asan: $(VENV)/.installed
 	./tests/asan.sh
 
 build: $(VENV)/.built

@@ -51,13 +51,18 @@ class Failed(Exception):
 # -- the cluster ----------------------------------------------------------------------------------------------------
 
 
+def own_addresses(count: int) -> tuple[str, list[int]]:
+    """A loopback address that is this process's alone, and so many free UDP ports of it."""
+    host = private_host()
+    return host, free_ports(host, count)
+
+
 class Cluster:
     """A cluster under its own supervisor. `settings`: further lines of its config, YAML."""
 
     def __init__(self, settings: str = "", nodes: int = 3) -> None:
         self.base = Path(tempfile.mkdtemp(prefix="quorumd-bench-"))
-        self.host = private_host()
-        ports = free_ports(self.host, 2 * nodes)
+        self.host, ports = own_addresses(2 * nodes)
         members = [
             f"  - {{id: {i + 1}, peer: '{self.host}:{ports[2 * i]}', client: '{self.host}:{ports[2 * i + 1]}'}}"
             for i in range(nodes)

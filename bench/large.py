@@ -21,8 +21,7 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from addresses import free_ports, private_host
-from harness import DEADLINE_S, POLL_S, Failed, number, parser_of, percentile, reported, say
+from harness import DEADLINE_S, POLL_S, Failed, number, own_addresses, parser_of, percentile, reported, say
 from relay import LaneSettings, Relay
 
 from quorumd import config as configs
@@ -42,8 +41,7 @@ class LossyCluster:
     def __init__(self, loss: float, client_loss: float, seed: int) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="quorumd-bench-")
         self.base = Path(self._directory.name)
-        host = private_host()
-        ports = free_ports(host, 4 * len(NODES))
+        host, ports = own_addresses(4 * len(NODES))
         at = {node: [(host, port) for port in ports[4 * i : 4 * i + 4]] for i, node in enumerate(NODES)}
         self.peers = {node: (at[node][0], at[node][1]) for node in NODES}  # its own address, the relay's for it
         self.clients = {node: (at[node][2], at[node][3]) for node in NODES}

@@ -165,6 +165,17 @@ def test_a_slow_path_is_learned_and_not_flooded():
     assert link.sent - before < 250  # 47 fragments; the lane was forgotten in between, so it learns anew
 
 
+def test_a_path_that_becomes_slow_does_not_double_the_traffic():
+    link = Link()
+    link.sender.send("peer", message(1_000_000), link.now)
+    link.run(5 * MILLISECOND)
+    assert 100 < link.sent < 700
+    link.random.randint = lambda low, high: 60 * MILLISECOND
+    link.run(4 * SECOND)
+    assert len(link.received) == 1
+    assert link.sent < 1.4 * 1_000_000 / link.sender.chunk_bytes
+
+
 def test_a_silent_destination_loses_its_queue_at_the_deadline():
     sender: Fragmenter[str] = Fragmenter(NETWORK_MTU)
     for _ in range(5):

@@ -15,9 +15,11 @@ from quorumd.invariants import InvariantBroken
 from quorumd.log import Log
 from quorumd.storage import Storage
 from quorumd.transport import BytesSource, SlabSource, Transport
+from quorumd.types import Index
 from quorumd_fastpath import wire
 from quorumd_fastpath.wire import WRITES
 
+HELD_SHARE: Final = 16  # of a segment may wait in the engine for its predecessors
 DELETE_RANGE: Final = b"\x02"  # first byte of a command that only shrinks the store
 
 
@@ -39,22 +41,32 @@ class Admission:
         self._bytes = self._entries = 0
         self.storage.settled()
 
-    def entries(self, message: AppendEntries) -> bool:
-        """Whether the log takes a leader's entries; if not they are dropped, and the leader will send them again."""
+    def entries(self, message: AppendEntries, last: Index, held: int) -> AppendEntries | None:
+        """The message if the log takes a leader's entries; None if not: the leader will send them again.
+
+        last, held: the log's last index, and bytes of messages the engine holds back until their predecessors come.
+        Those are appended without another question, so their room is kept; one too many loses its entries, and tells
+        the engine no more than that there is a gap.
+        """
         source = message.source
         if source is None:
-            return True
+            return message
         if not isinstance(source, SlabSource | BytesSource):
             raise InvariantBroken("entries of a peer come with their bytes")
         size = source.size_bytes
+        if message.prev_index > last and held + size > self.storage.segment_bytes // HELD_SHARE:
+            return message._replace(entries=0, source=None)
         if not self._ring(size, message.entries):
-            return False
-        room = self.storage.room(size, growing=True) or (
-            self.storage.room(size, growing=False) and not grows(source, message.entries)
+            self.storage.yield_ring()
+            if not self.log.ring.room(self._bytes, self._entries):
+                return None
+        room = self.storage.room(size + held, growing=True) or (
+            self.storage.room(size + held, growing=False) and not grows(source, message.entries)
         )
-        if room:
-            self.storage.claim(size)
-        return room
+        if not room:
+            return None
+        self.storage.claim(size)
+        return message
 
     def own(self, count: int, size_bytes: int) -> bool:
         """Whether the log takes this leader's own housekeeping, which may use the disk's reserve."""

@@ -56,7 +56,8 @@ class Applier:
 
     def advance(self, now: Nanoseconds, term: Term) -> None:
         """Applies a bounded number of entries, then answers the reads whose point was reached."""
-        self._recalled(now, term)
+        if self.storage.reading or self.transport.recalls:
+            self._recalled(now, term)
         if self.applied < self.commit:
             self._apply(now)
         points = self._points
@@ -80,6 +81,7 @@ class Applier:
 
     def _recalled(self, now: Nanoseconds, term: Term) -> None:
         """What came back from the disk: for this node's own apply, or for a follower that is far behind."""
+        transport = self.transport
         for record, data in self.storage.recalled():
             first, last = record.first, record.first + record.entries - 1
             # Only what this node's apply asked for: nobody waits for the answers of entries that are not in the ring.
@@ -91,17 +93,16 @@ class Applier:
                 self._recalling = 0
             entries = take_entries(data, record.entries)
             self.log.keep_recalled(first, last, entries)
-            for wanted in self.transport.awaited(first, last):  # a follower's log may end within a record
+            for wanted in transport.awaited(first, last):  # a follower's log may end within a record
                 self.log.keep_recalled(wanted, last, entries[skip_entries(entries, wanted - first) :])
-                self.transport.on_recalled(wanted, term, now)
-        for first in sorted(self.transport.recalls):
-            self.storage.recall(first)
-        self.transport.recalls.clear()
+                transport.on_recalled(wanted, term, now)
+        transport.recalls = {first for first in sorted(transport.recalls) if not self.storage.recall(first)}
 
     def superseded(self, first: Index) -> None:
         """Entries from `first` on were replaced: what was read back, or is being read, may be of the old ones."""
         self.log.forget_recalled()
         self.storage.forget_reads()
+        self.transport.forget_parked()
         self.clients.pending.drop_from(first)
         self._recalling = 0
 

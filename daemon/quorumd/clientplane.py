@@ -40,10 +40,12 @@ class ClientPlane:
         self.admin: Callable[[Mapping[str, Any]], str] = lambda _: "not serving"
         self.leader: Callable[[], tuple[NodeId, str]] = lambda: (0, "")
         self.rare = 0
+        self._collected = False
 
     def collect(self, slab: Slab, now: Nanoseconds) -> None:
         """Stages every operation of the slab and answers its rare frames. Valid until the slab is cleared."""
         self.rare = 0
+        self._collected = True
         for slot, frame in self.stage.collect(slab, self.cluster, self.counters):
             self.rare += 1
             if self.rare > RARE_FRAMES_PER_TURN:
@@ -98,26 +100,31 @@ class ClientPlane:
             elif not self.stage.collect_payload(inner_payload, inner[12], addr):
                 self.counters.increment(wire.DROP_BAD_RECORD)
 
-    def flush(self, now: Nanoseconds) -> None:
+    def finish(self, now: Nanoseconds) -> None:
+        """Ends the turn: answers leave, what is due again too, and the staged descriptors go with their slab."""
+        if len(self.replies):
+            self._flush(now)
+        if self.fragmenter.bytes_waiting:
+            self._fragments(now)
+        if len(self.reassembler):
+            self.reassembler.expire(now)
+        if self._collected:
+            self._collected = False
+            self.stage.clear()
+
+    def _flush(self, now: Nanoseconds) -> None:
         """Packs the replies by address into the outbox; what exceeds a datagram leaves in fragments."""
         for addr, record in self.replies.flush(self.outbox):
             frame = wire.encode_frame(
                 wire.KIND_REPLY, 0, self.cluster, self.node, 0, self.incarnation, 0, 0, 0, 0, 1, record
             )
             self.fragmenter.send(addr, frame, now)
-        self._fragments(now)
-
-    def tick(self, now: Nanoseconds) -> None:
-        """Gives up what is too old."""
-        self.reassembler.expire(now)
 
     def deadline(self) -> Nanoseconds | None:
         """When fragments are due again, or None."""
         return self.fragmenter.deadline() if self.fragmenter.bytes_waiting else None
 
     def _fragments(self, now: Nanoseconds) -> None:
-        if not self.fragmenter.bytes_waiting:
-            return
         for dest, (message_id, number, count, total_bytes, payload) in self.fragmenter.poll(now):
             self._put(
                 dest, wire.KIND_FRAGMENT, message_id, index=number, commit=total_bytes, count=count, payload=payload
@@ -153,7 +160,3 @@ class ClientPlane:
     def refuse(self, which: int, status: int, revision: int, reason: str = "") -> None:
         """Answers every staged operation of one class with a definite refusal."""
         self.stage.reject(which, self.replies, status, revision, reason.encode())
-
-    def end_turn(self) -> None:
-        """Forgets the staged descriptors; their slab is about to be cleared."""
-        self.stage.clear()

@@ -62,6 +62,7 @@ from quorumd_fastpath.ring import Ring
 from quorumd_fastpath.wire import KEEPALIVES, OVERFLOW, READS, STALE, WRITES, Outbox, Slab
 
 EXPIRY_EVERY = 1 * limits.SECOND
+CHORES_EVERY = 5 * limits.MILLISECOND
 DIVERGENCE_HEARTBEATS = 10  # for how long nothing genuine may contradict a claim of divergence (digests.py)
 
 
@@ -117,6 +118,9 @@ class Core:
         self._next_read = 1
         self._internal: list[tuple[int, bytes, int]] = []  # (kind, session, generation) proposed by this node itself
         self._role = Role.FOLLOWER
+        self._leads_from: Index = 0  # the no-op of this node's newest leadership
+        self.disk_woke = True  # background file work ended: chores take it up
+        self._chores_due: Nanoseconds = 0
         self._expiry_due: Nanoseconds = 0
         self._now: Nanoseconds = 0
         self._transfer_told: Nanoseconds = 0
@@ -241,9 +245,12 @@ class Core:
         if engine is None or storage is None:
             return
         for message in messages:
-            if type(message) is AppendEntries and not self.admission.entries(message):
-                continue
-            engine.step(message)
+            if type(message) is AppendEntries:
+                taken = self.admission.entries(message, engine.last, engine.held_bytes)
+                if taken is not None:
+                    engine.step(taken)
+            else:
+                engine.step(message)
 
     def on_clients(self, slab: Slab, now: Nanoseconds) -> None:
         """One slab of datagrams from clients."""
@@ -263,8 +270,10 @@ class Core:
             if stage.writes or stage.reads or stage.keepalives:
                 clients.redirect(self.store.revision)
             return
-        if stage.keepalives:
+        if stage.keepalives and self.applier.applied >= self._leads_from:
             self.store.touch(stage, clients.replies, now)
+        elif stage.keepalives:  # sessions that earlier leaders opened may not be applied here yet
+            clients.refuse(KEEPALIVES, wire.STATUS_NOT_LEADER, self.store.revision)
         if stage.reads:
             self._ask_reads(engine)
         if stage.writes:
@@ -296,16 +305,17 @@ class Core:
             if not self.out_of_quorum:
                 self._try_join(now)
         else:
-            self._durable(engine, storage, now)
+            if storage.busy or self._durable_seq < self._last_seq:
+                self._durable(engine, storage, now)
             engine.step(Tick(now))
-            self._chores(engine, storage, now)
+            self.transport.term = engine.term
+            if now >= self._chores_due or self.disk_woke:
+                self._chores(engine, storage, now)
             self.settle()
             self.applier.advance(now, engine.term)
             self.applier.compare(now, engine.term, engine.leader)
         self.transport.tick(now)
-        self.clients.tick(now)
-        self.clients.flush(now)
-        self.clients.end_turn()
+        self.clients.finish(now)
 
     def _durable(self, engine: Engine, storage: Storage, now: Nanoseconds) -> None:
         durable = storage.poll(now)
@@ -366,21 +376,29 @@ class Core:
         if item.first <= ring.last:
             ring.truncate(item.first - 1)
             self.applier.superseded(item.first)
-        source = item.source
+        if item.source is None:
+            taken = self._append_own(item.first, item.last - item.first + 1)
+        else:
+            taken = self._copy(item)
+            if not taken and self.storage is not None:  # a no-op, or what the engine held back for its turn
+                self.storage.yield_ring()
+                taken = self._copy(item)
+        invariant(taken, "room was checked before the engine was asked")
+
+    def _copy(self, item: Append) -> bool:
+        """Entries of a peer, or a no-op, into the ring; False if it is full of what must stay."""
+        ring, source = self.log.ring, item.source
         count = item.last - item.first + 1
-        if source is None:
-            taken = self._append_own(item.first, count)
-        elif source is NOOP:
-            taken = ring.append_noop(item.first)
-        elif type(source) is SlabSource:
-            taken = ring.append_slab(
+        if source is NOOP:
+            self._leads_from = item.first
+            return ring.append_noop(item.first)
+        if type(source) is SlabSource:
+            return ring.append_slab(
                 source.slab, source.slot, source.offset, source.length, item.first, count, item.skip
             )
-        elif type(source) is BytesSource:
-            taken = ring.append(source.data[source.offset :], item.first, count, item.skip)
-        else:
-            raise InvariantBroken(f"unknown source of entries: {source!r}")
-        invariant(taken, "room was checked before the engine was asked")
+        if type(source) is BytesSource:
+            return ring.append(source.data[source.offset :], item.first, count, item.skip)
+        raise InvariantBroken(f"unknown source of entries: {source!r}")
 
     def _append_own(self, first: Index, count: int) -> bool:
         """Entries this leader proposed: its own expiries, or what clients staged."""
@@ -411,9 +429,11 @@ class Core:
     # -- chores -------------------------------------------------------------------------------------------------
 
     def _chores(self, engine: Engine, storage: Storage, now: Nanoseconds) -> None:
+        """What need not happen in every turn: an idle node has a hundred a second, and each costs."""
+        self._chores_due = now + CHORES_EVERY
+        self.disk_woke = False
         storage.maintain(now)
         storage.idle(now, self.applier.commit)
-        self.transport.term = engine.term
         if self.transport.refusals:
             for node, reason in self.transport.refusals:
                 self.log_event("peer_refused", peer=node, reason=reason)

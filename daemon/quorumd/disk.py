@@ -87,11 +87,15 @@ class RealDisk:
         """File descriptors that become readable when a batch is durable, and when background file work is done."""
         return self._fileno
 
-    def signalled(self, woken: Container[int]) -> None:
-        """Which of the two file descriptors woke the loop; without a signal neither thread is asked, a call saved."""
+    def signalled(self, woken: Container[int]) -> bool:
+        """Notes which of the two threads woke the loop: without a signal neither is asked, a call saved.
+
+        True if background file work ended.
+        """
         wal, worker = self._fileno
         self._wal_signalled = wal in woken
         self._worker_signalled = worker in woken
+        return self._worker_signalled
 
     # -- start-up -----------------------------------------------------------------------------------------------
 

@@ -66,7 +66,10 @@ class Fragment(NamedTuple):
 class _Outgoing:
     """One message on its way. Fragments below `next` were sent at least once; bit i of `acked` = fragment i arrived."""
 
-    __slots__ = ("acked", "chunk", "content", "count", "data", "id", "inner", "next", "resent", "sent_at", "started")
+    __slots__ = (
+        *("acked", "chunk", "content", "count", "data", "first_at", "id", "inner", "next", "resent", "sent_at"),
+        "started",
+    )
 
     def __init__(self, message_id: int, data: bytes, limit: int, content: Hashable) -> None:
         self.id = message_id
@@ -77,7 +80,8 @@ class _Outgoing:
         self.inner = _INNER.unpack_from(data)
         self.acked = 0
         self.next = 0
-        self.sent_at = [0] * self.count
+        self.first_at = [0] * self.count
+        self.sent_at = [0] * self.count  # the latest time
         self.resent = 0  # bit i: fragment i was sent more than once, so its round trip says nothing (Karn)
         self.started: Nanoseconds | None = None
 
@@ -96,12 +100,13 @@ class _Outgoing:
 class _Lane:
     """What waits for one destination, oldest message first."""
 
-    __slots__ = ("heard", "messages", "room_since", "round_trip", "rto")
+    __slots__ = ("heard", "messages", "room_since", "round_trip", "rto", "timed_at")
 
     def __init__(self, rto: Nanoseconds) -> None:
         self.messages: deque[_Outgoing] = deque()
         self.rto = rto
         self.round_trip = 0  # smoothed, 0 = no sample yet
+        self.timed_at: Nanoseconds | None = None  # the last sample that loss cannot have spoilt
         self.heard: Nanoseconds | None = None  # last acknowledgement
         self.room_since: Nanoseconds | None = None  # since when fresh fragments may be sent; None: there are none
 
@@ -202,9 +207,8 @@ class Fragmenter(Generic[K]):
             return False  # claims fragments that never left
         lane.heard = now
         fresh = claimed & ~message.acked
-        timed = fresh & ~message.resent
-        if timed:
-            lane.measured(now - message.sent_at[timed.bit_length() - 1], self._rto)
+        if fresh:
+            self._measure(lane, message, fresh, now)
         message.acked |= fresh
         if message.acked.bit_count() == message.count:
             lane.messages.remove(message)
@@ -214,6 +218,17 @@ class Fragmenter(Generic[K]):
         elif fresh:
             lane.has_room(now)
         return True
+
+    def _measure(self, lane: _Lane, message: _Outgoing, fresh: int, now: Nanoseconds) -> None:
+        """Only a fragment sent once tells a round trip (Karn). But where every fragment is sent again before its
+        acknowledgement can be here, none ever does; then the time since the first transmission, an upper bound, does.
+        """
+        once = fresh & ~message.resent
+        if once:
+            lane.timed_at = now
+            lane.measured(now - message.sent_at[once.bit_length() - 1], self._rto)
+        elif lane.timed_at is None or now - lane.timed_at > 4 * lane.rto:
+            lane.measured(now - message.first_at[fresh.bit_length() - 1], self._rto)
 
     def poll(self, now: Nanoseconds) -> list[tuple[K, Fragment]]:
         """What is due: missing fragments again, and what the window allows. Gives up what is too old."""
@@ -257,6 +272,7 @@ class Fragmenter(Generic[K]):
             while room > 0 and message.next < message.count:
                 if message.started is None:
                     message.started = now
+                message.first_at[message.next] = now
                 fragments.append(message.cut(message.next, now))
                 message.next += 1
                 room -= 1

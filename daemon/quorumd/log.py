@@ -64,6 +64,10 @@ class RecordIndex:
             count = min(count, self._firsts[place + 1] - first)
         return RecordAt(first, count, self._terms[place], self._positions[place], self._lengths[place])
 
+    def written(self, place: int) -> int:
+        """Entries that the record number `place` has on disk, superseded ones included."""
+        return self._counts[place]
+
     def place_of(self, index: Index) -> int:
         """Number of the record that holds entry `index`, or -1."""
         return bisect_right(self._firsts, index) - 1
@@ -129,12 +133,12 @@ class Log:
         self._recalled_bytes = 0
 
 
-def entry_length(data: bytes, offset: int) -> int:
+def entry_length(data: bytes | memoryview, offset: int) -> int:
     """Length in bytes of the entry record at `offset`."""
     return int.from_bytes(data[offset : offset + 4], "little")
 
 
-def skip_entries(data: bytes, count: int) -> int:
+def skip_entries(data: bytes | memoryview, count: int) -> int:
     """Offset behind the first `count` packed entries."""
     offset = 0
     for _ in range(count):

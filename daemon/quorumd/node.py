@@ -223,7 +223,8 @@ class Node:
             wait = max(core.deadline(now) - now, 0)
             woken = {fd for fd, _ in poller.poll(wait / 1e9)}
             began = clock()
-            disk.signalled(woken)
+            if disk.signalled(woken):
+                core.disk_woke = True
             late = began - now - wait
             if peer_fd in woken or late > self._half_heartbeat:
                 self._drain_peers(began)

@@ -22,7 +22,7 @@ from quorumd.consensus.engine import HardState
 from quorumd.consensus.termlog import TermLog
 from quorumd.errors import ConfigError, CorruptLog
 from quorumd.invariants import invariant
-from quorumd.log import RecordAt
+from quorumd.log import RecordAt, skip_entries
 from quorumd.storage import Position, Storage
 from quorumd.types import Index
 from quorumd_fastpath import walframe
@@ -249,6 +249,9 @@ def _committed(storage: Storage, commit: Index) -> Iterator[tuple[Index, int, me
         number, offset = divmod(record.position, storage.segment_bytes)
         if number != loaded:
             data, loaded = disk.load(number), number
+        entries = data[offset : offset + record.length]
         count = min(record.entries, commit - record.first + 1)
-        yield record.first, count, data[offset : offset + record.length]
+        if count < records.written(place):  # its tail was superseded, or is not known to be committed
+            entries = entries[: skip_entries(entries, count)]
+        yield record.first, count, entries
 

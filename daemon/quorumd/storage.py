@@ -62,6 +62,7 @@ class Storage:
         self._seed = 0
         self._chain = 0
         self._ahead: list[int] = []  # prepared segments, ascending, all after _number
+        self._wanted_ahead = 1 if segment_bytes >= 2 * limits.MIN_SEGMENT_BYTES else 2  # the largest entry finds room
         self._preparing = False
         self._prepare_errno = 0
         self._prepare_again: Nanoseconds = 0
@@ -151,7 +152,7 @@ class Storage:
         return full and not self._ahead and self._room_here() - limits.MAX_ENTRY_BYTES < reserve
 
     def maintain(self, now: Nanoseconds) -> None:
-        """Keeps one segment prepared ahead; tries again later when the disk is full."""
+        """Keeps segments prepared ahead; tries again later when the disk is full."""
         for number, error in self.disk.prepared():
             self._preparing = False
             self._prepare_errno = error
@@ -159,9 +160,9 @@ class Storage:
                 self._prepare_again = now + limits.PREPARE_RETRY
             else:
                 self._ahead.append(number)
-        if not self._ahead and not self._preparing and now >= self._prepare_again:
+        if len(self._ahead) < self._wanted_ahead and not self._preparing and now >= self._prepare_again:
             self._preparing = True
-            self.disk.prepare(self._number + 1, self.segment_bytes)
+            self.disk.prepare((self._ahead[-1] if self._ahead else self._number) + 1, self.segment_bytes)
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -265,8 +266,18 @@ class Storage:
 
     # -- reading back -------------------------------------------------------------------------------------------
 
+    def yield_ring(self) -> None:
+        """Unpins what is on the disk already, applied or not: it can be read back, and the log must go on.
+
+        Else a ring full of entries that wait for a commit could take neither the leader's no-op, which is to commit
+        them, nor what a new leader puts in their place.
+        """
+        self.log.ring.pin = self.written + 1
+
     def recall(self, first: Index) -> bool:
         """Asks the disk for the entries from `first` on, several records at a time; False: try again later."""
+        if any(wanted and wanted[0].first <= first < wanted[-1].first + wanted[-1].entries for wanted in self._reads.values()):
+            return True  # on its way
         records = self.log.records
         place = records.place_of(first)
         if place < 0 or first > self.written:
@@ -289,6 +300,11 @@ class Storage:
         self._next_tag += 1
         self._reads[tag] = wanted
         return True
+
+    @property
+    def reading(self) -> bool:
+        """Whether anything was asked back from the disk."""
+        return bool(self._reads)
 
     def recalled(self) -> Sequence[tuple[RecordAt, bytes]]:
         """Records that came back from the disk, each with its packed entries."""

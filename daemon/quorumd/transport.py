@@ -35,6 +35,7 @@ BODY_HELLO = struct.Struct("<QQQQQHHI")  # nonce, hashes of HASHED_KEYS, wire ve
 HELLO_EVERY = 50 * limits.MILLISECOND
 HELLO_REPLIES_PER_TURN = 16
 SILENT_AFTER = 1 * limits.SECOND
+TICK_EVERY = 5 * limits.MILLISECOND
 MAX_PARKED = 256  # messages that wait for entries from disk, by first index
 MAX_CLAIMS = 1024  # digests kept for one turn
 
@@ -147,6 +148,7 @@ class Transport:
         self.fragmenter: Fragmenter[NodeId] = Fragmenter(mtu, first_id=identity.incarnation)
         self.reassembler: Reassembler[tuple[NodeId, Incarnation]] = Reassembler()
         self._random_u64 = random_u64
+        self._tick_due: Nanoseconds = 0
         self._filter = filter_incarnations
         self._hello_replies = 0  # this turn
         # By the first index they wait for from disk, then by receiver; a newer message replaces the older one.
@@ -408,7 +410,7 @@ class Transport:
                 prev_term = message.entries_term
                 first = done + 1
                 continue
-            if self.log.ring.size_bytes(first, first) <= self.single_bytes:
+            if self.log.ring.size_bytes(first, first) + BODY_APPEND.size <= self.single_bytes:
                 return  # the outbox is full: the engine will find the gap and send again
             single = message._replace(prev_index=first - 1, prev_term=prev_term, entries=1)
             if not self._send_fragmented(peer, single, self.log.ring.copy(first, first), now):
@@ -464,6 +466,11 @@ class Transport:
                 )
             prev_term = message.entries_term
 
+    def forget_parked(self) -> None:
+        """What messages wait for was superseded; the engine sends again what is still wanted."""
+        self._parked.clear()
+        self.recalls.clear()
+
     def awaited(self, first: Index, last: Index) -> list[Index]:
         """The indexes within first..last that messages wait for; what was read back may begin before them."""
         return sorted(index for index in self._parked if first <= index <= last)
@@ -476,6 +483,9 @@ class Transport:
 
     def tick(self, now: Nanoseconds) -> None:
         """Greets peers that are unknown or silent, resends fragments."""
+        if now < self._tick_due and not self.fragmenter.bytes_waiting:
+            return
+        self._tick_due = now + TICK_EVERY
         self._hello_replies = 0
         for peer in self.peers.values():
             if not peer.incarnation or peer.refusal or now - peer.heard_at > SILENT_AFTER:

@@ -129,6 +129,18 @@ def test_a_killed_leader_comes_back_as_somebody(cluster):
     assert cluster("get", "kept") == "value\n"
 
 
+def test_what_nobody_answers_has_an_unknown_outcome(cluster):
+    pids = [node["pid"] for node in cluster.until(settled)]
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        assert "no node answered" in cluster("put", "kept", "maybe", "--timeout", "0.3", code=3)
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    assert [node["pid"] for node in cluster.until(settled)] == pids
+
+
 def test_the_log_can_be_read_while_the_node_runs(cluster):
     segment = sorted(cluster.config.node_path(1).glob("wal-*.seg"))[0]
     kinds = [json.loads(line)["record"] for line in cluster("logdump", str(segment), "--json").splitlines()]

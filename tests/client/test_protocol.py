@@ -13,7 +13,7 @@ from quorumd.client.calls import LEADER, operation_for, status_operation, transf
 from quorumd.client.operation import REFUSALS, VERDICTS, Operation, Plane
 from quorumd.client.routing import Router
 from quorumd.client.states import State
-from quorumd.commands import DeleteResult, Kind, Put, PutResult, Range, RangeResult, Status
+from quorumd.commands import DeleteResult, Kind, Put, PutResult, Range, RangeResult, Reply, Status, encode_reply
 from quorumd.errors import (
     ConnectionLost,
     Definite,
@@ -306,6 +306,7 @@ def test_only_the_leader_itself_clears_a_doubt_about_it():
     assert router.claimed(1, 2, 6)
     assert router.target() == (2, "b:1")
     assert not router.hinted(1, 1, "a:1", 0)  # from somebody who was asked before
+    assert router.target() == (2, "b:1")
     assert router.hinted(2, 1, "a:1", 0)
     assert router.target() == (1, "a:1")
 
@@ -538,6 +539,10 @@ def test_an_idle_session_is_kept_alive_and_its_end_is_noticed():
     world.cluster.sessions.clear()
     assert world.run(2 * SECOND, lambda: client.state is State.LOST)
     assert client.session_safe_until is None
+    read = get(world)
+    world.submit(client, read)
+    assert world.run(SECOND, done(read))
+    assert client.state is State.LOST  # a read needs no session, and proves none
     write = put(world)
     world.submit(client, write)
     assert world.run(SECOND, done(write))
@@ -658,12 +663,16 @@ def test_replies_of_another_cluster_are_ignored():
     first = put(world)
     world.submit(client, first)
     world.run(SECOND, done(first))
-    world.cluster.cluster += 1
+    world.filter = lambda source, dest, datagram: False
     read = get(world, timeout=SECOND)
     world.submit(client, read)
-    assert world.run(2 * SECOND, done(read))
-    assert client.cluster == CLUSTER
-    assert read.error is not None
+    reply = encode_reply(Reply(Status.REJECTED, Kind.READ, read.key[1], read.seq, 1, b""))
+    for cluster in (CLUSTER + 1, 0, CLUSTER):
+        assert not read.done
+        frame = wire.encode_frame(wire.KIND_REPLY, 0, cluster, 1, 0, 99, 0, 0, 0, 0, 1, reply)
+        client.receive(frame, "node1:7000", world.now)
+    assert type(read.error) is Rejected
+    assert client.counters["wrong_cluster"] == 2
 
 
 def test_a_node_with_the_wrong_key_is_not_understood():

@@ -8,6 +8,7 @@ from world import CLUSTER, MS, Caller, World
 from quorumd import commands, limits
 from quorumd.commands import Status
 from quorumd.consensus.engine import Role
+from quorumd.errors import DiskError
 
 
 def test_three_nodes_elect_and_serve():
@@ -259,13 +260,13 @@ def test_a_torn_tail_is_cut_and_the_node_goes_on():
 
 
 def test_a_failed_write_stops_the_node():
-    from quorumd.errors import DiskError
-
     world = World(3, seed=19)
     leader = world.elect()
+    caller = Caller(world).open()
+    caller.target = leader
     world.members[leader].disk.failure = "sync failed: Input/output error"
     with pytest.raises(DiskError):
-        world.step()
+        caller.put(b"k", b"v")
 
 
 # -- disk full, stalled disk --------------------------------------------------------------------------------------

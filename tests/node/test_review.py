@@ -5,10 +5,10 @@ import random
 import pytest
 from world import MS, Caller, World
 
-from quorumd import commands, limits
-from quorumd.commands import Kind, PutResult, Status
-from quorumd.errors import CorruptLog
-from quorumd.log import RecordAt
+from quorumd import commands, limits, recovery
+from quorumd.commands import Kind, PutResult
+from quorumd.consensus.engine import Append
+from quorumd_fastpath.apply import Store
 
 # -- datagrams ------------------------------------------------------------------------------------------------------
 
@@ -72,7 +72,7 @@ def filled_segments(seed):
     world = World(1, seed=seed)
     world.elect()
     caller = Caller(world).open()
-    for i in range(20):
+    for i in range(32):
         caller.put(b"k%d" % i, b"x" * (300 * limits.KIB))
     world.step(200)
     world.stop(1)
@@ -105,35 +105,73 @@ def test_a_lost_segment_header_before_durable_batches_is_corruption(wreck):
     refused_untouched(world, disk)
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_a_lost_segment_is_corruption(number):
+def test_a_lost_first_segment_is_named():
     world, disk = filled_segments(6)
-    before = World(1, seed=6)
-    del before
-    assert len(disk.segments()) >= 2
-    if number == 2:
-        disk.cache[2][:] = bytes(len(disk.cache[2]))
-        disk.cache[3][:512] = bytes(512)
-    else:
-        disk.remove(1)
+    disk.remove(1)
     core = world.start(1)
-    if number == 1:
-        assert core.engine is None and core.out_of_quorum
+    assert core.engine is None and "missing" in core.out_of_quorum
+
+
+def test_a_zeroed_segment_between_others_is_corruption():
+    world, disk = filled_segments(6)
+    disk.cache[2][:] = bytes(len(disk.cache[2]))
+    number = max(n for n in disk.segments() if any(disk.cache[n][:512]))
+    assert number > 2
+    refused_untouched(world, disk)
+
+
+def test_a_segment_cut_short_is_corruption():
+    world, disk = filled_segments(6)
+    del disk.cache[2][100_000:]
+    core = world.start(1)
+    assert core.engine is None and "short" in core.out_of_quorum
+
+
+def test_recovery_applies_a_part_of_a_record():
+    world = World(1, seed=9)
+    world.elect()
+    caller = Caller(world).open()
+    core = world.members[1].core
+    for seq in (1, 2, 3):
+        record = commands.encode_record(
+            Kind.COMMAND, caller.session, seq, 1, commands.encode(commands.Put(b"k", b"%d" % seq))
+        )
+        core.clients.stage.collect_payload(record, 1, caller.name)
+    core._propose(core.engine)
+    world.step(100)
+    assert [core.log.records.at(place).entries for place in range(3)] == [1, 1, 3]
+    store = Store(limits.DEFAULT_QUOTA_BYTES, limits.MAX_SESSIONS)
+    for first, count, entries in recovery._committed(core.storage, 4):  # no batch header knew of more
+        store.apply_bytes(entries, first, count)
+    assert store.applied == 4
+
+
+def test_what_is_not_on_the_disk_yet_is_not_read_back():
+    world = World(1, seed=10)
+    world.elect()
+    Caller(world).open()
+    storage = world.members[1].core.storage
+    assert storage.recall(1)
+    storage._to_write(1000, Append(2, 4, 1, None))  # a newer leader's in their place
+    assert not storage.recall(2)
+    assert storage.written == 1
 
 
 # -- the ring -------------------------------------------------------------------------------------------------------
 
 
-def stuff(world, caller, target, count, size=400 * limits.KIB, first=5000):
-    """Writes whose answers nobody waits for, straight into a node's staging area."""
-    for seq in range(first, first + count):
-        record = commands.encode_record(
-            Kind.COMMAND, caller.session, seq, 1, commands.encode(commands.Put(b"s%d" % seq, b"x" * size))
-        )
-        core = world.members[target].core
-        core.clients.stage.collect_payload(record, 1, caller.name)
-        core._propose(core.engine)
-        world.step()
+def stuff(world, caller, target):
+    """Writes whose answers nobody waits for, straight into a leader's staging area, until its ring is full."""
+    core, seq = world.members[target].core, 5000
+    for size in (400 * limits.KIB, 20 * limits.KIB, limits.KIB, 32, -1):
+        for _ in range(25):
+            seq += 1
+            put = commands.encode(commands.Put(b"s%d" % seq, b"x" * size))
+            kind, body = (Kind.COMMAND, put) if size >= 0 else (Kind.CLOSE_SESSION, b"")
+            record = commands.encode_record(kind, random.Random(seq).randbytes(16), seq, 1, body)
+            core.clients.stage.collect_payload(record, 1, caller.name)
+            core._propose(core.engine)
+            world.step()
 
 
 def test_a_deposed_leader_whose_ring_is_full_of_its_own_takes_the_new_leaders_log():
@@ -142,12 +180,33 @@ def test_a_deposed_leader_whose_ring_is_full_of_its_own_takes_the_new_leaders_lo
     caller = Caller(world).open()
     world.isolate(leader)
     world.members[leader].core.engine._s.check_at = 1 << 62  # it does not notice for a while
-    stuff(world, caller, leader, 24)
-    assert not world.members[leader].core.log.ring.room(1000 * limits.KIB, 1)
+    stuff(world, caller, leader)
+    assert not world.members[leader].core.log.ring.room(40, 1)
+    world.until(lambda: world.leader() and world.leader().settings.node != leader)
     caller.target = leader % 3 + 1
-    caller.put(b"k", b"new")
+    assert isinstance(caller.put(b"k", b"new"), PutResult)
     world.heal()
     world.until(world.converged, 10_000)
+
+
+def test_a_leader_elected_with_a_full_ring_takes_its_no_op():
+    world = World(3, seed=8)
+    leader = world.elect()
+    caller = Caller(world).open()
+    world.isolate(leader)
+    world.members[leader].core.engine._s.check_at = 1 << 62
+    stuff(world, caller, leader)
+    for i in world.ids:
+        world.stop(i)
+    world.heal()
+    for i in world.ids:
+        world.start(i)
+        if i != leader:
+            world.members[i].core.engine._s.election_deadline += 2000 * MS
+    assert not world.members[leader].core.log.ring.room(40, 1)
+    assert world.elect() == leader
+    world.until(world.converged, 10_000)
+    assert isinstance(caller.put(b"k", b"v"), PutResult)
 
 
 def test_a_ring_full_of_uncommitted_entries_does_not_stop_the_next_leader():
@@ -158,7 +217,7 @@ def test_a_ring_full_of_uncommitted_entries_does_not_stop_the_next_leader():
         if i != leader:
             world.cut.add((i, leader))  # entries arrive, acknowledgements do not
     world.members[leader].core.engine._s.check_at = 1 << 62
-    stuff(world, caller, leader, 40)
+    stuff(world, caller, leader)
     world.step(500)
     for i in world.ids:
         world.stop(i)

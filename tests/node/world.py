@@ -63,6 +63,8 @@ class MemoryDisk:
 
     def sync_all(self):
         self.sync()
+        for number, data in self.cache.items():  # a killed process leaves in the page cache what no sync had reached
+            self.platter[number][:] = data
 
     def wipe(self, number, offset):
         size = len(self.cache[number]) - offset

@@ -8,7 +8,7 @@ from quorumd.auth import Mac
 from quorumd.client.routing import SocketAddress
 from quorumd.fragments import Fragmenter, Reassembler
 from quorumd.limits import HEADER_BYTES, LOOPBACK_MTU, MAC_BYTES, MILLISECOND, MIN_MTU
-from quorumd.types import Nanoseconds, NodeId
+from quorumd.types import NOBODY, Nanoseconds, NodeId
 from quorumd_fastpath import wire
 
 LONGEST_TTL_MS: Final = 86_400_000
@@ -20,7 +20,8 @@ class Hello:
     def __init__(self, document: object) -> None:
         if not isinstance(document, dict):
             raise TypeError("not an object")
-        self.leader: NodeId = _number(document["leader"] or 0, 0, 0xFFFF)
+        leader = document["leader"]
+        self.leader: NodeId = NOBODY if leader is None else _number(leader, 0, 0xFFFF)
         self.term = _number(document.get("term", 0), 0, (1 << 64) - 1)
         self.mtu = _number(document["mtu"], MIN_MTU, LOOPBACK_MTU)
         self.session_ttl: Nanoseconds = _number(document["session_ttl_ms"], 1, LONGEST_TTL_MS) * MILLISECOND

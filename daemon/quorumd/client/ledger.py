@@ -42,8 +42,15 @@ class Ledger:
         heapq.heappush(self._timers, (operation.timer_at, operation.key))
 
     def next_timer(self) -> Nanoseconds | None:
-        """When due() may have something."""
-        return self._timers[0][0] if self._timers else None
+        """When due() has something. Drops what is left over before it, or it would wake us for nothing."""
+        timers = self._timers
+        while timers:
+            at, key = timers[0]
+            operation = self.pending.get(key)
+            if operation is not None and operation.timer_at == at:
+                return at
+            heapq.heappop(timers)
+        return None
 
     def due(self, now: Nanoseconds) -> Iterator[Operation]:
         """Those whose time has come, once each."""

@@ -191,6 +191,10 @@ class Engine(Protocol):
     @property
     def last(self) -> Index: ...
     @property
+    def held_bytes(self) -> int:
+        """Bytes of messages kept until their predecessors come; they are appended then, in any Ready."""
+        ...
+    @property
     def accepts_proposals(self) -> bool:
         """Whether Propose would be taken now (leader, and no transfer under way)."""
         ...

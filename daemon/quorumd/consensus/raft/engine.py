@@ -174,6 +174,10 @@ class Raft:
         return self._s.log.last
 
     @property
+    def held_bytes(self) -> int:
+        return self._s.held_bytes
+
+    @property
     def accepts_proposals(self) -> bool:
         """Whether Propose would be taken now."""
         s = self._s
