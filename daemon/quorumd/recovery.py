@@ -166,7 +166,7 @@ class _Replay:
 
 
 def claimed_synced(data: bytes, base: int) -> int | None:
-    """The highest `synced_to` of what looks like a batch header of the segment at WAL position `base`; None: nothing."""
+    """The highest `synced_to` of whatever looks like a batch header of the segment at WAL position `base`."""
     claimed: int | None = None
     at = data.find(BATCH_MAGIC)
     while at >= 0:

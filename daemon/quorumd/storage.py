@@ -66,8 +66,8 @@ class Storage:
         self._preparing = False
         self._prepare_errno = 0
         self._prepare_again: Nanoseconds = 0
-        # (ticket, seq, WAL position behind the batch). The disk counts tickets: several batches may carry one seq, and an
-        # idle one carries a seq that is durable already, so a seq could not say which of them are on the disk.
+        # (ticket, seq, WAL position behind the batch). The disk counts tickets: several batches may carry one seq, and
+        # an idle one carries a seq that is durable already, so a seq could not say which of them are on the disk.
         self._in_flight: deque[tuple[int, int, int]] = deque()
         self._tickets = 0
         self._submitted = 0  # seq of the newest batch
@@ -276,8 +276,9 @@ class Storage:
 
     def recall(self, first: Index) -> bool:
         """Asks the disk for the entries from `first` on, several records at a time; False: try again later."""
-        if any(wanted and wanted[0].first <= first < wanted[-1].first + wanted[-1].entries for wanted in self._reads.values()):
-            return True  # on its way
+        for under_way in self._reads.values():
+            if under_way and under_way[0].first <= first < under_way[-1].first + under_way[-1].entries:
+                return True
         records = self.log.records
         place = records.place_of(first)
         if place < 0 or first > self.written:

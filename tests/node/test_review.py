@@ -26,6 +26,15 @@ def test_an_entry_of_any_size_around_a_datagram_reaches_a_majority(mac_bytes):
 # -- what the log says of itself ------------------------------------------------------------------------------------
 
 
+def propose(core, addr, *records):
+    """Proposes records in one turn, however large they are together."""
+    for record in records:
+        core.clients.stage.collect_payload(record, 1, addr)
+    core._propose(core.engine)
+    core.settle()
+    core.clients.stage.clear()
+
+
 def unsynced_from(world, i):
     """The lowest WAL position that is not on the platter."""
     disk, storage = world.members[i].disk, world.members[i].core.storage
@@ -53,14 +62,11 @@ def test_a_ready_in_two_batches_is_not_called_synced_for_the_first_of_them():
     storage = member.core.storage
     while storage.segment_bytes - storage._offset > 900 * limits.KIB:
         caller.put(b"k", b"x" * (300 * limits.KIB))
-    for seq, size in ((2000, 500), (2001, 500)):  # one turn, one Ready, across a segment's end
-        command = commands.encode(commands.Put(b"k", b"x" * (size * limits.KIB)))
-        caller.fragmenter = None
-        record = commands.encode_record(Kind.COMMAND, caller.session, seq, seq, command)
-        member.core.clients.stage.collect_payload(record, 1, caller.name)
     member.disk.stick(world.now)
-    member.core._propose(member.core.engine)
     before = storage._number
+    command = commands.encode(commands.Put(b"k", b"x" * (500 * limits.KIB)))
+    # One Ready, across a segment's end.
+    propose(member.core, caller.name, *(commands.encode_record(Kind.COMMAND, caller.session, 2000, 1, command),) * 2)
     for _ in range(30):
         world.step()
         assert storage.synced_to <= unsynced_from(world, 1)
@@ -132,12 +138,9 @@ def test_recovery_applies_a_part_of_a_record():
     world.elect()
     caller = Caller(world).open()
     core = world.members[1].core
-    for seq in (1, 2, 3):
-        record = commands.encode_record(
-            Kind.COMMAND, caller.session, seq, 1, commands.encode(commands.Put(b"k", b"%d" % seq))
-        )
-        core.clients.stage.collect_payload(record, 1, caller.name)
-    core._propose(core.engine)
+    put = commands.encode(commands.Put(b"k", b"v"))
+    records = (commands.encode_record(Kind.COMMAND, caller.session, seq, 1, put) for seq in (1, 2, 3))
+    propose(core, caller.name, *records)
     world.step(100)
     assert [core.log.records.at(place).entries for place in range(3)] == [1, 1, 3]
     store = Store(limits.DEFAULT_QUOTA_BYTES, limits.MAX_SESSIONS)
@@ -153,6 +156,7 @@ def test_what_is_not_on_the_disk_yet_is_not_read_back():
     storage = world.members[1].core.storage
     assert storage.recall(1)
     storage._to_write(1000, Append(2, 4, 1, None))  # a newer leader's in their place
+    storage.forget_reads()
     assert not storage.recall(2)
     assert storage.written == 1
 
@@ -169,8 +173,7 @@ def stuff(world, caller, target):
             put = commands.encode(commands.Put(b"s%d" % seq, b"x" * size))
             kind, body = (Kind.COMMAND, put) if size >= 0 else (Kind.CLOSE_SESSION, b"")
             record = commands.encode_record(kind, random.Random(seq).randbytes(16), seq, 1, body)
-            core.clients.stage.collect_payload(record, 1, caller.name)
-            core._propose(core.engine)
+            propose(core, caller.name, record)
             world.step()
 
 
