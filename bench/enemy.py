@@ -199,7 +199,7 @@ class Enemy:
             for _answer in arrived(self.socket, BURST):
                 pass
         self.wait(0)
-        return Volley(*sent, time.monotonic() - begun_s)
+        return Volley(sent[0], sent[1], time.monotonic() - begun_s)
 
     def wait(self, most_bytes: int = QUEUE_BYTES) -> None:
         """Until the node has taken what waits for it. Raises TimeoutError if it takes nothing any more."""

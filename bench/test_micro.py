@@ -20,7 +20,7 @@ OPS = 1000
 CLUSTER = 7
 SESSION = bytes(range(16))
 MS = limits.MILLISECOND
-CONFIG = RaftConfig(30 * MS, 120 * MS, limits.MAX_APPEND_BYTES, limits.DEFAULT_INFLIGHT_BYTES, 256)
+CONFIG = RaftConfig(40 * MS, 120 * MS, limits.MAX_APPEND_BYTES, limits.DEFAULT_INFLIGHT_BYTES, 256)
 
 
 def put_record(seq, size=256):

@@ -21,7 +21,7 @@ nodes:
   - {id: 2, peer: 127.0.0.1:7102, client: 127.0.0.1:7202}
   - {id: 3, peer: 127.0.0.1:7103, client: 127.0.0.1:7203}
 timing:
-  heartbeat_ms: 30
+  heartbeat_ms: 40
   election_timeout_ms: 120
 supervisor:
   crash_loop:
@@ -66,7 +66,7 @@ BAD = [
         "13: supervisor.crash_loop.restarts: expected a whole number, got text often; write for example `restarts: 5`",
     ),
     (
-        "wrong type of a section", "timing:\n  heartbeat_ms: 30\n  election_timeout_ms: 120", "timing: fast",
+        "wrong type of a section", "timing:\n  heartbeat_ms: 40\n  election_timeout_ms: 120", "timing: fast",
         "8: timing: expected keys and values, got text fast; put its keys below it: heartbeat_ms, "
         "election_timeout_ms, disk_stall_ms, session_ttl_ms",
     ),
@@ -79,12 +79,12 @@ BAD = [
         "2: engine: this version has no engine paxos; use one of: raft",
     ),
     (
-        "out of range", "heartbeat_ms: 30", "heartbeat_ms: 0",
+        "out of range", "heartbeat_ms: 40", "heartbeat_ms: 0",
         "9: timing.heartbeat_ms: 0 is out of range; give 1 to 10000",
     ),
     (
         "election timeout too short", "election_timeout_ms: 120", "election_timeout_ms: 80",
-        "10: timing.election_timeout_ms: 80 is less than three heartbeats of 30 ms; give at least 90 or lower "
+        "10: timing.election_timeout_ms: 80 is less than three heartbeats of 40 ms; give at least 120 or lower "
         "timing.heartbeat_ms",
     ),
     (

@@ -37,7 +37,7 @@ def test_the_embedded_default_is_three_nodes_on_loopback():
 
 def test_omitted_keys_have_the_documented_defaults():
     config = configs.parse_config(ONE)
-    assert (config.timing.heartbeat_ms, config.timing.election_timeout_ms) == (30, 120)
+    assert (config.timing.heartbeat_ms, config.timing.election_timeout_ms) == (40, 120)
     assert (config.timing.disk_stall_ms, config.timing.session_ttl_ms) == (3000, 30_000)
     assert (config.storage.segment_mib, config.storage.quota_mib) == (64, 2048)
     assert config.supervisor.restart_backoff_ms == (100, 5000)
@@ -153,7 +153,7 @@ def test_the_schema_describes_every_key_with_its_doc_and_default():
             assert "description" in field or "$ref" in json.dumps(field), (name, key)
             assert key in definition["required"] or "default" in field, (name, key)
     assert definitions["Settings"]["required"] == ["cluster", "nodes"]
-    assert definitions["Timing"]["properties"]["heartbeat_ms"]["default"] == 30
+    assert definitions["Timing"]["properties"]["heartbeat_ms"]["default"] == 40
 
 
 # -- addresses ------------------------------------------------------------------------------------------------------

@@ -53,8 +53,8 @@ class Timing(_Strict, frozen=True, kw_only=True):
     """Clocks of the protocol, in milliseconds."""
 
     heartbeat_ms: Annotated[
-        int, Meta(ge=1, le=10_000, description="The leader speaks at least this often.", examples=[30])
-    ] = 30
+        int, Meta(ge=1, le=10_000, description="The leader speaks at least this often.", examples=[40])
+    ] = 40
     election_timeout_ms: Annotated[
         int,
         Meta(

@@ -212,7 +212,7 @@ class Node:
 
     def run(self) -> None:
         """Turns until stopped."""
-        poller = self._poller()
+        everything, but_peers = self._pollers()
         gc.collect()
         gc.freeze()
         gc.disable()  # the loop makes no cycles; a collection would only be a pause
@@ -221,12 +221,13 @@ class Node:
         now = clock()
         while not self._stopped(now):
             wait = max(core.deadline(now) - now, 0)
-            woken = {fd for fd, _ in poller.poll(wait / 1e9)}
+            quiet = core.quiet
+            woken = {fd for fd, _ in (but_peers if quiet else everything).poll(wait / 1e9)}
             began = clock()
             if disk.signalled(woken):
                 core.disk_woke = True
             late = began - now - wait
-            if peer_fd in woken or late > self._half_heartbeat:
+            if quiet or peer_fd in woken or late > self._half_heartbeat:
                 self._drain_peers(began)
             if late > self._half_heartbeat:
                 core.stalled(began)
@@ -239,16 +240,19 @@ class Node:
             if now - began > self._half_heartbeat:
                 self._note("slow_turn", now, ms=(now - began) // limits.MILLISECOND, datagrams=staged)
 
-    def _poller(self) -> select.epoll:
-        poller = select.epoll()
+    def _pollers(self) -> tuple[select.epoll, select.epoll]:
+        """Over everything that wakes the loop, and over all but the peer socket."""
+        everything, but_peers = select.epoll(), select.epoll()
         wake, signalled = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wake = (wake, signalled)
         signal.set_wakeup_fd(signalled, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        for fd in (self.peer_socket.fileno(), self.client_socket.fileno(), *self.disk.filenos(), wake):
-            poller.register(fd, select.EPOLLIN)
-        return poller
+        everything.register(self.peer_socket.fileno(), select.EPOLLIN)
+        for fd in (self.client_socket.fileno(), *self.disk.filenos(), wake):
+            everything.register(fd, select.EPOLLIN)
+            but_peers.register(fd, select.EPOLLIN)
+        return everything, but_peers
 
     def _on_signal(self, number: int, frame: object) -> None:
         self.stopping = True

@@ -253,6 +253,7 @@ class Storage:
         if self._covered or self._in_flight or now - self._idle_since < limits.IDLE_SYNC:
             return
         if self._offset + 2 * BATCH_OVERHEAD > self.segment_bytes and not self._ahead:
+            self._idle_since = now  # no room until a segment is made: look again later
             return
         self._submit(self._open(0, self._submitted, commit), self._submitted)
         self._covered = True

@@ -207,9 +207,20 @@ class Hostile:
         count = rng.choice((1, 1, 1, 2, 2200))
         total = len(frame) if rng.random() < 0.8 else self.number(32, len(frame))
         payload = FRAGMENT_PREFIX.pack(frame[5], 0, int.from_bytes(frame[6:8], "little"), 0) + frame
-        fields = ("cluster", "sender", "receiver", "sender_incarnation", "receiver_incarnation")
-        own = [values[name] for name in fields]
-        return wire.encode_frame(wire.KIND_FRAGMENT, 0, *own, self._message, 0, total, count, payload[:MAX_DATAGRAM])
+        return wire.encode_frame(
+            wire.KIND_FRAGMENT,
+            0,
+            values["cluster"],
+            values["sender"],
+            values["receiver"],
+            values["sender_incarnation"],
+            values["receiver_incarnation"],
+            self._message,
+            0,
+            total,
+            count,
+            payload[: MAX_DATAGRAM - HEADER_BYTES],
+        )
 
     def third(self, i: int) -> bytes:
         """Datagram number i: a third of each sort."""

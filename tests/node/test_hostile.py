@@ -131,6 +131,49 @@ def test_mutations_with_a_right_crc_raise_nothing(seed):
     assert all(drops["bad_kind"] and drops["reassembly_full"] for drops in attack.drops())
 
 
+def mad_frame(attack, rng):
+    """A well-formed peer frame whose every number is near one that its receiver knows, and none of them true."""
+    world = attack.world
+    receiver, sender = rng.sample(world.ids, 2)
+    engine = world.members[receiver].core.engine
+    status = engine.status()
+    places = (engine.commit, engine.last, status.verified, status.own_match)
+
+    def index():
+        return max(0, rng.choice(places) + rng.choice((-3, -2, -1, 0, 0, 0, 1, 2, 3, 20)))
+
+    def term():
+        return max(0, engine.term + rng.choice((-1, *[0] * 20, 1)))
+
+    counts = dict.fromkeys(range(wire.KIND_REQUEST_VOTE, wire.KIND_TIMEOUT_NOW + 1), 0)
+    counts[wire.KIND_APPEND_ENTRIES] = rng.choice((0, 1, 2, 5))
+    kind = rng.choice([*counts, *4 * [wire.KIND_APPEND_ENTRIES, wire.KIND_APPEND_ENTRIES_REPLY, wire.KIND_HEARTBEAT]])
+    count = counts[kind]
+    entries = count * commands.encode_record(Kind.NOOP, bytes(16), 0, 0, b"")
+    payload = {
+        wire.KIND_REQUEST_VOTE: (term(),),
+        wire.KIND_APPEND_ENTRIES: (term(), term() if count else 0, 0),
+        wire.KIND_APPEND_ENTRIES_REPLY: (index(), term(), index(), 0, 0),
+        wire.KIND_HEARTBEAT: (0, 0),
+        wire.KIND_HEARTBEAT_REPLY: (index(), 0, 0),
+    }.get(kind, ())
+    body = b"".join(number.to_bytes(8, "little") for number in payload) + entries
+    numbers = {"term": term(), "index": index(), "commit": index(), "count": count}
+    attack.frame(sender, receiver, kind, payload=body, flags=rng.choice((0, 1, 2, 3, 256)), **numbers)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_peer_gone_mad_raises_nothing(seed):
+    attack = Attack(70 + seed)
+    rng = random.Random(seed)
+    for step in range(300):
+        for _ in range(rng.choice((0, 1, 3, 10))):
+            mad_frame(attack, rng)
+        if step % 4 == 0:
+            attack.load()
+        attack.world.step()
+
+
 def test_a_third_of_each_with_a_full_disk():
     attack = Attack(50)
     for member in attack.world.members.values():

@@ -53,7 +53,7 @@ def deadline(s: State) -> Nanoseconds:
     if s.set_aside:
         return s.now
     if s.role == Role.LEADER:
-        return min(s.heartbeat_at, s.scan_at, s.check_at, s.transfer_deadline)
+        return min(s.heartbeat_at, s.scan_at, s.transfer_deadline)  # check-quorum looks along with the heartbeats
     if s.role == Role.FOLLOWER:
         return s.election_deadline
     return min(s.election_deadline, s.vote_resend_at, NEVER)

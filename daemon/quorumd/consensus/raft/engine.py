@@ -178,6 +178,15 @@ class Raft:
         return self._s.held_bytes
 
     @property
+    def quiet(self) -> bool:
+        """Leads, and everybody has everything: only answers to heartbeats are to come."""
+        s = self._s
+        last = s.log.last
+        if s.role is not _LEADER or s.commit != last or s.read_round or s.reads_waiting or s.transfer_to:
+            return False
+        return all(p.replicating and p.match == last for p in s.peers.values())
+
+    @property
     def accepts_proposals(self) -> bool:
         """Whether Propose would be taken now."""
         s = self._s
