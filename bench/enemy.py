@@ -169,18 +169,27 @@ class Enemy:
         self.recordings = [Recording() for _ in PLANES]
         self.hostile = [Hostile(rng, recording, sealed=sealed) for recording in self.recordings]
         self.socket = udp_socket(targets[0][0])
+        self.listening = True
 
     def listen(self) -> dict[str, list[int]]:
-        """Takes in what passed by; the kinds known of each plane."""
+        """Takes in what passed by, unless it has heard enough; the kinds known of each plane."""
         for tap, recording in zip(self.taps, self.recordings, strict=True):
             for datagram, _ in arrived(tap, 4 * BURST):
-                recording.add(datagram)
+                if self.listening:
+                    recording.add(datagram)
         return {plane: sorted(kept.by_kind) for plane, kept in zip(PLANES, self.recordings, strict=True)}
 
-    def learn(self, client_frames: Sequence[bytes]) -> None:
-        """Client datagrams that the load does not send."""
+    def forget(self, client_frames: Sequence[bytes]) -> None:
+        """Begins to record anew; `client_frames` are client datagrams that the load does not send."""
+        for recording in self.recordings:
+            recording.by_kind.clear()
         for datagram in client_frames:
             self.recordings[1].add(datagram)
+        self.listening = True
+
+    def enough(self) -> None:
+        """What passes by from now on is not recorded."""
+        self.listening = False
 
     def volley(self, sort: str, count: int, rate: float) -> Volley:
         """`count` datagrams of one sort into each socket, at most `rate` a second in all."""
