@@ -11,6 +11,8 @@ Rules kept here:
   `committed`, and the engine commits only on acknowledgements that waited for Durable.
 - C runs once per operation, Python once per batch: nothing here loops over operations.
 - Slabs stay untouched from on_* to the end of finish(): the engine's sources point into them.
+
+Longer than most files: it is the one place that knows the order in which everything else is called.
 """
 
 from collections import deque

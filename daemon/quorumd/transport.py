@@ -8,7 +8,7 @@ Rules kept here:
 - Whatever is wrong with a frame is counted by reason and dropped; nothing a peer sends raises into the loop.
 - The engine stays safe without the incarnation filter; the simulator switches it off to prove that.
 
-Frame bodies are documented in ARCHITECTURE.md; the tables below are their only other home.
+Frame bodies are in peercodec.py. Longer than most files: admission of frames and sending share one table of peers.
 """
 
 import struct
