@@ -186,6 +186,7 @@ def test_ctrl_c_in_the_foreground_stops_in_order(tmp_path):
         for line in process.stdout:
             if line.startswith("ready: node 1 leads"):
                 process.send_signal(signal.SIGINT)
+                break
         assert process.wait(DEADLINE_S) == 0
     log = [json.loads(line) for line in (tmp_path / "state" / "supervisor.log").read_text().splitlines()]
     assert [(event["event"], event.get("code")) for event in log][-2:] == [("node-stopped", 0), ("stopped", None)]
