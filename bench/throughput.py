@@ -1,7 +1,6 @@
 """Durable writes a second, three nodes and the load on the same cores; beside the yardstick, if there is one.
 
-    cc -O2 -o /tmp/floor ../shared/floor/floor.c
-    python bench/throughput.py --rounds 3 --seconds 5 --floor /tmp/floor
+    python bench/throughput.py --rounds 3 --seconds 5 [--floor YARDSTICK]
 
 8-byte keys, 256-byte values, each acknowledged only when a majority has it on disk. A round measures each of the
 workloads once with `quorumd bench` on one running cluster, and the yardstick (the cheapest replicated append that the

@@ -17,7 +17,6 @@ MAX_KEY_BYTES: Final = 32 * KIB
 MAX_VALUE_BYTES: Final = 1 * MIB
 MAX_ENTRY_BYTES: Final = 1536 * KIB  # etcd's default request limit
 MAX_TXN_OPS: Final = 128  # etcd's default
-MAX_REPLY_BYTES: Final = 1 * MIB + 64 * KIB  # a range reply is cut at 1 MiB of payload and marked `more`
 RANGE_PAGE_BYTES: Final = 1 * MIB
 DEFAULT_QUOTA_BYTES: Final = 2 * 1024 * MIB
 
@@ -55,7 +54,6 @@ FRAGMENT_QUEUE_BYTES: Final = 64 * MIB  # waiting for all destinations together
 MAX_STAGED_OPS: Final = 65_536  # client operations taken in one turn
 MAX_PENDING_OPS: Final = 65_536  # operations proposed and not yet answered
 READ_QUEUE_BYTES: Final = 64 * MIB
-CLIENT_DATAGRAMS_PER_TURN: Final = SLAB_SLOTS
 APPLY_ENTRIES_PER_TURN: Final = 16_384
 MAX_EXPIRIES_PER_TURN: Final = 1024
 RING_BYTES: Final = 64 * MIB
