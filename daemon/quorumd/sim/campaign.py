@@ -1,0 +1,141 @@
+"""Many runs: seeds over worker processes, what they showed together, and the command that replays a failure."""
+
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from quorumd.sim.coverage import WORDS
+from quorumd.sim.run import Outcome, Run
+from quorumd.sim.scenario import draw
+
+COVERED_BY = 100  # seeds after which every word of coverage.WORDS must have been reached
+
+
+class Failure(NamedTuple):
+    """A run that broke a rule."""
+
+    seed: int
+    check: str
+    detail: str
+    command: str
+
+
+@dataclass
+class Total:
+    """What a campaign showed. Seconds are of simulated time, `cpu_s` of this machine's, over all workers."""
+
+    runs: int = 0
+    counting: int = 0
+    simulated_s: float = 0.0
+    cpu_s: float = 0.0
+    operations: int = 0
+    committed: int = 0
+    struck: Counter[str] = field(default_factory=Counter)
+    reached: Counter[str] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+
+    def add(self, outcome: Outcome, cpu_s: float, command: str) -> None:
+        """One more run."""
+        self.runs += 1
+        self.counting += outcome.counts and not outcome.violation
+        self.simulated_s += outcome.simulated_s
+        self.cpu_s += cpu_s
+        self.operations += outcome.operations
+        self.committed += outcome.committed
+        self.struck.update(outcome.struck)
+        self.reached.update(outcome.reached)
+        if outcome.violation:
+            self.failures.append(Failure(outcome.scenario.seed, outcome.violation, outcome.detail, command))
+
+    @property
+    def unreached(self) -> list[str]:
+        """Words of the coverage table that enough runs should have reached and did not."""
+        return [word for word in WORDS if not self.reached[word]] if self.runs >= COVERED_BY else []
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "runs": self.runs,
+            "counting": self.counting,
+            "simulated_s": round(self.simulated_s, 1),
+            "cpu_s": round(self.cpu_s, 1),
+            "operations": self.operations,
+            "committed": self.committed,
+            "struck": dict(sorted(self.struck.items())),
+            "reached": dict(sorted(self.reached.items())),
+            "unreached": self.unreached,
+            "failures": [failure._asdict() for failure in self.failures],
+        }
+
+
+class Limits(NamedTuple):
+    """What every run of a campaign is drawn with instead of what its seed says; None: what it says."""
+
+    nodes: int | None = None
+    only: Sequence[str] | None = None
+
+    def command(self, seed: int) -> str:
+        """The command that replays one run."""
+        words = [f"quorumd sim --seed {seed}"]
+        if self.nodes is not None:
+            words.append(f"--nodes {self.nodes}")
+        if self.only is not None:
+            words.append(f"--faults {','.join(self.only)}")
+        return " ".join(words)
+
+
+def one(task: tuple[int, Limits]) -> tuple[Outcome, float]:
+    """One run and the CPU time it took; in a worker process."""
+    seed, limits = task
+    began = time.process_time()
+    outcome = Run(draw(seed, nodes=limits.nodes, only=limits.only)).go()
+    return outcome, time.process_time() - began
+
+
+def until(seeds: Iterable[int], deadline: float | None) -> Iterator[int]:
+    """The seeds, as long as there is time (time.monotonic)."""
+    for seed in seeds:
+        if deadline is not None and time.monotonic() >= deadline:
+            return
+        yield seed
+
+
+def campaign(
+    seeds: Iterable[int],
+    limits: Limits,
+    *,
+    jobs: int = 1,
+    deadline: float | None = None,
+    progress: Callable[[Total], None] = lambda total: None,
+    stop_after: int = 1,
+) -> Total:
+    """Runs every seed, or those that there is time for. stop_after: failures after which no more is begun."""
+    total = Total()
+    tasks = ((seed, limits) for seed in until(seeds, deadline))
+    if jobs == 1:
+        for task in tasks:
+            outcome, cpu_s = one(task)
+            total.add(outcome, cpu_s, limits.command(outcome.scenario.seed))
+            progress(total)
+            if len(total.failures) >= stop_after:
+                break
+        return total
+    # Spawned, not forked: a worker begins with nothing of ours but the seed.
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        for outcome, cpu_s in pool.imap_unordered(one, paced(tasks, total, jobs)):
+            total.add(outcome, cpu_s, limits.command(outcome.scenario.seed))
+            progress(total)
+            if len(total.failures) >= stop_after:
+                break
+    return total
+
+
+def paced(tasks: Iterator[tuple[int, Limits]], total: Total, jobs: int) -> Iterator[tuple[int, Limits]]:
+    """Hands out tasks only a few ahead of what is done: a pool would take all there ever will be."""
+    for given, task in enumerate(tasks):
+        while given - total.runs >= 4 * jobs:
+            time.sleep(0.005)
+        yield task

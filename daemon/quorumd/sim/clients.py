@@ -1,0 +1,189 @@
+"""Simulated client programs: the production client protocol, and workers that share its session.
+
+Each worker is a process of the history: it has one operation under way. When the outcome of one stays unknown, the
+process ends there, as the history's format demands, and the worker goes on as another process.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+
+from quorumd import limits
+from quorumd.checker.history import Recorder
+from quorumd.client.calls import operation_for, transfer_operation
+from quorumd.client.operation import Operation, Plane
+from quorumd.client.protocol import ClientProtocol
+from quorumd.commands import Range, RangeResult, TxnResult
+from quorumd.errors import Definite, QuorumdError
+from quorumd.sim.network import SimNetwork
+from quorumd.sim.workload import Ask, Mind, Mix, outcome
+from quorumd.sim.world import World
+from quorumd.types import Address, Nanoseconds, NodeId
+
+
+class Worker:
+    """One process after another of one client."""
+
+    __slots__ = ("ask", "process")
+
+    def __init__(self, process: int) -> None:
+        self.process = process
+        self.ask: Ask | None = None  # what is under way
+
+
+class Program:
+    """One client program. `per_second`: operations of each worker, on average. `timeout`: of each operation.
+
+    process: gives each process of the history its number.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        world: World,
+        network: SimNetwork,
+        nodes: Sequence[NodeId],
+        history: Recorder,
+        process: Callable[[], int],
+        mix: Mix,
+        rng: random.Random,
+        *,
+        workers: int,
+        per_second: float,
+        timeout: Nanoseconds,
+    ) -> None:
+        self.name = name
+        self.address: Address = name.encode()
+        self.world = world
+        self.network = network
+        self.history = history
+        self.mind = Mind(name, mix, rng)
+        self.rng = rng
+        self.process = process
+        self.per_second = per_second
+        self.timeout = timeout
+        self.running = True
+        self.done = self.reads_done = self.unknown = self.transmissions = 0
+        self.protocol = ClientProtocol(
+            [f"node{node}:1" for node in nodes],
+            entropy=rng.randbytes,
+            resolve=lambda text: text.partition(":")[0].encode(),
+        )
+        self.workers = [Worker(process()) for _ in range(workers)]
+        self._wake_at: Nanoseconds | None = None
+        world.endpoints[self.address] = self._receive
+        self.protocol.start(world.now)
+        self._after()
+        for worker in self.workers:
+            self._rest(worker)
+
+    # -- workers ------------------------------------------------------------------------------------------------
+
+    def _rest(self, worker: Worker) -> None:
+        pause = int(self.rng.expovariate(self.per_second) * limits.SECOND)
+        self.world.after(pause, lambda: self._ask(worker))
+
+    def _ask(self, worker: Worker) -> None:
+        if self.running and worker.ask is None:
+            self.submit(worker, self.mind.next())
+
+    def add_worker(self) -> Worker:
+        """One that asks only what it is told to, by `submit`."""
+        worker = Worker(self.process())
+        self.workers.append(worker)
+        return worker
+
+    def submit(self, worker: Worker, ask: Ask) -> None:
+        """Begins an operation."""
+        worker.ask = ask
+        now = self.world.now
+        self.history.invoke(worker.process, ask.f, ask.key, ask.value, now, stale=ask.stale)
+        operation = operation_for(ask.request, now + self.timeout, stale=ask.stale)
+        operation.waiter = worker
+        try:
+            self.protocol.submit(operation, now)
+        except QuorumdError as error:
+            operation.error = error
+            self._completed(operation)
+        self._after()
+
+    def _completed(self, operation: Operation) -> None:
+        worker = operation.waiter
+        if worker is None:
+            return
+        self.transmissions += operation.transmissions
+        ask, worker.ask = worker.ask, None
+        now, error = self.world.now, operation.error
+        if error is None:
+            result = operation.result()
+            self._learn(ask, result)
+            self.history.complete(worker.process, "ok", now, **outcome(ask, result))
+            self.done += 1
+            self.reads_done += operation.plane is Plane.READ
+        elif isinstance(error, Definite):
+            self.history.complete(worker.process, "fail", now)
+        else:
+            self.history.complete(worker.process, "info", now)
+            worker.process = self.process()
+            self.unknown += 1
+        if self.world.trace is not None:
+            verdict = "ok" if error is None else f"{type(error).__name__}: {error}"
+            self.world.tell(self.name, ask.f, key=ask.key, value=ask.value, verdict=verdict)
+        if self.running:
+            self._rest(worker)
+
+    def _learn(self, ask: Ask, result: object) -> None:
+        if isinstance(result, RangeResult):
+            self.mind.learn(result.kvs, ask.key if ask.f == "read" else None)
+        elif isinstance(result, TxnResult):
+            for op, each in zip(ask.request.then, result.responses, strict=False) if result.succeeded else ():
+                if isinstance(op, Range) and isinstance(each, RangeResult):
+                    self.mind.learn(each.kvs, op.key.decode())
+
+    @property
+    def idle(self) -> bool:
+        """Whether no worker waits for an answer."""
+        return all(worker.ask is None for worker in self.workers)
+
+    # -- the protocol -------------------------------------------------------------------------------------------
+
+    def transfer(self, to: NodeId) -> None:
+        """Asks the leader to hand over."""
+        operation = transfer_operation(to, self.world.now + self.timeout)
+        self.protocol.submit(operation, self.world.now)
+        self._after()
+
+    def vanish(self) -> None:
+        """The program is killed: no farewell; what it had under way may or may not happen."""
+        self.running = False
+        del self.world.endpoints[self.address]
+        for worker in self.workers:
+            if worker.ask is not None:
+                worker.ask = None
+                self.history.complete(worker.process, "info", self.world.now)
+
+    def _receive(self, data: bytes, source: Address) -> None:
+        self.protocol.receive(data, source, self.world.now)
+        self._after()
+
+    def _tick(self) -> None:
+        self._wake_at = None
+        self.protocol.tick(self.world.now)
+        self._after()
+
+    def _after(self) -> None:
+        """What follows from every input: operations end, datagrams leave, the next tick is known."""
+        protocol, now = self.protocol, self.world.now
+        protocol.flush(now)
+        for operation in protocol.take_completed():
+            self._completed(operation)
+        protocol.take_states()
+        for dest, data in protocol.take_datagrams():
+            self.network.send(self.address, dest, data)
+        due = protocol.next_deadline()
+        if due is not None and (self._wake_at is None or due < self._wake_at):
+            self._wake_at = due = max(due, now)
+            self.world.at(due, lambda: self._tick() if self._wake_at == due and self._alive else None)
+
+    @property
+    def _alive(self) -> bool:
+        return self.address in self.world.endpoints

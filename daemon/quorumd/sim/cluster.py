@@ -1,0 +1,164 @@
+"""A simulated cluster built from a scenario: world, network, machines, client programs, history, observer."""
+
+from typing import TextIO
+
+from quorumd import limits
+from quorumd.checker.history import Recorder
+from quorumd.checker.invariants import Invariants
+from quorumd.consensus.raft import RaftConfig
+from quorumd.core import Settings
+from quorumd.peercodec import BODY_APPEND
+from quorumd.sim.clients import Program
+from quorumd.sim.disk import SimDisk
+from quorumd.sim.machine import Machine, client_address, peer_address
+from quorumd.sim.network import SimNetwork, Weather
+from quorumd.sim.observer import Observer
+from quorumd.sim.scenario import Scenario
+from quorumd.sim.workload import Mix
+from quorumd.sim.world import World
+from quorumd.types import NodeId
+
+CLUSTER_ID = 0xC1C1
+HASHES = {"nodes": 1, "engine": 2, "quorums": 3, "storage.quota_mib": 4}
+MICROSECOND = 1_000
+RING_ENTRIES = 1 << 14
+
+
+class Cluster:
+    """See the module's docstring. Every machine is started, every client program runs."""
+
+    def __init__(self, scenario: Scenario, trace: TextIO | None = None) -> None:
+        self.scenario = scenario
+        self.world = World(trace)
+        low, high = scenario.delay_us
+        self.network = SimNetwork(
+            self.world, scenario.rng("network"), Weather((low * MICROSECOND, high * MICROSECOND))
+        )
+        self.ids: list[NodeId] = list(range(1, scenario.nodes + 1))
+        self.invariants = Invariants(self.ids)
+        self.observer = Observer(self.invariants)
+        self.history = Recorder()
+        self.programs: list[Program] = []
+        self.former: list[Program] = []  # killed
+        self._processes = 0
+        self._programs = 0
+        self.machines = {node: self._machine(node) for node in self.ids}
+        for machine in self.machines.values():
+            machine.start(bootstrap=CLUSTER_ID)
+        for _ in range(scenario.clients):
+            self.add_program()
+
+    @property
+    def quorum(self) -> int:
+        """How many nodes are a majority."""
+        return len(self.ids) // 2 + 1
+
+    # -- machines -----------------------------------------------------------------------------------------------
+
+    def _machine(self, node: NodeId) -> Machine:
+        scenario = self.scenario
+        low, high = scenario.sync_us
+        disk = SimDisk(
+            f"disk{node}", self.world, scenario.rng(f"disk {node}"), (low * MICROSECOND, high * MICROSECOND)
+        )
+        rng = scenario.rng(f"machine {node}")
+        rate = 1.0 + rng.uniform(-scenario.drift, scenario.drift)
+        machine = Machine(
+            node, self.world, self.network, disk, lambda bootstrap: self._settings(node, bootstrap), rng, rate=rate
+        )
+        self.observer.watch(machine)
+        return machine
+
+    def _settings(self, node: NodeId, bootstrap: int | bool) -> Settings:
+        scenario = self.scenario
+        return Settings(
+            node=node,
+            peers={other: peer_address(other) for other in self.ids},
+            client_addresses={other: f"{client_address(other).decode()}:1" for other in self.ids},
+            raft=RaftConfig(
+                heartbeat_ns=scenario.heartbeat_ms * limits.MILLISECOND,
+                election_timeout_ns=scenario.election_timeout_ms * limits.MILLISECOND,
+                max_append_bytes=limits.MAX_APPEND_BYTES,
+                max_inflight_bytes=scenario.inflight_kib * limits.KIB,
+                max_inflight_messages=limits.MAX_INFLIGHT_MESSAGES,
+                datagram_bytes=scenario.mtu - limits.HEADER_BYTES - limits.MAC_BYTES - BODY_APPEND.size,
+            ),
+            hashes=HASHES,
+            mtu_peer=scenario.mtu,
+            mtu_client=scenario.mtu,
+            mac_bytes=scenario.mac_bytes,
+            segment_bytes=limits.MIN_SEGMENT_BYTES,
+            session_ttl=scenario.session_ttl_ms * limits.MILLISECOND,
+            bootstrap=bootstrap,
+            ring_bytes=scenario.ring_mib * limits.MIB,
+            ring_entries=RING_ENTRIES,
+            filter_incarnations=scenario.filter_incarnations,
+        )
+
+    # -- client programs ----------------------------------------------------------------------------------------
+
+    def add_program(self, *, workers: int | None = None, mix: Mix | None = None) -> Program:
+        """One more client program."""
+        scenario = self.scenario
+        self._programs += 1
+        program = Program(
+            f"c{self._programs}",
+            self.world,
+            self.network,
+            self.ids,
+            self.history,
+            self._next_process,
+            mix or scenario.mix,
+            scenario.rng(f"client {self._programs}"),
+            workers=scenario.workers if workers is None else workers,
+            per_second=scenario.per_second,
+            timeout=scenario.timeout_ms * limits.MILLISECOND,
+        )
+        self.programs.append(program)
+        return program
+
+    def kill_program(self, program: Program) -> None:
+        """A client program is gone without a farewell."""
+        program.vanish()
+        self.programs.remove(program)
+        self.former.append(program)
+
+    def _next_process(self) -> int:
+        self._processes += 1
+        return self._processes
+
+    @property
+    def operations(self) -> int:
+        """Operations that were answered with a result."""
+        return sum(program.done for program in (*self.programs, *self.former))
+
+    # -- looking ------------------------------------------------------------------------------------------------
+
+    def agree(self, nodes: list[NodeId]) -> bool:
+        """Whether these nodes run, follow one leader, and have applied the same, which is all that is committed."""
+        cores = [machine.core for machine in map(self.machines.__getitem__, nodes)]
+        seen: set[tuple[int, int, int]] = set()
+        for core in cores:
+            if core is None or core.engine is None or not core.engine.leader:
+                return False
+            seen.add((core.engine.leader, core.applier.applied, core.store.digest))
+        (_, applied, _) = next(iter(seen))
+        return len(seen) == 1 and applied == self.invariants.committed
+
+    def describe(self) -> str:
+        """Each node on a line, for whoever must find out what is stuck."""
+        lines = []
+        for node, machine in self.machines.items():
+            core = machine.core
+            if core is None:
+                lines.append(f"node {node}: down {machine.failed}".rstrip())
+            elif core.engine is None:
+                lines.append(f"node {node}: {core.out_of_quorum or core.waiting or 'no log yet'}")
+            else:
+                engine, applier = core.engine, core.applier
+                lines.append(
+                    f"node {node}: {engine.role.name.lower()} of term {engine.term}, leader {engine.leader or 'none'}, "
+                    f"last {engine.last}, commit {engine.commit}, applied {applier.applied}"
+                    f"{', paused' if machine.paused else ''}"
+                )
+        return "; ".join(lines)

@@ -1,0 +1,41 @@
+"""What runs have reached: a campaign that never came to a torn write has not tested torn writes.
+
+`WORDS` must all be non-zero over any hundred seeds (campaign.py); the rest is for the curious.
+"""
+
+from collections import Counter
+
+from quorumd.sim.cluster import Cluster
+
+WORDS = (
+    "elections", "transfers", "quorums lost", "stalls noticed",
+    "truncations", "superseded entries", "cut tails", "refused damage", "lives", "segments begun", "read-backs",
+    "deduplicated retries", "expired sessions", "reads confirmed", "redirects and refusals", "unknown outcomes",
+    "fragments sent", "messages reassembled", "parked messages",
+    "datagrams lost", "datagrams doubled", "datagrams overtaken", "datagrams strayed", "datagrams flipped",
+    "datagrams cut off", "sectors lost", "dropped: old_incarnation", "dropped: stale_receiver", "dropped: bad_crc",
+)
+
+
+def reach(cluster: Cluster) -> Counter[str]:
+    """What one run has reached so far, by WORDS and more."""
+    for machine in cluster.machines.values():
+        if machine.core is not None:
+            cluster.observer.add_up(machine.core)
+    reached = Counter(cluster.observer.reached)
+    network = cluster.network
+    reached["datagrams lost"] += network.lost
+    reached["datagrams doubled"] += network.doubled
+    reached["datagrams overtaken"] += network.overtaken
+    reached["datagrams strayed"] += network.strayed
+    reached["datagrams flipped"] += network.flipped
+    reached["datagrams cut off"] += network.blocked
+    for machine in cluster.machines.values():
+        reached["sectors lost"] += machine.disk.sectors_lost
+        reached["segments begun"] += machine.disk.segments_begun
+        reached["read-backs"] += machine.disk.read_backs
+    for program in (*cluster.programs, *cluster.former):
+        reached["unknown outcomes"] += program.unknown
+        reached["reads confirmed"] += program.reads_done
+        reached["redirects and refusals"] += program.transmissions - program.done
+    return reached

@@ -1,0 +1,353 @@
+"""What strikes a simulated cluster, and when it is healed. From one seed; each fault that strikes has a number.
+
+A fault is a method that does its harm and returns how to undo it, or None if it could do no harm just now. Damage to
+storage, which nothing can undo before there is repair from peers, hits only the scenario's few chosen nodes.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+from quorumd import limits
+from quorumd.sim.cluster import Cluster
+from quorumd.sim.machine import Machine, client_address, peer_address
+from quorumd.sim.network import Link, Weather
+from quorumd.sim.rot import flip_synced_bit, misdirect_write
+from quorumd.types import Nanoseconds, NodeId
+
+Undo = Callable[[], None]
+MS = limits.MILLISECOND
+SHORTEST: Nanoseconds = 20 * MS
+LOST_SECTORS = (0.8, 1.0)  # share of the un-synced sectors that a power loss takes
+
+
+def nothing() -> None:
+    """Undoes what needs no undoing."""
+
+
+class Faults:
+    """See the module's docstring. `struck` counts the faults that did harm, by kind."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.world = cluster.world
+        self.scenario = cluster.scenario
+        self.dice = self.scenario.rng("faults")
+        self.struck: Counter[str] = Counter()
+        self.over = False
+        self._number = 0
+        self._undos: dict[int, Undo] = {}
+        self._weathers: dict[int, dict[str, object]] = {}
+        ids = list(cluster.ids)
+        self.dice.shuffle(ids)
+        self.may_rot = ids[: (len(ids) - 1) // 2]
+        if self.scenario.faults:
+            self._schedule()
+
+    # -- when ---------------------------------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        pause = int(self.dice.expovariate(1 / self.scenario.pause_s) * limits.SECOND)
+        self.world.after(pause, self._strike)
+
+    def _strike(self) -> None:
+        if self.over:
+            return
+        self._schedule()
+        kind = self.dice.choice(self.scenario.faults)
+        # Dice of its own: a fault that is skipped leaves those after it as they were.
+        self._number += 1
+        number = self._number
+        dice = random.Random(f"{self.scenario.seed}/fault {number}")
+        if number in self.scenario.skip:
+            return
+        harm: Callable[[random.Random, int], Undo | None] = getattr(self, "_" + kind.replace("-", "_"))
+        undo = harm(dice, number)
+        if undo is None:
+            return
+        self.struck[kind] += 1
+        self.world.tell("fault", kind, number=number)
+        self._undos[number] = undo
+        lasts = dice.randint(SHORTEST, max(SHORTEST, int(self.scenario.longest_s * limits.SECOND)))
+        self.world.after(lasts, lambda: self._undo(number))
+
+    def _undo(self, number: int) -> None:
+        undo = self._undos.pop(number, None)
+        if undo is not None:
+            self.world.tell("fault", "healed", number=number)
+            undo()
+
+    def stop(self) -> None:
+        """Nothing strikes any more, and what struck is healed."""
+        self.over = True
+        for number in sorted(self._undos):
+            self._undo(number)
+
+    def _machine(self, dice: random.Random) -> Machine:
+        return self.cluster.machines[dice.choice(self.cluster.ids)]
+
+    # -- the path -----------------------------------------------------------------------------------------------
+
+    def _weather(self, number: int, **change: object) -> Undo:
+        self._weathers[number] = change
+        self._set_weather()
+
+        def undo() -> None:
+            del self._weathers[number]
+            self._set_weather()
+
+        return undo
+
+    def _set_weather(self) -> None:
+        network = self.cluster.network
+        weather: Weather = network.calm
+        for change in self._weathers.values():
+            weather = replace(weather, **change)
+        network.weather = weather
+
+    def _loss(self, dice: random.Random, number: int) -> Undo:
+        return self._weather(number, loss=dice.choice((0.01, 0.05, 0.3)))
+
+    def _duplicate(self, dice: random.Random, number: int) -> Undo:
+        return self._weather(number, duplicate=dice.choice((0.05, 0.5)))
+
+    def _delay(self, dice: random.Random, number: int) -> Undo:
+        return self._weather(number, delay=(MS, dice.choice((5, 30, 100)) * MS))
+
+    def _reorder(self, dice: random.Random, number: int) -> Undo:
+        return self._weather(number, late=dice.choice((0.05, 0.5)), late_by=dice.choice((1, 10, 100)) * MS)
+
+    def _stray(self, dice: random.Random, number: int) -> Undo:
+        return self._weather(number, stray=dice.choice((0.01, 0.1)), stray_by=dice.choice((1, 10)) * limits.SECOND)
+
+    def _net_flip(self, dice: random.Random, number: int) -> Undo:
+        return self._weather(number, flip=dice.choice((0.001, 0.02)))
+
+    # -- links --------------------------------------------------------------------------------------------------
+
+    def _cut(self, links: list[Link]) -> Undo | None:
+        if not links:
+            return None
+        self.cluster.network.cut_links(links)
+        return lambda: self.cluster.network.mend_links(links)
+
+    def _between(self, some: list[NodeId], others: list[NodeId]) -> list[Link]:
+        pairs = [(a, b) for a in some for b in others if a != b]
+        return [(peer_address(a), peer_address(b)) for a, b in pairs] + [
+            (peer_address(b), peer_address(a)) for a, b in pairs
+        ]
+
+    def _isolate(self, dice: random.Random, number: int) -> Undo | None:
+        """One node hears no peer; half the time no client either."""
+        node = dice.choice(self.cluster.ids)
+        links = self._between([node], self.cluster.ids)
+        if dice.random() < 0.5:
+            own = client_address(node)
+            for program in self.cluster.programs:
+                links += [(own, program.address), (program.address, own)]
+        return self._cut(links)
+
+    def _split(self, dice: random.Random, number: int) -> Undo | None:
+        ids = list(self.cluster.ids)
+        dice.shuffle(ids)
+        at = dice.randint(1, len(ids) - 1)
+        return self._cut(self._between(ids[:at], ids[at:]))
+
+    def _one_way(self, dice: random.Random, number: int) -> Undo | None:
+        """Some directed links, or one node that can be heard and hears nothing, or the reverse."""
+        a, b = dice.sample(self.cluster.ids, 2)
+        links = [(peer_address(a), peer_address(b))]
+        if dice.random() < 0.5:
+            links = [(peer_address(a), peer_address(other)) for other in self.cluster.ids if other != a]
+            if dice.random() < 0.5:
+                links = [(dest, source) for source, dest in links]
+        return self._cut(links)
+
+    def _bridge(self, dice: random.Random, number: int) -> Undo | None:
+        """Two halves that only one node connects."""
+        ids = list(self.cluster.ids)
+        dice.shuffle(ids)
+        half = len(ids) // 2
+        return self._cut(self._between(ids[1 : 1 + half], ids[1 + half :]))
+
+    def _flapping(self, dice: random.Random, number: int) -> Undo | None:
+        """A link that goes and comes."""
+        a, b = dice.sample(self.cluster.ids, 2)
+        links = self._between([a], [b])
+        period = dice.choice((20, 100, 400)) * MS
+        state = {"on": True, "cut": False}
+
+        def flap() -> None:
+            if state["on"]:
+                mend, cut = self.cluster.network.mend_links, self.cluster.network.cut_links
+                (mend if state["cut"] else cut)(links)
+                state["cut"] = not state["cut"]
+                self.world.after(period, flap)
+
+        def undo() -> None:
+            state["on"] = False
+            if state["cut"]:
+                self.cluster.network.mend_links(links)
+
+        flap()
+        return undo
+
+    def _clog(self, dice: random.Random, number: int) -> Undo | None:
+        a, b = dice.sample(self.cluster.ids, 2)
+        link = (peer_address(a), peer_address(b))
+        if link in self.cluster.network.clogged:
+            return None
+        self.cluster.network.clog(link)
+        return lambda: self.cluster.network.unclog(link)
+
+    # -- nodes --------------------------------------------------------------------------------------------------
+
+    def halt(self, machine: Machine, dice: random.Random, *, power: bool) -> bool:
+        """Ends the process; False if there was none."""
+        if machine.core is None:
+            return False
+        machine.stop()
+        if power:
+            machine.disk.lost_power(dice.uniform(*LOST_SECTORS))
+        else:
+            machine.disk.killed()
+        return True
+
+    def revive(self, machine: Machine) -> None:
+        """Starts the node, however often it takes: it can lose power while it starts."""
+        if machine.core is None and not machine.start():
+            machine.start()
+
+    def _kill(self, dice: random.Random, number: int) -> Undo | None:
+        machine = self._machine(dice)
+        return (lambda: self.revive(machine)) if self.halt(machine, dice, power=False) else None
+
+    def _power_loss(self, dice: random.Random, number: int) -> Undo | None:
+        machine = self._machine(dice)
+        if not self.halt(machine, dice, power=True):
+            return None
+        if dice.random() < 0.25:
+            machine.disk.cut_after = dice.randrange(8)
+        return lambda: self.revive(machine)
+
+    def _restart(self, dice: random.Random, number: int) -> Undo | None:
+        """Stopped in good order."""
+        machine = self._machine(dice)
+        if machine.core is None or machine.paused:
+            return None
+        machine.stop()
+        machine.disk.closed()
+        return lambda: self.revive(machine)
+
+    def _restart_all(self, dice: random.Random, number: int) -> Undo | None:
+        """Every node at once, and each comes back at a time of its own."""
+        power = dice.random() < 0.7
+        for machine in self.cluster.machines.values():
+            if self.halt(machine, dice, power=power):
+                delay = dice.randint(0, limits.SECOND)
+                self.world.after(delay, lambda machine=machine: None if self.over else self.revive(machine))
+        return lambda: [self.revive(machine) for machine in self.cluster.machines.values()] and None
+
+    def _pause(self, dice: random.Random, number: int) -> Undo | None:
+        machine = self._machine(dice)
+        if not machine.runs:
+            return None
+        machine.pause()
+        return machine.resume
+
+    def _transfer(self, dice: random.Random, number: int) -> Undo | None:
+        if not self.cluster.programs:
+            return None
+        self.cluster.programs[0].transfer(dice.choice((0, *self.cluster.ids)))
+        return nothing
+
+    # -- disks --------------------------------------------------------------------------------------------------
+
+    def _slow_disk(self, dice: random.Random, number: int) -> Undo | None:
+        disk = self._machine(dice).disk
+        disk.slowness = dice.choice((3, 10, 50))
+        return lambda: setattr(disk, "slowness", 1)
+
+    def _stalled_disk(self, dice: random.Random, number: int) -> Undo | None:
+        disk = self._machine(dice).disk
+        if disk.stalled:
+            return None
+        disk.hang(True)
+        return lambda: disk.hang(False)
+
+    def _disk_full(self, dice: random.Random, number: int) -> Undo | None:
+        disks = [machine.disk for machine in self.cluster.machines.values()]
+        full = disks if dice.random() < 0.3 else [dice.choice(disks)]
+        for disk in full:
+            disk.full = True
+
+        def undo() -> None:
+            for disk in full:
+                disk.full = False
+
+        return undo
+
+    def _disk_error(self, dice: random.Random, number: int) -> Undo | None:
+        """The next sync fails: the node must stop. Then the operator looks, and boots the machine."""
+        machine = self._machine(dice)
+        machine.disk.failing = True
+
+        def undo() -> None:
+            machine.disk.failing = False
+            if machine.core is None:
+                machine.disk.lost_power(1.0)
+                self.revive(machine)
+
+        return undo
+
+    # -- storage that decays ------------------------------------------------------------------------------------
+
+    def _victim(self, dice: random.Random) -> Machine | None:
+        """A node whose storage may decay, unless it has already."""
+        machine = self.cluster.machines[dice.choice(self.may_rot)] if self.may_rot else None
+        if machine is None or machine.core is None or machine.node in self.cluster.observer.damaged:
+            return None
+        return machine
+
+    def _bit_flip(self, dice: random.Random, number: int) -> Undo | None:
+        """One bit of what was synced; half the time under the running node, which then may read it back."""
+        return self._rot(dice, flip_synced_bit)
+
+    def _misdirected(self, dice: random.Random, number: int) -> Undo | None:
+        """A write went to another sector, over something that was synced."""
+        return self._rot(dice, misdirect_write)
+
+    def _rot(self, dice: random.Random, harm: Callable[[Machine, random.Random], bool]) -> Undo | None:
+        machine = self._victim(dice)
+        if machine is None:
+            return None
+        running = dice.random() < 0.5
+        if not running:
+            self.halt(machine, dice, power=True)
+        if not harm(machine, dice):
+            return lambda: self.revive(machine)
+        self.cluster.observer.damaged.add(machine.node)
+        if running:
+            return lambda: self.halt(machine, dice, power=False) and self.revive(machine)
+        return lambda: self.revive(machine)
+
+    def _wipe(self, dice: random.Random, number: int) -> Undo | None:
+        """The node comes back with an empty directory, and half the time somebody bootstraps it once more."""
+        machine = self._victim(dice)
+        if machine is None or machine.disk.meta is None:
+            return None
+        self.halt(machine, dice, power=True)
+        machine.disk.wiped()
+        self.cluster.observer.damaged.add(machine.node)
+        bootstrap = dice.random() < 0.5
+        return lambda: None if machine.core is not None else machine.start(bootstrap=bootstrap) and None
+
+    # -- clients ------------------------------------------------------------------------------------------------
+
+    def _client_kill(self, dice: random.Random, number: int) -> Undo | None:
+        if not self.cluster.programs:
+            return None
+        self.cluster.kill_program(dice.choice(self.cluster.programs))
+        self.cluster.add_program()
+        return nothing

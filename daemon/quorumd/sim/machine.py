@@ -1,0 +1,258 @@
+"""One simulated computer: a disk that outlives processes, two sockets with bounded buffers, at most one node.
+
+A turn is node.py's turn on simulated ports, step for step: drain the peer socket, notice a stall, one slab of client
+datagrams, finish, send. Where node.py changes its order, this changes with it.
+"""
+
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from quorumd import limits
+from quorumd.consensus.engine import Role
+from quorumd.core import Core, NodeRandom, Settings
+from quorumd.errors import ConfigError, DiskError
+from quorumd.sim.disk import PowerCut, SimDisk
+from quorumd.sim.network import SimNetwork
+from quorumd.sim.world import World
+from quorumd.types import Address, Nanoseconds, NodeId
+from quorumd_fastpath.wire import Outbox, Slab
+
+SLOTS = 64  # fewer than node.py's: the path of more than one slab a turn is taken too
+SLOT_BYTES = limits.SLAB_SLOT_BYTES
+BUFFERED = 2048  # datagrams that a socket holds
+PEER_SLABS_PER_TURN = 64
+
+Watch = Callable[["Machine"], None]
+
+
+def peer_address(node: NodeId) -> Address:
+    """Where a node's peers reach it."""
+    return b"peer%d" % node
+
+
+def client_address(node: NodeId) -> Address:
+    """Where a node's clients reach it."""
+    return b"node%d" % node
+
+
+class Machine:
+    """See the module's docstring. `settings(bootstrap)` gives what the next process is told.
+
+    rate, offset: the local clock is offset + rate x simulated time; never set back while a process lives.
+    after_turn: looks at the node after every turn and after every start.
+    """
+
+    def __init__(
+        self,
+        node: NodeId,
+        world: World,
+        network: SimNetwork,
+        disk: SimDisk,
+        settings: Callable[[int | bool], Settings],
+        rng: random.Random,
+        *,
+        rate: float = 1.0,
+        turn_ns: tuple[int, int] = (20_000, 60_000),
+    ) -> None:
+        self.node = node
+        self.world = world
+        self.network = network
+        self.disk = disk
+        self.rng = rng
+        self.rate = rate
+        self.after_turn: Watch = lambda machine: None
+        self.on_event: Callable[[NodeId, str, dict[str, Any]], None] = lambda node, what, detail: None
+        self.on_stop: Callable[[Core], None] = lambda core: None
+        self.core: Core | None = None
+        self.paused = False
+        self.failed = ""  # why the last process ended by itself
+        self.lives = 0
+        self.dropped = 0  # by full sockets
+        self.turns = 0
+        self._settings = settings
+        self._turn_ns = turn_ns
+        self._half_heartbeat: Nanoseconds = 0
+        self._peers = Slab(SLOTS, SLOT_BYTES)
+        self._clients = Slab(SLOTS, SLOT_BYTES)
+        self._peer_queue: deque[tuple[bytes, Address]] = deque()
+        self._client_queue: deque[tuple[bytes, Address]] = deque()
+        self._turn_at: Nanoseconds | None = None  # of the turn that is scheduled
+        self._idle_until: Nanoseconds = 0  # local: until when the last turn was ready to sleep
+        self._busy_until: Nanoseconds = 0
+        disk.woke = self._disk_woke
+        world.endpoints[peer_address(node)] = self._from_peer
+        world.endpoints[client_address(node)] = self._from_client
+
+    @property
+    def clock(self) -> Nanoseconds:
+        """The local monotonic clock."""
+        return int(self.world.now * self.rate)
+
+    # -- processes ----------------------------------------------------------------------------------------------
+
+    def start(self, *, bootstrap: int | bool = False) -> bool:
+        """Starts a node; False if there is one, or if it did not come up (its reason is in `failed`)."""
+        if self.core is not None:
+            return False
+        self.lives += 1
+        self.failed = ""
+        self.paused = False
+        settings = self._settings(bootstrap)
+        self._half_heartbeat = settings.raft.heartbeat_ns // 2
+        rng = random.Random(self.rng.getrandbits(64))
+        core = Core(settings, self.disk, NodeRandom(rng.uniform, lambda: rng.getrandbits(64)), self._event)
+        wall = self.world.now + rng.randint(-limits.SECOND, limits.SECOND)  # a wall clock that is set back now and then
+        try:
+            core.start(self.clock, wall)
+        except (DiskError, ConfigError) as error:
+            self.failed = str(error)
+            self.world.tell(f"node {self.node}", "did not start", reason=self.failed)
+            return False
+        except PowerCut:
+            self.disk.cut_after = None
+            self.disk.lost_power(0.9)
+            self.failed = "power lost while starting"
+            self.world.tell(f"node {self.node}", self.failed)
+            return False
+        self.core = core
+        self.world.tell(f"node {self.node}", "started", life=self.lives)
+        self._idle_until = self.clock
+        self.after_turn(self)
+        self._wake(self.world.now)
+        return True
+
+    def _event(self, what: str, **detail: Any) -> None:
+        self.world.tell(f"node {self.node}", what, **detail)
+        self.on_event(self.node, what, detail)
+
+    def stop(self) -> None:
+        """The process is gone; its sockets with it. What becomes of the disk is the caller's to say."""
+        if self.core is not None:
+            self.on_stop(self.core)
+        self.core = None
+        self.paused = False
+        self._turn_at = None
+        self._peer_queue.clear()
+        self._client_queue.clear()
+
+    def pause(self) -> None:
+        """SIGSTOP."""
+        self.paused = True
+        self._turn_at = None
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        if self.paused:
+            self.paused = False
+            self._wake(self.world.now)
+
+    # -- what wakes it ------------------------------------------------------------------------------------------
+
+    def _from_peer(self, data: bytes, source: Address) -> None:
+        if self.core is None or len(self._peer_queue) >= BUFFERED:
+            self.dropped += 1
+            return
+        self._peer_queue.append((data, source))
+        if not self.core.quiet:
+            self._wake(self.world.now)
+
+    def _from_client(self, data: bytes, source: Address) -> None:
+        if self.core is None or len(self._client_queue) >= BUFFERED:
+            self.dropped += 1
+            return
+        self._client_queue.append((data, source))
+        self._wake(self.world.now)
+
+    def _disk_woke(self, file_work: bool) -> None:
+        if self.core is not None:
+            self.core.disk_woke |= file_work
+            self._wake(self.world.now)
+
+    def _wake(self, when: Nanoseconds) -> None:
+        """A turn at `when`, or as soon as the one under way is over; an earlier one that is scheduled stands."""
+        when = max(when, self._busy_until)
+        if self.paused or (self._turn_at is not None and self._turn_at <= when):
+            return
+        self._turn_at = when
+        self.world.at(when, lambda: self._turn() if self._turn_at == when else None)
+
+    # -- the turn -----------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        core = self.core
+        self._turn_at = None
+        if core is None:
+            return
+        self.turns += 1
+        began = self.clock
+        try:
+            self._inputs(core, began)
+            core.finish(began)
+        except DiskError as error:
+            self.world.tell(f"node {self.node}", "stopped", reason=str(error))
+            self.failed = str(error)
+            self.stop()
+            return
+        self._send(core.peer_outbox, peer_address(self.node))
+        self._send(core.client_outbox, client_address(self.node))
+        self._peers.clear()
+        self._clients.clear()
+        self.after_turn(self)
+        self._busy_until = self.world.now + self.rng.randint(*self._turn_ns)
+        due = core.deadline(began)
+        self._idle_until = max(due, began)
+        # Rounded up: a turn just before its deadline would find nothing to do, again and again.
+        wake = self.world.now if due <= began else int(due / self.rate) + 1
+        if self._client_queue or (self._peer_queue and not core.quiet):
+            wake = self.world.now
+        self._wake(wake)
+
+    def _inputs(self, core: Core, now: Nanoseconds) -> None:
+        late = now - self._idle_until
+        if self._peer_queue:
+            self._drain_peers(core, now)
+        if late > self._half_heartbeat:
+            core.stalled(now)
+        if self._client_queue:
+            for _ in range(min(len(self._client_queue), SLOTS)):
+                self._clients.push(*self._client_queue.popleft())
+            core.on_clients(self._clients, now)
+
+    def _drain_peers(self, core: Core, now: Nanoseconds) -> None:
+        for _ in range(PEER_SLABS_PER_TURN):
+            count = min(len(self._peer_queue), SLOTS)
+            if not count:
+                return
+            for _ in range(count):
+                self._peers.push(*self._peer_queue.popleft())
+            core.on_peers(self._peers, now)
+            if count < SLOTS:
+                return
+            core.settle()
+            self._peers.clear()
+
+    def _send(self, outbox: Outbox, own: Address) -> None:
+        if len(outbox):
+            send = self.network.send
+            for data, dest in outbox.drain():
+                send(own, dest, data)
+
+    # -- looking ------------------------------------------------------------------------------------------------
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is a process, and it is not stopped."""
+        return self.core is not None and not self.paused
+
+    @property
+    def votes(self) -> bool:
+        """Whether its process takes part in elections."""
+        return self.core is not None and self.core.engine is not None and not self.core.out_of_quorum
+
+    @property
+    def leads(self) -> bool:
+        """Whether it believes to lead."""
+        engine = self.core.engine if self.core is not None else None
+        return engine is not None and engine.role is Role.LEADER

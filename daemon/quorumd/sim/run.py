@@ -1,0 +1,191 @@
+"""One run: a safety phase with faults, a liveness phase with a majority healed, then everything healed and a verdict.
+
+Safety: whatever strikes, no invariant breaks. Liveness (TigerBeetle's second phase): the faults stop, a random
+majority is healed for good, the rest stays broken, and within a bounded time the majority must serve and agree. A run
+that was too quiet does not count (`counts`): it shows nothing.
+"""
+
+import random
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from quorumd import limits
+from quorumd.checker.history import Recorder, pair
+from quorumd.checker.invariants import Violation
+from quorumd.checker.linearizability import check
+from quorumd.errors import CorruptLog, Diverged
+from quorumd.invariants import InvariantBroken
+from quorumd.sim.clients import Program
+from quorumd.sim.cluster import Cluster
+from quorumd.sim.coverage import reach
+from quorumd.sim.faults import Faults
+from quorumd.sim.machine import peer_address
+from quorumd.sim.scenario import MIN_FAULTS, MIN_OPERATIONS, MIN_SECONDS, Scenario
+from quorumd.sim.workload import Ask
+from quorumd.sim.world import BEGINNING
+from quorumd.types import NodeId
+
+PATIENCE = 5  # a safety phase may last so many times its length to come by enough operations
+LIVENESS = 40 * limits.SECOND  # within which a healed majority must serve, and agree
+CHECK_SECONDS = 60.0
+
+
+@dataclass
+class Outcome:
+    """What came of a run. `violation` is the word of the check that failed, "" if none did."""
+
+    scenario: Scenario
+    violation: str = ""
+    detail: str = ""
+    simulated_s: float = 0.0
+    operations: int = 0
+    unknown: int = 0
+    committed: int = 0
+    events: int = 0
+    struck: Counter[str] = field(default_factory=Counter)
+    reached: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def counts(self) -> bool:
+        """Whether enough happened for the run to show something."""
+        return (
+            self.simulated_s >= MIN_SECONDS and self.operations >= MIN_OPERATIONS and len(self.struck) >= MIN_FAULTS
+        )
+
+
+class Run:
+    """One run of one scenario; `history` holds what its clients did, also after a violation."""
+
+    def __init__(self, scenario: Scenario, trace: TextIO | None = None) -> None:
+        self.scenario = scenario
+        self.outcome = Outcome(scenario)
+        self._trace = trace
+        self._cluster: Cluster | None = None
+        self._faults: Faults | None = None
+
+    @property
+    def history(self) -> Recorder | None:
+        """None if the cluster did not come to be."""
+        return self._cluster.history if self._cluster is not None else None
+
+    def go(self) -> Outcome:
+        """Runs it to its end or to the first violation."""
+        outcome = self.outcome
+        try:
+            cluster = self._cluster = Cluster(self.scenario, self._trace)
+            faults = self._faults = Faults(cluster)
+            self._safety(cluster)
+            self._liveness(cluster, faults)
+            self._ending(cluster)
+        except Violation as violation:
+            outcome.violation, outcome.detail = violation.check, violation.detail
+        except (InvariantBroken, Diverged, CorruptLog) as error:
+            outcome.violation, outcome.detail = "halted", f"{type(error).__name__}: {error}"
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            outcome.violation = "crashed"
+            outcome.detail = f"{type(error).__name__}: {error} ({where.name}, line {where.lineno})"
+        self._sum_up()
+        return outcome
+
+    # -- phases -------------------------------------------------------------------------------------------------
+
+    def _safety(self, cluster: Cluster) -> None:
+        length = int(self.scenario.seconds * limits.SECOND)
+        cluster.world.run(BEGINNING + length)
+        longest = BEGINNING + PATIENCE * length
+        while cluster.operations < MIN_OPERATIONS and cluster.world.now < longest:
+            cluster.world.run(cluster.world.now + limits.SECOND)
+
+    def _liveness(self, cluster: Cluster, faults: Faults) -> None:
+        """A majority works for good, the rest stays broken: what must not happen is nothing."""
+        dice = self.scenario.rng("liveness")
+        faults.stop()
+        healthy = [node for node in cluster.ids if node not in cluster.observer.damaged]
+        dice.shuffle(healthy)
+        majority, rest = sorted(healthy[: cluster.quorum]), sorted(set(cluster.ids) - set(healthy[: cluster.quorum]))
+        cluster.world.tell("phase", "liveness", majority=majority)
+        for node in majority:
+            faults.revive(cluster.machines[node])
+        for node in rest:
+            self._leave_broken(cluster, faults, node, dice)
+        probe = cluster.add_program(workers=0)
+        self._serve(cluster, probe, probe.mind.write("k0"))
+        self._serve(cluster, probe, probe.mind.read("k0"))
+        for program in cluster.programs:
+            program.running = False
+        self._must(cluster, "no-progress", lambda: all(program.idle for program in cluster.programs))
+        self._must(cluster, "no-agreement", lambda: cluster.agree(majority))
+
+    @staticmethod
+    def _leave_broken(cluster: Cluster, faults: Faults, node: NodeId, dice: random.Random) -> None:
+        machine = cluster.machines[node]
+        others = [other for other in cluster.ids if other != node]
+        out = [(peer_address(node), peer_address(other)) for other in others]
+        back = [(dest, source) for source, dest in out]
+        how = dice.choice(("dead", "paused", "cut off", "deaf", "mute", "hanging disk", "well"))
+        cluster.world.tell("phase", "left broken", node=node, how=how)
+        if how == "dead":
+            faults.halt(machine, dice, power=True)
+            return
+        faults.revive(machine)
+        if how == "paused" and machine.core is not None:
+            machine.pause()
+        elif how == "hanging disk":
+            machine.disk.hang(True)
+        links = {"cut off": out + back, "deaf": back, "mute": out}.get(how)
+        if links:
+            cluster.network.cut_links(links)
+
+    def _serve(self, cluster: Cluster, program: Program, ask: Ask) -> None:
+        """The operation must come to a good end, asked again as long as it does not."""
+        worker = program.add_worker()
+        before = program.done
+
+        def served() -> bool:
+            if worker.ask is None and program.done == before:
+                program.submit(worker, ask)
+            return program.done > before
+
+        self._must(cluster, "no-progress", served)
+
+    def _must(self, cluster: Cluster, check_name: str, condition: Callable[[], bool]) -> None:
+        """Lets time pass until the condition holds. Raises Violation after LIVENESS."""
+        world = cluster.world
+        deadline = world.now + LIVENESS
+        while not condition():
+            if world.now >= deadline:
+                raise Violation(check_name, cluster.describe())
+            world.run(world.now + 10 * limits.MILLISECOND)
+
+    def _ending(self, cluster: Cluster) -> None:
+        """Everything that can be healed is; what was acknowledged must be there, and explain every answer."""
+        cluster.network.cut.clear()
+        for machine in cluster.machines.values():
+            machine.disk.hang(False)
+            machine.resume()
+            if machine.core is None:
+                machine.start()
+        healthy = [node for node in cluster.ids if node not in cluster.observer.damaged]
+        reader = cluster.add_program(workers=0)
+        for key in range(self.scenario.keys):
+            self._serve(cluster, reader, reader.mind.read(f"k{key}"))
+        self._must(cluster, "no-agreement", lambda: cluster.agree(healthy))
+        verdict = check(pair(cluster.history.events), seconds=CHECK_SECONDS)
+        if verdict.ok is not True:
+            raise Violation("linearizability" if verdict.ok is False else "undecided", verdict.reason)
+
+    def _sum_up(self) -> None:
+        outcome, cluster, faults = self.outcome, self._cluster, self._faults
+        if cluster is None or faults is None:
+            return
+        outcome.simulated_s = (cluster.world.now - BEGINNING) / limits.SECOND
+        outcome.operations = cluster.operations
+        outcome.unknown = sum(program.unknown for program in (*cluster.programs, *cluster.former))
+        outcome.committed = cluster.invariants.committed
+        outcome.events = cluster.world.events
+        outcome.struck = faults.struck
+        outcome.reached = reach(cluster)

@@ -1,0 +1,130 @@
+"""What one seed draws for one run. Everything else follows from it: the same scenario is the same run, to the byte.
+
+Swarm testing (Groce et al., ISSTA 2012): each run enables a random subset of the faults and features, because faults
+that are always on hide what only shows without them. The ranges are those of TigerBeetle's VOPR.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from quorumd.sim.workload import Mix
+
+PATH_FAULTS = ("loss", "duplicate", "delay", "reorder", "stray", "net-flip")
+LINK_FAULTS = ("isolate", "split", "one-way", "bridge", "flapping", "clog")
+NODE_FAULTS = ("kill", "power-loss", "restart", "restart-all", "pause", "transfer")
+DISK_FAULTS = ("slow-disk", "stalled-disk", "disk-full", "disk-error")
+ROT_FAULTS = ("bit-flip", "misdirected", "wipe")
+CLIENT_FAULTS = ("client-kill",)
+FAULTS = (*PATH_FAULTS, *LINK_FAULTS, *NODE_FAULTS, *DISK_FAULTS, *ROT_FAULTS, *CLIENT_FAULTS)
+NEEDS_PEERS = {*LINK_FAULTS, "transfer", *ROT_FAULTS}
+
+DELAYS_US = ((20, 100), (50, 500), (200, 3_000), (1_000, 15_000))
+SYNCS_US = ((100, 500), (200, 2_000), (1_000, 7_000), (5_000, 40_000))
+LONGEST_S = (0.3, 1.0, 4.0, 10.0)
+AT_ONCE = 5  # faults that may be under way together, more or less: with too many of them nothing ever happens
+
+MIN_SECONDS = 60
+MIN_OPERATIONS = 300
+MIN_FAULTS = 2
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One run. Times are in the unit that the name says; `pause_s` is the mean time between two faults.
+
+    skip: numbers of faults, in the order in which they strike, that do not (shrink.py looks for them).
+    """
+
+    seed: int
+    nodes: int
+    seconds: float = MIN_SECONDS  # of the safety phase; longer until enough operations ended
+    heartbeat_ms: int = 40
+    election_timeout_ms: int = 120
+    session_ttl_ms: int = 30_000
+    mtu: int = 65_000
+    mac_bytes: int = 0
+    filter_incarnations: bool = True
+    ring_mib: int = 8
+    inflight_kib: int = 4096
+    drift: float = 0.0  # clocks run up to this much too fast or too slow
+    delay_us: tuple[int, int] = (50, 500)
+    sync_us: tuple[int, int] = (200, 2_000)
+    clients: int = 3
+    workers: int = 2
+    per_second: float = 2.0  # operations of each worker
+    timeout_ms: int = 5_000
+    keys: int = 4
+    sizes: tuple[int, ...] = (0, 100)
+    weights: tuple[int, ...] = (25, 5, 25, 5, 15, 5, 10, 5, 5)
+    faults: tuple[str, ...] = ()
+    pause_s: float = 2.0
+    longest_s: float = 4.0  # of a fault
+    skip: tuple[int, ...] = field(default=())
+
+    @property
+    def mix(self) -> Mix:
+        """For the workload."""
+        return Mix(self.keys, self.sizes, self.weights)
+
+    def rng(self, purpose: str) -> random.Random:
+        """Randomness of its own for each purpose, so that less of one leaves the others as they were."""
+        return random.Random(f"{self.seed}/{purpose}")
+
+    def facts(self) -> dict[str, Any]:
+        """For people and JSON."""
+        return asdict(self)
+
+
+def draw(seed: int, *, nodes: int | None = None, only: Sequence[str] | None = None) -> Scenario:
+    """The scenario of a seed. nodes, only (faults that may strike): instead of what the seed draws."""
+    dice = random.Random(f"{seed}/scenario")
+    drawn = dice.choice((1, 3, 3, 3, 3, 3, 5, 5, 7))
+    heartbeat = dice.choice((20, 40, 40, 40, 80))
+    ttl = dice.choice((2_000, 5_000, 30_000, 30_000))
+    mtu = dice.choice((65_000, 65_000, 1_400, 1_400, 576))
+    sizes = dice.choice(
+        ((0, 100), (0, 100), (0, 300, 1_100, 1_300), (0, 100, 3_000), (0, 100, 5_000, 20_000), (0, 100, 70_000))
+    )
+    clients = dice.randint(1, 5)
+    workers = dice.randint(1, 4)
+    weights = tuple(dice.choice((0, 1, 1, 3)) * base for base in (25, 5, 25, 5, 15, 5, 10, 5, 5))
+    election_timeout = heartbeat * dice.choice((3, 3, 4, 6))
+    # Broadcast time << election timeout (thesis 3.9), or no cluster can work: a vote takes two trips and two syncs.
+    bearable_us = election_timeout * 1_000 // 8
+    pause = dice.choice((0.3, 1.0, 1.0, 3.0))
+    scenario = Scenario(
+        seed=seed,
+        nodes=drawn,
+        heartbeat_ms=heartbeat,
+        election_timeout_ms=election_timeout,
+        session_ttl_ms=ttl,
+        mtu=mtu,
+        mac_bytes=dice.choice((0, 16)),
+        filter_incarnations=dice.random() < 0.7,
+        ring_mib=dice.choice((6, 8)),
+        inflight_kib=dice.choice((16, 256, 4096)),
+        drift=dice.choice((0.0, 0.001, 0.05)),
+        delay_us=dice.choice([d for d in DELAYS_US if d[1] <= bearable_us]),
+        sync_us=dice.choice([s for s in SYNCS_US if s[1] <= bearable_us]),
+        clients=clients,
+        workers=workers,
+        per_second=dice.uniform(6.0, 14.0) / (clients * workers),
+        timeout_ms=dice.choice((300, 1_000, 5_000, 5_000, 20_000)),
+        keys=dice.choice((1, 2, 4, 10)),
+        sizes=sizes,
+        weights=weights if weights[2] and sum(weights) > weights[2] else Scenario.weights,
+        faults=tuple(fault for fault in FAULTS if dice.random() < 0.4),
+        pause_s=pause,
+        longest_s=dice.choice([s for s in LONGEST_S if s <= AT_ONCE * pause]),
+    )
+    if nodes is not None:
+        scenario = replace(scenario, nodes=nodes)
+    if only is not None:
+        scenario = replace(scenario, faults=tuple(fault for fault in FAULTS if fault in only))
+    elif len(scenario.faults) < MIN_FAULTS:
+        scenario = replace(scenario, faults=("loss", "kill", "power-loss"))
+    if scenario.nodes == 1:
+        scenario = replace(scenario, faults=tuple(fault for fault in scenario.faults if fault not in NEEDS_PEERS))
+    return scenario
