@@ -349,6 +349,8 @@ class Reassembler(Generic[K]):
         self._done: OrderedDict[tuple[K, int], tuple[int, Nanoseconds]] = OrderedDict()  # count, forget at
         self._by_source: dict[K, int] = {}
         self.bytes_held = 0
+        self.completed = 0
+        """Messages that came together."""
         self.malformed = 0
         """Fragments that contradict their header, their message or the limits."""
         self.refused = 0
@@ -392,6 +394,7 @@ class Reassembler(Generic[K]):
             self.malformed += 1
             return None, None
         self._done[key] = (total, now + self._deadline)
+        self.completed += 1
         return _full(total), data
 
     def expire(self, now: Nanoseconds) -> None:

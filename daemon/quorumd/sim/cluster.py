@@ -21,7 +21,6 @@ from quorumd.types import NodeId
 CLUSTER_ID = 0xC1C1
 HASHES = {"nodes": 1, "engine": 2, "quorums": 3, "storage.quota_mib": 4}
 MICROSECOND = 1_000
-RING_ENTRIES = 1 << 14
 
 
 class Cluster:
@@ -91,7 +90,7 @@ class Cluster:
             session_ttl=scenario.session_ttl_ms * limits.MILLISECOND,
             bootstrap=bootstrap,
             ring_bytes=scenario.ring_mib * limits.MIB,
-            ring_entries=RING_ENTRIES,
+            ring_entries=scenario.ring_entries,
             filter_incarnations=scenario.filter_incarnations,
         )
 

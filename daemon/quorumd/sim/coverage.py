@@ -11,7 +11,7 @@ WORDS = (
     "elections", "transfers", "quorums lost", "stalls noticed",
     "truncations", "superseded entries", "cut tails", "refused damage", "lives", "segments begun", "read-backs",
     "deduplicated retries", "expired sessions", "reads confirmed", "redirects and refusals", "unknown outcomes",
-    "fragments sent", "messages reassembled", "parked messages",
+    "messages reassembled", "requests reassembled", "acknowledgements",
     "datagrams lost", "datagrams doubled", "datagrams overtaken", "datagrams strayed", "datagrams flipped",
     "datagrams cut off", "sectors lost", "dropped: old_incarnation", "dropped: stale_receiver", "dropped: bad_crc",
 )

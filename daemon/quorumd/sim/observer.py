@@ -181,6 +181,7 @@ class Observer:
             return
         current = message.term == engine.term and message.match <= engine.last
         durable = not current or holds(machine, core, message.match)
+        self.reached["acknowledgements"] += 1
         self.invariants.acknowledges(machine.node, message.term, message.match, durable)
 
     def _on_event(self, node: NodeId, what: str, detail: dict[str, Any]) -> None:
@@ -193,6 +194,8 @@ class Observer:
         for reason, count in core.transport.counters.as_dict().items():
             if count:
                 self.reached[f"dropped: {reason}"] += count
+        self.reached["messages reassembled"] += core.transport.reassembler.completed
+        self.reached["requests reassembled"] += core.clients.reassembler.completed
 
 
 EVENT_WORDS = {
