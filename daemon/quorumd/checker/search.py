@@ -5,8 +5,8 @@ that leads nowhere; Lowe (2017): never visit the same pair (set of linearized op
 
 - The set is (number of leading operations by invoke that all are in it, bits of those behind): a real-time order keeps
   the second part as short as the history is concurrent. Lowe walks a linked list of events instead.
-- An operation that fits and changes nothing is linearized at once and never taken back: whatever may follow it may
-  follow it as well if it comes first.
+- An operation whose answer says that it changed nothing is linearized as soon as it fits and never taken back: whatever
+  might have come before it may come after it as well.
 - An operation of unknown outcome may always wait until the next operation that touches one of its keys, so only those
   may follow it; and if all that it changed is overwritten unseen it may as well not have happened.
 
@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 from quorumd.checker.components import components
 from quorumd.checker.history import Operation
 from quorumd.checker.model import Item, execute, keys_of, may_write, told, touches
+from quorumd.checker.timeline import Makes, makes_revision
 from quorumd.checker.verdict import Verdict
 from quorumd.errors import HistoryError
 from quorumd.limits import CHECK_CONFIGURATIONS
@@ -103,6 +104,7 @@ class _Search:
         self.steps = 0
         self._definite = [operation for operation in part if operation.outcome == "ok"]
         self._unknown = [operation for operation in part if operation.outcome == "info"]
+        self._looks = [makes_revision(operation) is Makes.NO for operation in self._definite]
         self._index = {key: i for i, key in enumerate(sorted({key for op in part for key in keys_of(op)}))}
         self._view = _View(self._index)
         self._versions = any(compare[1] == "version" for op in part if op.f == "txn" for compare in op.value["compare"])
@@ -169,7 +171,7 @@ class _Search:
     def _take(
         self, at: _Configuration, candidates: list[int]
     ) -> tuple[_Configuration, list[tuple[int, Cells]], bool]:
-        """Linearizes the candidates that fit and change nothing; returns those that fit and change something too."""
+        """Linearizes the candidates that fit and only look; returns those that fit and may change something too."""
         following: list[tuple[int, Cells]] = []
         moved, pending = False, at.pending
         for i in candidates:
@@ -177,7 +179,7 @@ class _Search:
             if pending is not None and not self._may_follow(pending, operation):
                 continue
             cells = self._apply(operation, at.cells)
-            if cells is at.cells:
+            if cells is not None and self._looks[i]:
                 at, moved = self._linearized(at, i, cells), True
             elif cells is not None:
                 following.append((i, cells))
