@@ -156,19 +156,17 @@ class Observer:
         invariants, node = self.invariants, machine.node
 
         def hear(message: PeerMessage, now: Nanoseconds) -> None:
-            kind = type(message)
-            if kind is AppendEntriesReply:
-                self._acknowledges(machine, core, message)
-            elif kind is RequestVoteReply:
-                if message.granted and not message.pre:
+            match message:
+                case AppendEntriesReply():
+                    self._acknowledges(machine, core, message)
+                case RequestVoteReply(granted=True, pre=False):
                     invariants.votes(node, message.term, message.to)
                     invariants.speaks(node, message.term)
-            elif kind is RequestVote:
-                if not message.pre:
+                case RequestVote(pre=False):
                     invariants.votes(node, message.term, node)
                     invariants.speaks(node, message.term)
-            elif kind is AppendEntries:
-                invariants.speaks(node, message.term)
+                case AppendEntries():
+                    invariants.speaks(node, message.term)
             send(message, now)
 
         # An instance's own attribute: the class, which others use, stays as it is.
