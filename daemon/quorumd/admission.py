@@ -13,8 +13,9 @@ from quorumd.commands import Kind
 from quorumd.consensus.messages import AppendEntries
 from quorumd.invariants import InvariantBroken
 from quorumd.log import Log
+from quorumd.sources import BytesSource, SlabSource
 from quorumd.storage import Storage
-from quorumd.transport import BytesSource, SlabSource, Transport
+from quorumd.transport import Transport
 from quorumd.types import Index
 from quorumd_fastpath import wire
 from quorumd_fastpath.wire import WRITES

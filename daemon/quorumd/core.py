@@ -47,16 +47,9 @@ from quorumd.join import judge
 from quorumd.log import Log
 from quorumd.ports import Disk, Meta
 from quorumd.recovery import Recovered, recover
+from quorumd.sources import BytesSource, SlabSource
 from quorumd.storage import Storage
-from quorumd.transport import (
-    BOOTSTRAPPING,
-    HAS_STATE,
-    VOTER,
-    BytesSource,
-    Identity,
-    SlabSource,
-    Transport,
-)
+from quorumd.transport import BOOTSTRAPPING, HAS_STATE, VOTER, Identity, Transport
 from quorumd.types import Address, Incarnation, Index, Nanoseconds, NodeId
 from quorumd_fastpath import wire
 from quorumd_fastpath.apply import Store

@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from quorumd import limits, peercodec
-from quorumd.consensus.messages import AppendEntries, Heartbeat, PeerMessage
+from quorumd.consensus.messages import AppendEntries, Heartbeat, HeartbeatReply, PeerMessage
 from quorumd.fragments import Fragmenter, Reassembler
 from quorumd.log import Log
-from quorumd.peercodec import BODY_APPEND, Report
+from quorumd.peercodec import BODY_APPEND, DISK_FULL, Report
+from quorumd.sources import BytesSource, SlabSource, chunks
 from quorumd.types import Address, Incarnation, Index, Nanoseconds, NodeId, Term
 from quorumd_fastpath import wire
+from quorumd_fastpath.beats import Beat, Beats
 from quorumd_fastpath.ring import check_entries
 from quorumd_fastpath.wire import Counters, Outbox, Slab
 
@@ -38,37 +40,6 @@ SILENT_AFTER = 1 * limits.SECOND
 TICK_EVERY = 5 * limits.MILLISECOND
 MAX_PARKED = 256  # messages that wait for entries from disk, by first index
 MAX_CLAIMS = 1024  # digests kept for one turn
-
-
-class SlabSource(NamedTuple):
-    """Entries of one AppendEntries where they arrived; valid until the slab is cleared."""
-
-    slab: Slab
-    slot: int
-    offset: int
-    length: int
-
-    @property
-    def size_bytes(self) -> int:
-        return self.length
-
-    def retain(self) -> "BytesSource":
-        """A copy that outlives the slab, for messages the engine holds back."""
-        return BytesSource(bytes(self.slab.view(self.slot)[self.offset : self.offset + self.length]), 0)
-
-
-class BytesSource(NamedTuple):
-    """Entries of one AppendEntries in memory of their own."""
-
-    data: bytes
-    offset: int
-
-    @property
-    def size_bytes(self) -> int:
-        return len(self.data) - self.offset
-
-    def retain(self) -> "BytesSource":
-        return self
 
 
 class Identity(NamedTuple):
@@ -150,7 +121,8 @@ class Transport:
         self._random_u64 = random_u64
         self._tick_due: Nanoseconds = 0
         self._filter = filter_incarnations
-        self._hello_replies = 0  # this turn
+        self._hello_replies = 0  # since the last tick
+        self._beats = Beats(identity.node, identity.incarnation, limits.MAX_NUMBER)
         # By the first index they wait for from disk, then by receiver; a newer message replaces the older one.
         self._parked: dict[Index, dict[NodeId, AppendEntries]] = {}
         self.recalls: set[Index] = set()  # first indexes wanted from the WAL; taken by applier
@@ -158,12 +130,34 @@ class Transport:
     # -- receiving ----------------------------------------------------------------------------------------------
 
     def receive(self, slab: Slab, now: Nanoseconds) -> list[PeerMessage]:
-        """Decodes every datagram of the slab; sources in the result are valid until slab.clear()."""
+        """Decodes every datagram of the slab; sources in the result are valid until slab.clear().
+
+        Lone heartbeats come first, as if the network had: most slabs of an idle node hold nothing else.
+        """
         messages: list[PeerMessage] = []
-        for slot in range(len(slab)):
+        beats, others = self._beats.take(slab, self.cluster, self.term)
+        if beats:
+            self._take_beats(beats, now, messages)
+        for slot in others:
             for frame in wire.parse_frames(slab, slot, self.counters):
                 self._frame(frame, slab, slot, now, messages)
         return messages
+
+    def _take_beats(self, beats: Iterable[Beat], now: Nanoseconds, out: list[PeerMessage]) -> None:
+        """What _admit and _message do, for frames of the current term that need no question."""
+        node, term = self.identity.node, self.term
+        for kind, flags, sender, index, commit, digest_index, digest in beats:
+            peer = self.peers[sender]
+            peer.heard_at = now
+            if kind == wire.KIND_HEARTBEAT:
+                heard = self.verdicts
+                out.append(Heartbeat(sender, node, term, commit, index))
+            else:
+                heard = self.claims
+                peer.disk_full = bool(flags & DISK_FULL)
+                out.append(HeartbeatReply(sender, node, term, index, commit))
+            if digest_index:
+                note(heard, term, sender, digest_index, digest)
 
     def _frame(self, frame: wire.Frame, slab: Slab, slot: int, now: Nanoseconds, out: list[PeerMessage]) -> None:
         kind = frame[2]
@@ -203,7 +197,7 @@ class Transport:
         if disk_full is not None:
             peer.disk_full = disk_full
         if index:
-            note(self.verdicts if type(message) is Heartbeat else self.claims, frame, index, digest)
+            note(self.verdicts if type(message) is Heartbeat else self.claims, frame[9], peer.node, index, digest)
         out.append(message)
 
     def _admit(self, frame: wire.Frame, kind: int, now: Nanoseconds) -> Peer | None:
@@ -337,6 +331,8 @@ class Transport:
         if refusal and refusal != peer.refusal:
             self.refusals.append((peer.node, refusal))
         peer.refusal = refusal
+        if self._filter:  # without it no incarnation is known to be the right one
+            self._beats.know(peer.node, 0 if refusal else peer.incarnation)
 
     def _refusal(self, peer: Peer, hashes: dict[str, int], versions: tuple[int, int]) -> str:
         for key, value in hashes.items():
@@ -508,21 +504,7 @@ class Transport:
         return due
 
 
-def chunks(entries: bytes, first: Index, last: Index, budget: int) -> Iterable[tuple[Index, Index, bytes]]:
-    """Splits packed entries first..last into pieces that fit `budget` bytes, at least one entry each."""
-    start = offset = 0
-    begin = index = first
-    while index <= last:
-        (length,) = struct.unpack_from("<I", entries, offset)
-        if offset + length - start > budget - BODY_APPEND.size and index > begin:
-            yield begin, index - 1, entries[start:offset]
-            begin, start = index, offset
-        offset += length
-        index += 1
-    yield begin, last, entries[start:offset]
-
-
-def note(heard: set[tuple[Term, NodeId, Index, int]], frame: wire.Frame, index: Index, digest: int) -> None:
+def note(heard: set[tuple[Term, NodeId, Index, int]], term: Term, node: NodeId, index: Index, digest: int) -> None:
     """Keeps a digest for core to judge."""
     if len(heard) < MAX_CLAIMS:
-        heard.add((frame[9], frame[5], index, digest))
+        heard.add((term, node, index, digest))
