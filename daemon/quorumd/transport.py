@@ -19,7 +19,7 @@ from quorumd import limits, peercodec
 from quorumd.consensus.messages import AppendEntries, Heartbeat, HeartbeatReply, PeerMessage
 from quorumd.fragments import Fragmenter, Reassembler
 from quorumd.log import Log
-from quorumd.peercodec import BODY_APPEND, DISK_FULL, Report
+from quorumd.peercodec import BODY_APPEND, DISK_FULL, ENCODERS, Reporter
 from quorumd.sources import BytesSource, SlabSource, chunks
 from quorumd.types import Address, Incarnation, Index, Nanoseconds, NodeId, Term
 from quorumd_fastpath import wire
@@ -108,12 +108,13 @@ class Transport:
         self.outbox = outbox
         self.log = log
         self.counters = Counters()
-        self.report = Report(0, 0, 0, False)
-        self.agreed_digest: tuple[Index, int] = (0, 0)
+        self.report: Reporter = peercodec.nothing_to_report
+        self.verdict = peercodec.verdict(0, 0)  # what this node's heartbeats say a majority has
         # Digests heard since core looked last, all of them: a forged one must not hide the genuine one beside it.
         # What followers say they have, and what leaders say a majority has. (term, sender, index, digest)
         self.claims: set[tuple[Term, NodeId, Index, int]] = set()
         self.verdicts: set[tuple[Term, NodeId, Index, int]] = set()
+        self.settled: tuple[Term, Index, int] = (0, 0, 0)  # term, index, digest: equal to ours, to be heard no more
         self.refusals: list[tuple[NodeId, str]] = []  # for the node's log; taken by core
         self.single_bytes = mtu - limits.HEADER_BYTES - limits.MAC_BYTES  # payload of a frame that needs no fragments
         self.fragmenter: Fragmenter[NodeId] = Fragmenter(mtu, first_id=identity.incarnation)
@@ -156,7 +157,7 @@ class Transport:
                 heard = self.claims
                 peer.disk_full = bool(flags & DISK_FULL)
                 out.append(HeartbeatReply(sender, node, term, index, commit))
-            if digest_index:
+            if digest_index and (term, digest_index, digest) != self.settled:
                 note(heard, term, sender, digest_index, digest)
 
     def _frame(self, frame: wire.Frame, slab: Slab, slot: int, now: Nanoseconds, out: list[PeerMessage]) -> None:
@@ -258,6 +259,7 @@ class Transport:
     def _fragment(
         self, peer: Peer, frame: wire.Frame, payload: bytes, now: Nanoseconds, out: list[PeerMessage]
     ) -> None:
+        self._tick_due = min(self._tick_due, now + TICK_EVERY)  # which drops what never becomes whole
         ack, message = self.reassembler.on_fragment((peer.node, peer.incarnation), frame, payload, now)
         if ack is None:
             self.counters.increment(wire.DROP_REASSEMBLY_FULL)
@@ -295,6 +297,7 @@ class Transport:
         if len(payload) != BODY_HELLO.size:
             self.counters.increment(wire.DROP_BAD_BODY)
             return
+        self._tick_due = min(self._tick_due, now + TICK_EVERY)  # which allows the next replies
         nonce, *hashes, low, high, reserved = BODY_HELLO.unpack(payload)
         if reserved:
             self.counters.increment(wire.DROP_BAD_BODY)
@@ -355,8 +358,10 @@ class Transport:
         if type(message) is AppendEntries:
             self._send_append(peer, message, now)
         else:
-            kind, flags, index, commit, payload = peercodec.encode(message, self.report, self.agreed_digest)
-            self._put(peer, kind, message.term, flags=flags, index=index, commit=commit, payload=payload)
+            kind, flags, index, commit, body = ENCODERS[type(message)](message, self.report, self.verdict)
+            self.outbox.frame(
+                peer.address, kind, flags, peer.node, peer.incarnation, message.term, index, commit, 0, body
+            )
 
     def _put(
         self,
@@ -481,11 +486,16 @@ class Transport:
         """Greets peers that are unknown or silent, resends fragments."""
         if now < self._tick_due and not self.fragmenter.bytes_waiting:
             return
-        self._tick_due = now + TICK_EVERY
         self._hello_replies = 0
+        # A peer that speaks need not be looked at before it could have been silent for too long. What could make it
+        # unknown, or begin fragments, are a handshake and a fragment: both bring the next tick forward.
+        self._tick_due = now + (TICK_EVERY if len(self.reassembler) else SILENT_AFTER)
         for peer in self.peers.values():
             if not peer.incarnation or peer.refusal or now - peer.heard_at > SILENT_AFTER:
                 self._greet(peer, now)
+                self._tick_due = now + TICK_EVERY
+            else:
+                self._tick_due = min(self._tick_due, peer.heard_at + SILENT_AFTER + 1)
         self.reassembler.expire(now)
         for dest, (message_id, number, count, total_bytes, payload) in self.fragmenter.poll(now):
             peer = self.peers[dest]
