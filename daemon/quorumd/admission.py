@@ -13,8 +13,9 @@ from quorumd.commands import Kind
 from quorumd.consensus.messages import AppendEntries
 from quorumd.invariants import InvariantBroken
 from quorumd.log import Log
+from quorumd.sources import BytesSource, SlabSource
 from quorumd.storage import Storage
-from quorumd.transport import BytesSource, SlabSource, Transport
+from quorumd.transport import Transport
 from quorumd.types import Index
 from quorumd_fastpath import wire
 from quorumd_fastpath.wire import WRITES
@@ -34,11 +35,11 @@ class Admission:
         self._quorum = members // 2 + 1
         self._members = members
         self._bytes = 0  # let through to the engine since `settled`
-        self._entries = 0
+        self.entries_open = 0  # likewise
 
     def settled(self) -> None:
         """Everything let through was appended, or never will be."""
-        self._bytes = self._entries = 0
+        self._bytes = self.entries_open = 0
         self.storage.settled()
 
     def entries(self, message: AppendEntries, last: Index, held: int) -> AppendEntries | None:
@@ -58,7 +59,7 @@ class Admission:
             return message._replace(entries=0, source=None)
         if not self._ring(size, message.entries):
             self.storage.yield_ring()
-            if not self.log.ring.room(self._bytes, self._entries):
+            if not self.log.ring.room(self._bytes, self.entries_open):
                 return None
         room = self.storage.room(size + held, growing=True) or (
             self.storage.room(size + held, growing=False) and not grows(source, message.entries)
@@ -97,8 +98,8 @@ class Admission:
 
     def _ring(self, size: int, count: int) -> bool:
         self._bytes += size
-        self._entries += count
-        return self.log.ring.room(self._bytes, self._entries)
+        self.entries_open += count
+        return self.log.ring.room(self._bytes, self.entries_open)
 
     def _quorum_full(self) -> bool:
         """Whether no quorum of nodes can take growing entries: followers say so in their acknowledgements."""
