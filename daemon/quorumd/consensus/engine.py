@@ -168,6 +168,13 @@ class Retainable(Protocol):
         ...
 
 
+class Held(NamedTuple):
+    """What waits in the engine for its predecessors: it will be appended without another question."""
+
+    size_bytes: int
+    entries: int
+
+
 class Random(Protocol):
     """The seeded generator an engine draws its timeouts from."""
 
@@ -192,8 +199,8 @@ class Engine(Protocol):
     @property
     def last(self) -> Index: ...
     @property
-    def held_bytes(self) -> int:
-        """Bytes of messages kept until their predecessors come; they are appended then, in any Ready."""
+    def held(self) -> Held:
+        """Messages kept until their predecessors come; they are appended then, in any Ready."""
         ...
     @property
     def quiet(self) -> bool:

@@ -8,7 +8,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from quorumd.consensus.engine import HardState, LogSizes, Random, Ready, Role
+from quorumd.consensus.engine import HardState, Held, LogSizes, Random, Ready, Role
 from quorumd.consensus.progress import ProgressStatus
 from quorumd.consensus.raft import clock, following, replication
 from quorumd.consensus.raft.election import admit
@@ -174,8 +174,9 @@ class Raft:
         return self._s.log.last
 
     @property
-    def held_bytes(self) -> int:
-        return self._s.held_bytes
+    def held(self) -> Held:
+        s = self._s
+        return Held(s.held_bytes, s.held_entries)
 
     @property
     def quiet(self) -> bool:
