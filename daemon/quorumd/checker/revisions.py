@@ -22,6 +22,7 @@ from quorumd.checker.timeline import Fact, Makes, makes_revision, possible_effec
 from quorumd.checker.verdict import Verdict
 
 NAME: Final = "revisions"
+UNEXPLAINED: Final = 1000  # more missing revisions than operations that may have made them: not worth a closer look
 
 Broken = tuple[str, list[Operation]]
 UNDECIDED: Final[Broken] = ("not decided: a limit was reached before the unknown outcomes were all tried", [])
@@ -103,7 +104,7 @@ class _Check:
     def _replay_from(self, base: int, unknown: list[tuple[Operation, int]]) -> Broken | None:
         answered = sum(slot.maker is not None or bool(slot.perhaps) for r, slot in self._slots.items() if r > base)
         missing = self._last - base - answered
-        if missing > len(unknown):
+        if missing > len(unknown) + UNEXPLAINED:
             return self._too_many(base, missing, len(unknown))
         open_ = [r for r in range(base + 1, self._last + 1) if (s := self._slots.get(r)) is None or s.maker is None]
         candidates: dict[int, list[Operation]] = {}
