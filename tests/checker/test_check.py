@@ -48,7 +48,7 @@ def test_a_violation_is_named_and_shown_beside_the_history(command, tmp_path):
 
 
 def test_the_page_goes_where_html_says(command, tmp_path):
-    code, out, _ = command(CASES["one after the other"].events(), "--html", str(tmp_path / "other.html"))
+    code, _, _ = command(CASES["one after the other"].events(), "--html", str(tmp_path / "other.html"))
     assert code == 0
     assert "Linearizable" in (tmp_path / "other.html").read_text()
     code, _, _ = command(CASES["stale read"].events(), "--html", str(tmp_path / "other.html"))

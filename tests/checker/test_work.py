@@ -55,6 +55,12 @@ def test_a_search_is_bounded_in_memory(monkeypatch):
     assert "100 configurations" in verdict.reason
 
 
+def test_the_placing_of_unknown_outcomes_is_bounded_in_time():
+    verdict = check(large(True, 10, operations=500, unknown=0.2), seconds=0)
+    assert verdict.ok is None
+    assert "not decided" in verdict.reason
+
+
 def test_revisions_that_jump_far_cost_nothing():
     operations = large(True, 3, operations=100, unknown=0.1)
     last = max((operation for operation in operations if operation.outcome == "ok"), key=lambda op: op.completed)
