@@ -22,7 +22,7 @@ def place(left, store, revision) -> bool:
         rest = [other for other in left if other is not op]
         after = {key: list(item) for key, item in store.items()}
         answer, changed = perform(op, after, (revision or 0) + 1)
-        if any(precedes(other, op, changed) for other in rest):
+        if any(precedes(other, op) for other in rest):
             continue
         now = revision
         if changed and revision is not None:
@@ -34,13 +34,9 @@ def place(left, store, revision) -> bool:
     return False
 
 
-def precedes(other, op, op_changed) -> bool:
-    """Whether `other` must stand before `op`. A stale read only asks not to see what began after its answer."""
-    if other.completed is None or other.completed > op.invoked:
-        return False
-    if op.stale:
-        return False
-    return op_changed if other.stale else True
+def precedes(other, op) -> bool:
+    """Whether `other` must stand before `op`. A stale read may be old: nothing need stand before it."""
+    return not op.stale and other.completed is not None and other.completed < op.invoked
 
 
 def claimed(op):

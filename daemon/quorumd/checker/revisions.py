@@ -71,9 +71,10 @@ class _Check:
                 slot.perhaps.append(operation)
             else:
                 slot.seen.append(operation)
-            broken = out_of_time(operation, self._floors[operation.index], makes is Makes.YES)
-            if broken is not None:
-                return broken
+            floor = self._floors[operation.index]
+            reason_of_time = out_of_time(operation, floor, makes is Makes.YES)
+            if reason_of_time is not None and floor.by is not None:
+                return reason_of_time, [operation, floor.by]
         return None
 
     def replay(self) -> Verdict:
@@ -102,7 +103,7 @@ class _Check:
         """Operations that may have made a revision that matters, with the one above which they made it."""
         found = []
         for operation in self._all:
-            above = self._floors[operation.index].below()
+            above = self._floors[operation.index].revision
             if operation.outcome == "info" and above < self._last and any(possible_effects(operation)):
                 found.append((operation, above))
         return found
