@@ -253,7 +253,7 @@ class Transport:
     def _fragment(
         self, peer: Peer, frame: wire.Frame, payload: bytes, now: Nanoseconds, out: list[PeerMessage]
     ) -> None:
-        self._tick_soon(now)  # which drops what never becomes whole
+        self._tick_due = min(self._tick_due, now + TICK_EVERY)  # which drops what never becomes whole
         ack, message = self.reassembler.on_fragment((peer.node, peer.incarnation), frame, payload, now)
         if ack is None:
             self.counters.increment(wire.DROP_REASSEMBLY_FULL)
@@ -291,7 +291,7 @@ class Transport:
         if len(payload) != BODY_HELLO.size:
             self.counters.increment(wire.DROP_BAD_BODY)
             return
-        self._tick_soon(now)  # which allows the next replies
+        self._tick_due = min(self._tick_due, now + TICK_EVERY)  # which allows the next replies
         nonce, *hashes, low, high, reserved = BODY_HELLO.unpack(payload)
         if reserved:
             self.counters.increment(wire.DROP_BAD_BODY)
@@ -328,6 +328,8 @@ class Transport:
         if refusal and refusal != peer.refusal:
             self.refusals.append((peer.node, refusal))
         peer.refusal = refusal
+        if refusal:
+            self._wake_due = min(self._wake_due, peer.hello_due)
         if self._filter:  # without it no incarnation is known to be the right one
             self._beats.know(peer.node, 0 if refusal else peer.incarnation)
 
@@ -498,11 +500,6 @@ class Transport:
             self._put(
                 peer, wire.KIND_FRAGMENT, message_id, index=number, commit=total_bytes, count=count, payload=payload
             )
-
-    def _tick_soon(self, now: Nanoseconds) -> None:
-        """Something arrived that may change when tick has something to do."""
-        self._tick_due = min(self._tick_due, now + TICK_EVERY)
-        self._wake_due = min(self._wake_due, now + TICK_EVERY)
 
     def deadline(self) -> Nanoseconds:
         """When tick is due at the latest; NEVER if any turn that comes anyway will do."""
