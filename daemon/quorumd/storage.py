@@ -81,7 +81,7 @@ class Storage:
         self._claimed = 0
         self.written: Index = 0  # entries up to here can be read back; the newest may still be with the disk
         self._unwritten: deque[tuple[int, Index]] = deque()  # (seq, last index it writes)
-        self._reads: dict[int, list[RecordAt]] = {}
+        self.reads: dict[int, list[RecordAt]] = {}  # asked back from the disk, by tag
         self._next_tag = 1
 
     # -- segments -----------------------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ class Storage:
 
     def recall(self, first: Index) -> bool:
         """Asks the disk for the entries from `first` on, several records at a time; False: try again later."""
-        for under_way in self._reads.values():
+        for under_way in self.reads.values():
             if under_way and under_way[0].first <= first < under_way[-1].first + under_way[-1].entries:
                 return True
         records = self.log.records
@@ -305,13 +305,8 @@ class Storage:
         if not self.disk.read(number, start % self.segment_bytes, length, tag):
             return False
         self._next_tag += 1
-        self._reads[tag] = wanted
+        self.reads[tag] = wanted
         return True
-
-    @property
-    def reading(self) -> bool:
-        """Whether anything was asked back from the disk."""
-        return bool(self._reads)
 
     def recalled(self) -> Sequence[tuple[RecordAt, bytes]]:
         """Records that came back from the disk, each with its packed entries.
@@ -321,7 +316,7 @@ class Storage:
         """
         out: list[tuple[RecordAt, bytes]] = []
         for tag, data in self.disk.reads():
-            wanted = self._reads.pop(tag)
+            wanted = self.reads.pop(tag)
             if not wanted:
                 continue
             start = wanted[0].position - RECORD_OVERHEAD
@@ -339,8 +334,8 @@ class Storage:
 
     def forget_reads(self) -> None:
         """What is under way was asked for before a truncation: ignore it when it comes."""
-        for tag in self._reads:
-            self._reads[tag] = self._reads[tag][:0]
+        for tag in self.reads:
+            self.reads[tag] = self.reads[tag][:0]
 
 
 def intact(header: bytes, record: RecordAt, entries: bytes) -> bool:

@@ -203,8 +203,11 @@ class Engine(Protocol):
         """Messages kept until their predecessors come; they are appended then, in any Ready."""
         ...
     @property
-    def quiet(self) -> bool:
-        """Whether this node leads with nothing under way: what peers say can wait for the next Tick that is due."""
+    def hears_at(self) -> Nanoseconds:
+        """When what peers say must be stepped at the latest, before the Tick of that time; 0: as soon as it arrives.
+
+        Later than 0 only while this node leads with nothing under way.
+        """
         ...
     @property
     def accepts_proposals(self) -> bool:

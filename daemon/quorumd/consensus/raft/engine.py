@@ -179,16 +179,21 @@ class Raft:
         return Held(s.held_bytes, s.held_entries)
 
     @property
-    def quiet(self) -> bool:
-        """Leads, and everybody has everything: only answers to heartbeats are to come."""
+    def hears_at(self) -> Nanoseconds:
+        """If this node leads and everybody has everything, only answers to heartbeats are to come.
+
+        They are wanted when check-quorum looks; by a lease with every round.
+        """
         s = self._s
         last = s.log.last
         if s.role is not _LEADER or s.commit != last or s.read_round or s.reads_waiting or s.transfer_to:
-            return False
+            return 0
         level = True
         for p in s.peers.values():
             level = level and p.replicating and p.match == last
-        return level
+        if not level:
+            return 0
+        return s.heartbeat_at if s.config.lease_reads else s.check_at
 
     @property
     def accepts_proposals(self) -> bool:
