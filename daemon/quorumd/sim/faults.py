@@ -19,7 +19,8 @@ from quorumd.types import Nanoseconds, NodeId
 Undo = Callable[[], None]
 MS = limits.MILLISECOND
 SHORTEST: Nanoseconds = 20 * MS
-LOST_SECTORS = (0.8, 1.0)  # share of the un-synced sectors that a power loss takes
+AMID_SYNC = 0.7  # share of crashes that wait for a sync to strike in
+LOST_SECTORS = (0.5, 0.8, 0.9, 1.0)  # share of the un-synced sectors that a power loss takes
 
 
 def nothing() -> None:
@@ -203,16 +204,30 @@ class Faults:
 
     # -- nodes --------------------------------------------------------------------------------------------------
 
-    def halt(self, machine: Machine, dice: random.Random, *, power: bool) -> bool:
-        """Ends the process; False if there was none."""
-        if machine.core is None:
-            return False
+    def halt(self, machine: Machine, dice: random.Random, *, power: bool) -> None:
+        """Ends the process, if there is one. A loss of power takes what an ended one left in the page cache, too."""
+        ran = machine.core is not None
         machine.stop()
         if power:
-            machine.disk.lost_power(dice.uniform(*LOST_SECTORS))
-        else:
+            machine.disk.lost_power(dice.choice(LOST_SECTORS))
+        elif ran:
             machine.disk.killed()
-        return True
+
+    def _amid_sync(self, machine: Machine, dice: random.Random, action: Callable[[], None]) -> Callable[[], None]:
+        """`action` happens now or, more often, while the disk is at its next sync; returns what calls that off.
+
+        An idle disk has nothing to lose, and syncs are short: chance alone would seldom strike in one.
+        """
+        if dice.random() < AMID_SYNC:
+            when = dice.randint(0, machine.disk.sync_ns[0])
+            machine.disk.trap = lambda: self.world.after(when, action)
+        else:
+            action()
+
+        def call_off() -> None:
+            machine.disk.trap = None
+
+        return call_off
 
     def revive(self, machine: Machine) -> None:
         """Starts the node, however often it takes: it can lose power while it starts."""
@@ -220,16 +235,32 @@ class Faults:
             machine.start()
 
     def _kill(self, dice: random.Random, number: int) -> Undo | None:
-        machine = self._machine(dice)
-        return (lambda: self.revive(machine)) if self.halt(machine, dice, power=False) else None
+        return self._crash(dice, power=False)
 
     def _power_loss(self, dice: random.Random, number: int) -> Undo | None:
+        return self._crash(dice, power=True)
+
+    def _crash(self, dice: random.Random, *, power: bool) -> Undo | None:
         machine = self._machine(dice)
-        if not self.halt(machine, dice, power=True):
+        if machine.core is None and not power:
             return None
-        if dice.random() < 0.25:
-            machine.disk.cut_after = dice.randrange(8)
-        return lambda: self.revive(machine)
+        state = {"over": False}
+
+        def crash() -> None:
+            if state["over"]:
+                return
+            self.halt(machine, dice, power=power)
+            if power and dice.random() < 0.25:
+                machine.disk.cut_after = dice.randrange(8)
+
+        call_off = self._amid_sync(machine, dice, crash)
+
+        def undo() -> None:
+            state["over"] = True
+            call_off()
+            self.revive(machine)
+
+        return undo
 
     def _restart(self, dice: random.Random, number: int) -> Undo | None:
         """Stopped in good order."""
@@ -243,11 +274,28 @@ class Faults:
     def _restart_all(self, dice: random.Random, number: int) -> Undo | None:
         """Every node at once, and each comes back at a time of its own."""
         power = dice.random() < 0.7
-        for machine in self.cluster.machines.values():
-            if self.halt(machine, dice, power=power):
-                delay = dice.randint(0, limits.SECOND)
-                self.world.after(delay, lambda machine=machine: None if self.over else self.revive(machine))
-        return lambda: [self.revive(machine) for machine in self.cluster.machines.values()] and None
+        state = {"over": False}
+
+        def crash() -> None:
+            if state["over"]:
+                return
+            for machine in self.cluster.machines.values():
+                self.halt(machine, dice, power=power)
+                self.world.after(dice.randint(0, limits.SECOND), lambda machine=machine: back(machine))
+
+        def back(machine: Machine) -> None:
+            if not state["over"]:
+                self.revive(machine)
+
+        call_off = self._amid_sync(self._machine(dice), dice, crash)
+
+        def undo() -> None:
+            state["over"] = True
+            call_off()
+            for machine in self.cluster.machines.values():
+                self.revive(machine)
+
+        return undo
 
     def _pause(self, dice: random.Random, number: int) -> Undo | None:
         machine = self._machine(dice)
@@ -328,9 +376,12 @@ class Faults:
         if not harm(machine, dice):
             return lambda: self.revive(machine)
         self.cluster.observer.damaged.add(machine.node)
-        if running:
-            return lambda: self.halt(machine, dice, power=False) and self.revive(machine)
-        return lambda: self.revive(machine)
+
+        def undo() -> None:
+            self.halt(machine, dice, power=False)
+            self.revive(machine)
+
+        return undo
 
     def _wipe(self, dice: random.Random, number: int) -> Undo | None:
         """The node comes back with an empty directory, and half the time somebody bootstraps it once more."""
