@@ -20,6 +20,7 @@ from quorumd_fastpath import wire
 from quorumd_fastpath.wire import WRITES
 
 HELD_SHARE: Final = 16  # of a segment may wait in the engine for its predecessors
+HELD_RING_SHARE: Final = 4  # of what the ring has free, likewise: what fills the gap must still find room
 DELETE_RANGE: Final = b"\x02"  # first byte of a command that only shrinks the store
 
 
@@ -35,16 +36,17 @@ class Admission:
         self._members = members
         self._bytes = 0  # let through to the engine since `settled`
         self._entries = 0
+        self._held = (0, 0)  # bytes and entries that the engine held when it was asked last
 
     def settled(self) -> None:
         """Everything let through was appended, or never will be."""
         self._bytes = self._entries = 0
         self.storage.settled()
 
-    def entries(self, message: AppendEntries, last: Index, held: int) -> AppendEntries | None:
+    def entries(self, message: AppendEntries, last: Index, held: int, held_entries: int) -> AppendEntries | None:
         """The message if the log takes a leader's entries; None if not: the leader will send them again.
 
-        last, held: the log's last index, and bytes of messages the engine holds back until their predecessors come.
+        last, held: the log's last index, and what the engine holds back until its predecessors come.
         Those are appended without another question, so their room is kept; one too many loses its entries, and tells
         the engine no more than that there is a gap.
         """
@@ -53,12 +55,18 @@ class Admission:
             return message
         if not isinstance(source, SlabSource | BytesSource):
             raise InvariantBroken("entries of a peer come with their bytes")
-        size = source.size_bytes
-        if message.prev_index > last and held + size > self.storage.segment_bytes // HELD_SHARE:
-            return message._replace(entries=0, source=None)
-        if not self._ring(size, message.entries):
+        size, ring = source.size_bytes, self.log.ring
+        self._released(held, held_entries)
+        if message.prev_index > last:
+            waiting = held + size, held_entries + message.entries
+            share = HELD_RING_SHARE * waiting[0], HELD_RING_SHARE * waiting[1]
+            if waiting[0] > self.storage.segment_bytes // HELD_SHARE or not ring.room(*share):
+                return message._replace(entries=0, source=None)
+        self._bytes += size
+        self._entries += message.entries
+        if not ring.room(self._bytes + held, self._entries + held_entries):
             self.storage.yield_ring()
-            if not self.log.ring.room(self._bytes, self._entries):
+            if not ring.room(self._bytes + held, self._entries + held_entries):
                 return None
         room = self.storage.room(size + held, growing=True) or (
             self.storage.room(size + held, growing=False) and not grows(source, message.entries)
@@ -67,6 +75,14 @@ class Admission:
             return None
         self.storage.claim(size)
         return message
+
+    def _released(self, held: int, held_entries: int) -> None:
+        """What was held and is no longer is on its way into the ring: it needs room from now on like all else."""
+        before, self._held = self._held, (held, held_entries)
+        size = max(before[0] - held, 0)
+        self._bytes += size
+        self._entries += max(before[1] - held_entries, 0)
+        self.storage.claim(size)
 
     def own(self, count: int, size_bytes: int) -> bool:
         """Whether the log takes this leader's own housekeeping, which may use the disk's reserve."""

@@ -248,7 +248,7 @@ class Core:
             return
         for message in messages:
             if type(message) is AppendEntries:
-                taken = self.admission.entries(message, engine.last, engine.held_bytes)
+                taken = self.admission.entries(message, engine.last, engine.held_bytes, engine.held_entries)
                 if taken is not None:
                     engine.step(taken)
             else:

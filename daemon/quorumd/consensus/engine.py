@@ -195,6 +195,10 @@ class Engine(Protocol):
         """Bytes of messages kept until their predecessors come; they are appended then, in any Ready."""
         ...
     @property
+    def held_entries(self) -> int:
+        """Entries of those messages."""
+        ...
+    @property
     def quiet(self) -> bool:
         """Whether this node leads with nothing under way: what peers say can wait for the next Tick that is due."""
         ...

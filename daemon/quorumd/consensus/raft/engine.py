@@ -178,6 +178,10 @@ class Raft:
         return self._s.held_bytes
 
     @property
+    def held_entries(self) -> int:
+        return sum(message.entries for message, _ in self._s.held.values())
+
+    @property
     def quiet(self) -> bool:
         """Leads, and everybody has everything: only answers to heartbeats are to come."""
         s = self._s
