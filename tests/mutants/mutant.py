@@ -105,7 +105,8 @@ def apply(mutant: Mutant, copy: Path, *, dry: bool = False) -> None:
 
 def touched_modules(copy: Path, files: tuple[str, ...]) -> list[str]:
     """Extension modules that must be built again: those that are made of the files, by whatever way they include."""
-    sources = {path.name: path.read_text() for path in (copy / NATIVE).iterdir() if path.suffix in (".pyx", ".pxd", ".h")}
+    paths = [path for path in (copy / NATIVE).iterdir() if path.suffix in (".pyx", ".pxd", ".h")]
+    sources = {path.name: path.read_text() for path in paths}
     touched = {Path(name).name for name in files if Path(name).parent == NATIVE} & set(sources)
     grown = True
     while grown:

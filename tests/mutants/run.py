@@ -42,7 +42,8 @@ class Result:
 
 def simulate(copy: Path, options: Iterable[str], seeds: int, jobs: int) -> tuple[str, int, str]:
     """(word of the first check that failed or "", runs, what it said) of a campaign over the seeds 1 to `seeds`."""
-    command = [sys.executable, "-m", "quorumd", "sim", "--seeds", f"1..{seeds}", "--jobs", str(jobs), "--json", *options]
+    command = [sys.executable, "-m", "quorumd", "sim", "--seeds", f"1..{seeds}", "--jobs", str(jobs), "--json"]
+    command += options
     done = subprocess.run(
         command, cwd=copy, env=environment(copy), capture_output=True, text=True, check=False, timeout=SIM_SECONDS
     )
