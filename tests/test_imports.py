@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DAEMON = ROOT / "daemon" / "quorumd"
-PURE = {"crc", "wire", "ring", "walframe", "apply"}
+PURE = {"crc", "wire", "beats", "ring", "walframe", "apply"}
 
 LEAF = {"types", "errors", "invariants", "limits", "endpoint", "yamlsource", "configerrors", "config", "commands"}
 # Layer -> the layers it may import, besides itself. `fastpath` stands for the pure native modules.
@@ -21,8 +21,10 @@ LAYERS = {
     "client": {"leaf", "node parts", "fastpath"},
     "checker": {"leaf"},
     "supervisor": {"leaf", "environment", "client", "checker"},
+    "sim": {"leaf", "consensus", "node parts", "core", "client", "checker", "fastpath"},
     "cli": {
         *("leaf", "environment", "consensus", "node parts", "core", "node", "client", "checker", "supervisor"),
+        "sim",
         *("fastpath", "system calls"),
     },
 }
@@ -34,7 +36,7 @@ MODULES = {
         (
             *("admission", "applier", "auth", "clientplane", "digests", "fragments", "join", "log"),
             *("peercodec", "ports"),
-            *("recovery", "statemachine", "storage", "transport"),
+            *("recovery", "sources", "statemachine", "storage", "transport"),
         ),
         "node parts",
     ),
@@ -43,6 +45,7 @@ MODULES = {
     "client": "client",
     "checker": "checker",
     "supervisor": "supervisor",
+    "sim": "sim",
     **dict.fromkeys(("cli", "__main__"), "cli"),
 }
 CONSENSUS_MAY_NOT = {"time", "random", "socket", "os", "asyncio", "threading", "logging", "select", "datetime"}
@@ -104,6 +107,13 @@ def test_node_parts_and_core_touch_the_world_only_through_ports(path):
         return
     for module, line in imports(path):
         assert module.split(".")[0] not in CORE_MAY_NOT, f"{path}:{line}: {own} may not import {module}"
+
+
+@pytest.mark.parametrize("path", sorted((DAEMON / "sim").rglob("*.py")), ids=lambda path: path.name)
+def test_the_simulator_has_no_time_or_randomness_but_its_own(path):
+    for module, line in imports(path):
+        if path.name != "campaign.py":  # which counts real seconds, around whole runs
+            assert module.split(".")[0] not in CORE_MAY_NOT - {"random"}, f"{path}:{line}: may not import {module}"
 
 
 def test_raft_and_paxos_never_import_each_other():

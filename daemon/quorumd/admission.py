@@ -13,8 +13,9 @@ from quorumd.commands import Kind
 from quorumd.consensus.messages import AppendEntries
 from quorumd.invariants import InvariantBroken
 from quorumd.log import Log
+from quorumd.sources import BytesSource, SlabSource
 from quorumd.storage import Storage
-from quorumd.transport import BytesSource, SlabSource, Transport
+from quorumd.transport import Transport
 from quorumd.types import Index
 from quorumd_fastpath import wire
 from quorumd_fastpath.wire import WRITES
@@ -35,12 +36,12 @@ class Admission:
         self._quorum = members // 2 + 1
         self._members = members
         self._bytes = 0  # let through to the engine since `settled`
-        self._entries = 0
+        self.entries_open = 0  # likewise
         self._held = (0, 0)  # bytes and entries that the engine held when it was asked last
 
     def settled(self) -> None:
         """Everything let through was appended, or never will be."""
-        self._bytes = self._entries = 0
+        self._bytes = self.entries_open = 0
         self.storage.settled()
 
     def entries(self, message: AppendEntries, last: Index, held: int, held_entries: int) -> AppendEntries | None:
@@ -63,10 +64,10 @@ class Admission:
             if waiting[0] > self.storage.segment_bytes // HELD_SHARE or not ring.room(*share):
                 return message._replace(entries=0, source=None)
         self._bytes += size
-        self._entries += message.entries
-        if not ring.room(self._bytes + held, self._entries + held_entries):
+        self.entries_open += message.entries
+        if not ring.room(self._bytes + held, self.entries_open + held_entries):
             self.storage.yield_ring()
-            if not ring.room(self._bytes + held, self._entries + held_entries):
+            if not ring.room(self._bytes + held, self.entries_open + held_entries):
                 return None
         room = self.storage.room(size + held, growing=True) or (
             self.storage.room(size + held, growing=False) and not grows(source, message.entries)
@@ -81,7 +82,7 @@ class Admission:
         before, self._held = self._held, (held, held_entries)
         size = max(before[0] - held, 0)
         self._bytes += size
-        self._entries += max(before[1] - held_entries, 0)
+        self.entries_open += max(before[1] - held_entries, 0)
         self.storage.claim(size)
 
     def own(self, count: int, size_bytes: int) -> bool:
@@ -113,8 +114,8 @@ class Admission:
 
     def _ring(self, size: int, count: int) -> bool:
         self._bytes += size
-        self._entries += count
-        return self.log.ring.room(self._bytes, self._entries)
+        self.entries_open += count
+        return self.log.ring.room(self._bytes, self.entries_open)
 
     def _quorum_full(self) -> bool:
         """Whether no quorum of nodes can take growing entries: followers say so in their acknowledgements."""

@@ -6,7 +6,7 @@ piece. Invariant: the store has applied exactly 1..applied, and applied <= commi
 
 from collections import deque
 
-from quorumd import limits
+from quorumd import limits, peercodec
 from quorumd.clientplane import ClientPlane
 from quorumd.digests import DigestJudge
 from quorumd.errors import Diverged
@@ -44,6 +44,9 @@ class Applier:
         self._points: deque[tuple[Index, int]] = deque()  # (index, read id), in order of index
         self._recalling: Index = 0  # first index being read back for apply; 0: none
         self._regime: tuple[Term, NodeId] = (0, 0)  # term and leader under which digests are compared
+        self._reported: tuple[Index, bool] = (-1, False)  # what `_report` was made of
+        self._report = peercodec.nothing_to_report()
+        transport.report = self.report
 
     @property
     def behind(self) -> bool:
@@ -106,10 +109,22 @@ class Applier:
         self.clients.pending.drop_from(first)
         self._recalling = 0
 
+    def report(self) -> Report:
+        """What this node's acknowledgements say of it now."""
+        state = (self.applied, self.storage.disk_full)
+        if state != self._reported:
+            self._reported = state
+            self._report = peercodec.report(self.applied, *self.store.checkpoint(), disk_full=state[1])
+        return self._report
+
+    @property
+    def to_compare(self) -> bool:
+        """Whether `compare` has anything to judge."""
+        return bool(self.transport.claims or self.transport.verdicts) or self.judge.doubts
+
     def compare(self, now: Nanoseconds, term: Term, leader: NodeId) -> None:
-        """Tells peers this node's digest and judges theirs. Raises Diverged if this replica must stop."""
+        """Judges what peers said of their digests. Raises Diverged if this replica must stop."""
         judge, transport = self.judge, self.transport
-        transport.report = Report(self.applied, *self.store.checkpoint(), self.storage.disk_full)
         if (term, leader) != self._regime:
             self._regime = term, leader
             judge.reset()
@@ -117,13 +132,14 @@ class Applier:
             for said_in, node, index, digest in transport.claims:
                 if said_in == term:
                     judge.hear(node, index, digest, now)
-            transport.agreed_digest = judge.agreed
+            transport.verdict = peercodec.verdict(*judge.agreed)
         elif leader:
             for said_in, node, index, digest in transport.verdicts:
                 if (said_in, node) == (term, leader):
                     judge.told(index, digest, now)
         transport.claims.clear()
         transport.verdicts.clear()
+        transport.settled = (0, 0, 0) if judge.doubts else (term, *judge.confirmed)
         reason = judge.standing(now)
         if reason:
             raise Diverged(reason)

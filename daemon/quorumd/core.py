@@ -47,16 +47,9 @@ from quorumd.join import judge
 from quorumd.log import Log
 from quorumd.ports import Disk, Meta
 from quorumd.recovery import Recovered, recover
+from quorumd.sources import BytesSource, SlabSource
 from quorumd.storage import Storage
-from quorumd.transport import (
-    BOOTSTRAPPING,
-    HAS_STATE,
-    VOTER,
-    BytesSource,
-    Identity,
-    SlabSource,
-    Transport,
-)
+from quorumd.transport import BOOTSTRAPPING, HAS_STATE, VOTER, Identity, Transport
 from quorumd.types import Address, Incarnation, Index, Nanoseconds, NodeId
 from quorumd_fastpath import wire
 from quorumd_fastpath.apply import Store
@@ -114,7 +107,7 @@ class Core:
         self.storage: Storage | None = None
         self.out_of_quorum = ""  # why this node neither votes nor acknowledges; "" if it does
         self.waiting = ""  # what an empty node waits for
-        self._last_seq = 0
+        self._last_seq = 0  # newest Ready that waits for the disk, or whose messages do
         self._durable_seq = 0
         self._parked: deque[tuple[int, Sequence[Any]]] = deque()
         self._next_read = 1
@@ -315,7 +308,8 @@ class Core:
                 self._chores(engine, storage, now)
             self.settle()
             self.applier.advance(now, engine.term)
-            self.applier.compare(now, engine.term, engine.leader)
+            if self.applier.to_compare:
+                self.applier.compare(now, engine.term, engine.leader)
         self.transport.tick(now)
         self.clients.finish(now)
 
@@ -341,20 +335,23 @@ class Core:
             return
         while (ready := engine.ready()) is not None:
             self._perform(engine, storage, ready)
-        self.admission.settled()
+        if self.admission.entries_open:
+            self.admission.settled()
 
     def _perform(self, engine: Engine, storage: Storage, ready: Ready) -> None:
         """Acts on one Ready, in the order its fields stand."""
         now = self._now
-        self._last_seq = ready.seq
         for item in ready.append:
             self._append(item)
         if ready.touches_disk:
+            self._last_seq = ready.seq
+            self._chores_due = min(self._chores_due, now + CHORES_EVERY)
             storage.write(ready.seq, ready.hard_state, ready.append, self.applier.commit)
             self.applier.pin()
         for message in ready.messages:
             self.transport.send(message, now)
         if ready.messages_after_durable:
+            self._last_seq = ready.seq
             self._parked.append((ready.seq, ready.messages_after_durable))
         if ready.committed is not None:
             self.applier.commit = ready.committed[1]
@@ -364,12 +361,13 @@ class Core:
             self.clients.reads.reject(
                 read_id, self.clients.replies, wire.STATUS_NOT_LEADER, self.clients.hint()
             )
-        for event in ready.events:
-            self.log_event(event.what, **event.detail)
-        self._follow_role(engine, now)
-        if not storage.busy and ready.seq > self._durable_seq:
-            self._durable_seq = ready.seq
-            engine.step(Durable(ready.seq))
+        if ready.events:  # a change of role is one
+            for event in ready.events:
+                self.log_event(event.what, **event.detail)
+            self._follow_role(engine, now)
+        if not storage.busy and self._last_seq > self._durable_seq:
+            self._durable_seq = self._last_seq
+            engine.step(Durable(self._last_seq))
             self._release(now)
 
     def _append(self, item: Append) -> None:
@@ -431,11 +429,12 @@ class Core:
     # -- chores -------------------------------------------------------------------------------------------------
 
     def _chores(self, engine: Engine, storage: Storage, now: Nanoseconds) -> None:
-        """What need not happen in every turn: an idle node has a hundred a second, and each costs."""
-        self._chores_due = now + CHORES_EVERY
+        """What need not happen in every turn. A write brings it forward: without any, next to nothing falls due."""
         self.disk_woke = False
         storage.maintain(now)
         storage.idle(now, self.applier.commit)
+        at_rest = not storage.busy and storage.deadline(now) is None
+        self._chores_due = now + (EXPIRY_EVERY if at_rest else CHORES_EVERY)
         if self.transport.refusals:
             for node, reason in self.transport.refusals:
                 self.log_event("peer_refused", peer=node, reason=reason)
@@ -445,6 +444,7 @@ class Core:
         if now >= self._expiry_due:
             self._expiry_due = now + EXPIRY_EVERY
             self._expire_sessions(engine, now)
+        self._chores_due = min(self._chores_due, self._expiry_due)
         if self.disk.oldest_pending_ns() > self.settings.disk_stall and now - self._transfer_told > limits.SECOND:
             self._hand_over(engine, now)
 

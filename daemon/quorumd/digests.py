@@ -33,16 +33,30 @@ class DigestJudge:
         self._suspect: tuple[Index, Nanoseconds, str] | None = None  # oldest reason not refuted: index, since, reason
         self._votes: dict[Index, dict[NodeId, int]] = {}
         self.agreed: tuple[Index, int] = (0, 0)  # newest index a majority agrees on, and its digest
+        # Found equal to our own since the last reset. While nothing is doubted, hearing it again changes nothing.
+        self.confirmed: tuple[Index, int] = (0, 0)
 
     def reset(self) -> None:
         """Another leader, or none: what was heard under the last one is void."""
         self._suspect = None
         self._votes.clear()
+        self.confirmed = (0, 0)
+
+    @property
+    def doubts(self) -> bool:
+        """Whether a reason to stop stands, for however short a time."""
+        return self._suspect is not None
 
     def standing(self, now: Nanoseconds) -> str:
         """The reason to stop, once it has stood for long enough; else ""."""
         suspect = self._suspect
         return suspect[2] if suspect is not None and now - suspect[1] >= self._stands_for else ""
+
+    def _judged(self, index: Index, own: int, right: int, now: Nanoseconds) -> None:
+        """Compares our digest at `index` with the right one."""
+        if own == right:
+            self.confirmed = (index, own)
+        self._note(index, "" if own == right else self._reason(index, own, right), now)
 
     def _note(self, index: Index, reason: str, now: Nanoseconds) -> None:
         if reason:
@@ -71,7 +85,7 @@ class DigestJudge:
         best, count = max(counts.items(), key=lambda item: item[1])
         if count >= self._quorum:
             self.agreed = (index, best)
-            self._note(index, "" if own == best else self._reason(index, own, best), now)
+            self._judged(index, own, best, now)
         elif count + self._voters - len(votes) < self._quorum:
             self._note(index, f"no majority agrees on the state at index {index}: {votes}", now)
 
@@ -79,7 +93,7 @@ class DigestJudge:
         """The leader says what a majority has at `index`."""
         own = self._own(index) if index else None
         if own is not None:
-            self._note(index, "" if own == digest else self._reason(index, own, digest), now)
+            self._judged(index, own, digest, now)
 
     @staticmethod
     def _reason(index: Index, own: int, majority: int) -> str:

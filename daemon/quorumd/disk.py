@@ -88,13 +88,15 @@ class RealDisk:
         return self._fileno
 
     def signalled(self, woken: Container[int]) -> bool:
-        """Notes which of the two threads woke the loop: without a signal neither is asked, a call saved.
+        """Notes which of the two threads woke the loop: one that gave no sign since it was asked is not asked again.
 
         True if background file work ended.
         """
         wal, worker = self._fileno
-        self._wal_signalled = wal in woken
-        self._worker_signalled = worker in woken
+        if wal in woken:
+            self._wal_signalled = True
+        if worker in woken:
+            self._worker_signalled = True
         return self._worker_signalled
 
     # -- start-up -----------------------------------------------------------------------------------------------
@@ -217,6 +219,7 @@ class RealDisk:
         self._worker.prepare(self.path(number) + ".tmp", self.path(number), size_bytes, None, tag)
 
     def _collect(self) -> None:
+        self._worker_signalled = False
         for kind, tag, error, data in self._worker.done():
             if kind == "prepare":
                 self._done.append((self._preparing.pop(tag), error))
@@ -250,6 +253,7 @@ class RealDisk:
     def durable(self) -> int:
         if not self._wal_signalled:
             return self._durable
+        self._wal_signalled = False
         self._durable, error, batches = self._wal.reap()
         if error:
             raise DiskError(f"{self.directory}: writing the log failed: {os.strerror(error)}")

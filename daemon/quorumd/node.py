@@ -42,6 +42,7 @@ EXIT_HALTED = 6
 
 PR_SET_PDEATHSIG = 1
 PEER_SLABS_PER_TURN = 64
+MAX_EVENTS = 8  # more than the loop has descriptors; the default reserves room for a thousand in every turn
 UNRESOLVED = ("127.0.0.1", 9)  # the discard port: a peer whose name does not resolve yet
 
 
@@ -219,12 +220,12 @@ class Node:
         core, disk, clock = self.core, self.disk, time.monotonic_ns
         peer_fd, client_fd = self.peer_socket.fileno(), self.client_socket.fileno()
         now = clock()
-        while not self._stopped(now):
-            wait = max(core.deadline(now) - now, 0)
-            quiet = core.quiet
-            woken = {fd for fd, _ in (but_peers if quiet else everything).poll(wait / 1e9)}
+        due, quiet = core.deadline(now), core.quiet
+        while not (self.stopping and self._stopped(now)):
+            wait = max(due - now, 0)
+            woken = dict((but_peers if quiet else everything).poll(wait / 1e9, MAX_EVENTS))
             began = clock()
-            if disk.signalled(woken):
+            if woken and disk.signalled(woken):
                 core.disk_woke = True
             late = began - now - wait
             if quiet or peer_fd in woken or late > self._half_heartbeat:
@@ -234,7 +235,8 @@ class Node:
                 self._note("stalled", began, late_ms=late // limits.MILLISECOND)
             staged = self._take_clients(began) if client_fd in woken else 0
             core.finish(began)
-            self._send()
+            due, quiet = core.deadline(began), core.quiet
+            self._send()  # the last thing: it wakes the peers, who on a shared core take over with their own memory
             now = clock()
             self.turns += 1
             if now - began > self._half_heartbeat:
@@ -258,9 +260,7 @@ class Node:
         self.stopping = True
 
     def _stopped(self, now: Nanoseconds) -> bool:
-        """A leader that is asked to stop first hands over, within two election timeouts."""
-        if not self.stopping:
-            return False
+        """Asked to stop. A leader first hands over, within two election timeouts."""
         engine = self.core.engine
         if engine is None or engine.role is not Role.LEADER or len(self.config.nodes) == 1:
             return True

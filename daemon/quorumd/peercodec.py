@@ -5,8 +5,8 @@ the ring, which transport.py and the fastpath see to.
 """
 
 import struct
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 from quorumd.consensus.messages import (
     AppendEntriesReply,
@@ -30,27 +30,21 @@ DISK_FULL = 1 << 8  # in every reply that a follower sends: it cannot take growi
 BODY_VOTE = struct.Struct("<Q")  # last_term
 BODY_APPEND = struct.Struct("<QQQ")  # prev_term, entries_term, 0
 BODY_APPEND_REPLY = struct.Struct("<QQQQQ")  # hint_index, hint_term, applied, digest_index, digest
+BODY_HINT = struct.Struct("<QQ")  # the first two of them
 BODY_HEARTBEAT = struct.Struct("<QQ")  # digest_index, digest agreed on by a majority
-BODY_HEARTBEAT_REPLY = struct.Struct("<QQQ")  # applied, digest_index, digest
+BODY_REPORT = struct.Struct("<QQQ")  # applied, digest_index, digest: the body of a heartbeat's reply
 
 
 class Report(NamedTuple):
-    """What a node says of itself in every acknowledgement."""
+    """What a node says of itself in every acknowledgement, packed once for many of them (see `report`)."""
 
-    applied: Index
-    digest_index: Index
-    digest: int
-    disk_full: bool
-
-
-class Encoded(NamedTuple):
-    """A frame but for addresses and incarnations."""
-
-    kind: int
     flags: int
-    index_: int
-    commit: int
-    payload: bytes
+    body: bytes
+
+
+Reporter: TypeAlias = Callable[[], Report]
+Encoded: TypeAlias = tuple[int, int, Index, Index, bytes]
+"""A frame but for addresses and incarnations: kind, flags, index, commit, payload."""
 
 
 class Decoded(NamedTuple):
@@ -68,9 +62,19 @@ def decode(frame: wire.Frame, body: memoryview) -> Decoded | None:
     return None if decoder is None else decoder(frame, body)
 
 
-def encode(message: PeerMessage, report: Report, agreed: tuple[Index, int]) -> Encoded:
-    """The frame of a message; `agreed` is the newest (index, digest) that a majority has."""
-    return _ENCODERS[type(message)](message, report, agreed)
+def report(applied: Index, digest_index: Index, digest: int, *, disk_full: bool) -> Report:
+    """The Report of a node that applied so far, had `digest` at `digest_index`, and takes growing entries or not."""
+    return Report(DISK_FULL * disk_full, BODY_REPORT.pack(applied, digest_index, digest))
+
+
+def nothing_to_report() -> Report:
+    """Of a node that has not opened its log."""
+    return report(0, 0, 0, disk_full=False)
+
+
+def verdict(index: Index, digest: int) -> bytes:
+    """Body of a heartbeat: the newest index whose digest a majority agrees on; 0 for none yet."""
+    return BODY_HEARTBEAT.pack(index, digest)
 
 
 def _get_vote(frame: wire.Frame, body: memoryview) -> Decoded:
@@ -99,7 +103,7 @@ def _get_heartbeat(frame: wire.Frame, body: memoryview) -> Decoded:
 
 
 def _get_heartbeat_reply(frame: wire.Frame, body: memoryview) -> Decoded:
-    _applied, digest_index, digest = BODY_HEARTBEAT_REPLY.unpack(body)
+    _applied, digest_index, digest = BODY_REPORT.unpack(body)
     reply = HeartbeatReply(frame[5], frame[6], frame[9], frame[10], frame[11])
     return Decoded(reply, digest_index, digest, bool(frame[3] & DISK_FULL))
 
@@ -118,35 +122,37 @@ _DECODERS: dict[int, Callable[[wire.Frame, memoryview], Decoded]] = {
 }
 
 
-def _put_vote(m: RequestVote, report: Report, agreed: tuple[Index, int]) -> Encoded:
+def _put_vote(m: RequestVote, report: Reporter, verdict: bytes) -> Encoded:
     flags = PRE * m.pre | TRANSFER * m.transfer
-    return Encoded(wire.KIND_REQUEST_VOTE, flags, m.last_index, 0, BODY_VOTE.pack(m.last_term))
+    return wire.KIND_REQUEST_VOTE, flags, m.last_index, 0, BODY_VOTE.pack(m.last_term)
 
 
-def _put_vote_reply(m: RequestVoteReply, report: Report, agreed: tuple[Index, int]) -> Encoded:
-    return Encoded(wire.KIND_REQUEST_VOTE_REPLY, GRANTED * m.granted | PRE_REPLY * m.pre, 0, 0, b"")
+def _put_vote_reply(m: RequestVoteReply, report: Reporter, verdict: bytes) -> Encoded:
+    return wire.KIND_REQUEST_VOTE_REPLY, GRANTED * m.granted | PRE_REPLY * m.pre, 0, 0, b""
 
 
-def _put_append_reply(m: AppendEntriesReply, report: Report, agreed: tuple[Index, int]) -> Encoded:
-    body = BODY_APPEND_REPLY.pack(m.hint_index, m.hint_term, report.applied, report.digest_index, report.digest)
-    flags = REJECTED * m.rejected | DISK_FULL * report.disk_full
-    return Encoded(wire.KIND_APPEND_ENTRIES_REPLY, flags, m.match, m.prev_index, body)
+def _put_append_reply(m: AppendEntriesReply, report: Reporter, verdict: bytes) -> Encoded:
+    flags, body = report()
+    flags |= REJECTED * m.rejected
+    hint = BODY_HINT.pack(m.hint_index, m.hint_term)
+    return wire.KIND_APPEND_ENTRIES_REPLY, flags, m.match, m.prev_index, hint + body
 
 
-def _put_heartbeat(m: Heartbeat, report: Report, agreed: tuple[Index, int]) -> Encoded:
-    return Encoded(wire.KIND_HEARTBEAT, 0, m.round, m.commit, BODY_HEARTBEAT.pack(*agreed))
+def _put_heartbeat(m: Heartbeat, report: Reporter, verdict: bytes) -> Encoded:
+    return wire.KIND_HEARTBEAT, 0, m.round, m.commit, verdict
 
 
-def _put_heartbeat_reply(m: HeartbeatReply, report: Report, agreed: tuple[Index, int]) -> Encoded:
-    body = BODY_HEARTBEAT_REPLY.pack(report.applied, report.digest_index, report.digest)
-    return Encoded(wire.KIND_HEARTBEAT_REPLY, DISK_FULL * report.disk_full, m.round, m.last, body)
+def _put_heartbeat_reply(m: HeartbeatReply, report: Reporter, verdict: bytes) -> Encoded:
+    flags, body = report()
+    return wire.KIND_HEARTBEAT_REPLY, flags, m.round, m.last, body
 
 
-def _put_timeout_now(m: TimeoutNow, report: Report, agreed: tuple[Index, int]) -> Encoded:
-    return Encoded(wire.KIND_TIMEOUT_NOW, 0, 0, 0, b"")
+def _put_timeout_now(m: TimeoutNow, report: Reporter, verdict: bytes) -> Encoded:
+    return wire.KIND_TIMEOUT_NOW, 0, 0, 0, b""
 
 
-_ENCODERS: dict[type, Callable[[Any, Report, tuple[Index, int]], Encoded]] = {
+# By type of message: its frame, given who reports for this node and what a heartbeat carries (see `verdict`).
+ENCODERS: Mapping[type, Callable[[Any, Reporter, bytes], Encoded]] = {
     RequestVote: _put_vote,
     RequestVoteReply: _put_vote_reply,
     AppendEntriesReply: _put_append_reply,

@@ -147,9 +147,9 @@ class Storage:
     @property
     def disk_full(self) -> bool:
         """Whether growing entries are refused because the file system has no room."""
-        full = self._prepare_errno in (errno.ENOSPC, errno.EDQUOT)
-        reserve = self.segment_bytes // 4
-        return full and not self._ahead and self._room_here() - limits.MAX_ENTRY_BYTES < reserve
+        if self._prepare_errno not in (errno.ENOSPC, errno.EDQUOT):
+            return False
+        return not self._ahead and self._room_here() - limits.MAX_ENTRY_BYTES < self.segment_bytes // 4
 
     def maintain(self, now: Nanoseconds) -> None:
         """Keeps segments prepared ahead; tries again later when the disk is full."""

@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from quorumd import limits, peercodec
-from quorumd.consensus.messages import AppendEntries, Heartbeat, PeerMessage
+from quorumd.consensus.messages import AppendEntries, Heartbeat, HeartbeatReply, PeerMessage
 from quorumd.fragments import Fragmenter, Reassembler
 from quorumd.log import Log
-from quorumd.peercodec import BODY_APPEND, Report
+from quorumd.peercodec import BODY_APPEND, DISK_FULL, ENCODERS, Reporter
+from quorumd.sources import BytesSource, SlabSource, chunks
 from quorumd.types import Address, Incarnation, Index, Nanoseconds, NodeId, Term
 from quorumd_fastpath import wire
+from quorumd_fastpath.beats import Beat, Beats
 from quorumd_fastpath.ring import check_entries
 from quorumd_fastpath.wire import Counters, Outbox, Slab
 
@@ -38,37 +40,6 @@ SILENT_AFTER = 1 * limits.SECOND
 TICK_EVERY = 5 * limits.MILLISECOND
 MAX_PARKED = 256  # messages that wait for entries from disk, by first index
 MAX_CLAIMS = 1024  # digests kept for one turn
-
-
-class SlabSource(NamedTuple):
-    """Entries of one AppendEntries where they arrived; valid until the slab is cleared."""
-
-    slab: Slab
-    slot: int
-    offset: int
-    length: int
-
-    @property
-    def size_bytes(self) -> int:
-        return self.length
-
-    def retain(self) -> "BytesSource":
-        """A copy that outlives the slab, for messages the engine holds back."""
-        return BytesSource(bytes(self.slab.view(self.slot)[self.offset : self.offset + self.length]), 0)
-
-
-class BytesSource(NamedTuple):
-    """Entries of one AppendEntries in memory of their own."""
-
-    data: bytes
-    offset: int
-
-    @property
-    def size_bytes(self) -> int:
-        return len(self.data) - self.offset
-
-    def retain(self) -> "BytesSource":
-        return self
 
 
 class Identity(NamedTuple):
@@ -137,12 +108,13 @@ class Transport:
         self.outbox = outbox
         self.log = log
         self.counters = Counters()
-        self.report = Report(0, 0, 0, False)
-        self.agreed_digest: tuple[Index, int] = (0, 0)
+        self.report: Reporter = peercodec.nothing_to_report
+        self.verdict = peercodec.verdict(0, 0)  # what this node's heartbeats say a majority has
         # Digests heard since core looked last, all of them: a forged one must not hide the genuine one beside it.
         # What followers say they have, and what leaders say a majority has. (term, sender, index, digest)
         self.claims: set[tuple[Term, NodeId, Index, int]] = set()
         self.verdicts: set[tuple[Term, NodeId, Index, int]] = set()
+        self.settled: tuple[Term, Index, int] = (0, 0, 0)  # term, index, digest: equal to ours, to be heard no more
         self.refusals: list[tuple[NodeId, str]] = []  # for the node's log; taken by core
         self.single_bytes = mtu - limits.HEADER_BYTES - limits.MAC_BYTES  # payload of a frame that needs no fragments
         self.fragmenter: Fragmenter[NodeId] = Fragmenter(mtu, first_id=identity.incarnation)
@@ -150,7 +122,8 @@ class Transport:
         self._random_u64 = random_u64
         self._tick_due: Nanoseconds = 0
         self._filter = filter_incarnations
-        self._hello_replies = 0  # this turn
+        self._hello_replies = 0  # since the last tick
+        self._beats = Beats(identity.node, identity.incarnation, limits.MAX_NUMBER)
         # By the first index they wait for from disk, then by receiver; a newer message replaces the older one.
         self._parked: dict[Index, dict[NodeId, AppendEntries]] = {}
         self.recalls: set[Index] = set()  # first indexes wanted from the WAL; taken by applier
@@ -158,12 +131,34 @@ class Transport:
     # -- receiving ----------------------------------------------------------------------------------------------
 
     def receive(self, slab: Slab, now: Nanoseconds) -> list[PeerMessage]:
-        """Decodes every datagram of the slab; sources in the result are valid until slab.clear()."""
+        """Decodes every datagram of the slab; sources in the result are valid until slab.clear().
+
+        Lone heartbeats come first, as if the network had: most slabs of an idle node hold nothing else.
+        """
         messages: list[PeerMessage] = []
-        for slot in range(len(slab)):
+        beats, others = self._beats.take(slab, self.cluster, self.term)
+        if beats:
+            self._take_beats(beats, now, messages)
+        for slot in others:
             for frame in wire.parse_frames(slab, slot, self.counters):
                 self._frame(frame, slab, slot, now, messages)
         return messages
+
+    def _take_beats(self, beats: Iterable[Beat], now: Nanoseconds, out: list[PeerMessage]) -> None:
+        """What _admit and _message do, for frames of the current term that need no question."""
+        node, term = self.identity.node, self.term
+        for kind, flags, sender, index, commit, digest_index, digest in beats:
+            peer = self.peers[sender]
+            peer.heard_at = now
+            if kind == wire.KIND_HEARTBEAT:
+                heard = self.verdicts
+                out.append(Heartbeat(sender, node, term, commit, index))
+            else:
+                heard = self.claims
+                peer.disk_full = bool(flags & DISK_FULL)
+                out.append(HeartbeatReply(sender, node, term, index, commit))
+            if digest_index and (term, digest_index, digest) != self.settled:
+                note(heard, term, sender, digest_index, digest)
 
     def _frame(self, frame: wire.Frame, slab: Slab, slot: int, now: Nanoseconds, out: list[PeerMessage]) -> None:
         kind = frame[2]
@@ -203,7 +198,7 @@ class Transport:
         if disk_full is not None:
             peer.disk_full = disk_full
         if index:
-            note(self.verdicts if type(message) is Heartbeat else self.claims, frame, index, digest)
+            note(self.verdicts if type(message) is Heartbeat else self.claims, frame[9], peer.node, index, digest)
         out.append(message)
 
     def _admit(self, frame: wire.Frame, kind: int, now: Nanoseconds) -> Peer | None:
@@ -264,6 +259,7 @@ class Transport:
     def _fragment(
         self, peer: Peer, frame: wire.Frame, payload: bytes, now: Nanoseconds, out: list[PeerMessage]
     ) -> None:
+        self._tick_due = min(self._tick_due, now + TICK_EVERY)  # which drops what never becomes whole
         ack, message = self.reassembler.on_fragment((peer.node, peer.incarnation), frame, payload, now)
         if ack is None:
             self.counters.increment(wire.DROP_REASSEMBLY_FULL)
@@ -301,6 +297,7 @@ class Transport:
         if len(payload) != BODY_HELLO.size:
             self.counters.increment(wire.DROP_BAD_BODY)
             return
+        self._tick_due = min(self._tick_due, now + TICK_EVERY)  # which allows the next replies
         nonce, *hashes, low, high, reserved = BODY_HELLO.unpack(payload)
         if reserved:
             self.counters.increment(wire.DROP_BAD_BODY)
@@ -337,6 +334,8 @@ class Transport:
         if refusal and refusal != peer.refusal:
             self.refusals.append((peer.node, refusal))
         peer.refusal = refusal
+        if self._filter:  # without it no incarnation is known to be the right one
+            self._beats.know(peer.node, 0 if refusal else peer.incarnation)
 
     def _refusal(self, peer: Peer, hashes: dict[str, int], versions: tuple[int, int]) -> str:
         for key, value in hashes.items():
@@ -359,8 +358,10 @@ class Transport:
         if type(message) is AppendEntries:
             self._send_append(peer, message, now)
         else:
-            kind, flags, index, commit, payload = peercodec.encode(message, self.report, self.agreed_digest)
-            self._put(peer, kind, message.term, flags=flags, index=index, commit=commit, payload=payload)
+            kind, flags, index, commit, body = ENCODERS[type(message)](message, self.report, self.verdict)
+            self.outbox.frame(
+                peer.address, kind, flags, peer.node, peer.incarnation, message.term, index, commit, 0, body
+            )
 
     def _put(
         self,
@@ -485,11 +486,16 @@ class Transport:
         """Greets peers that are unknown or silent, resends fragments."""
         if now < self._tick_due and not self.fragmenter.bytes_waiting:
             return
-        self._tick_due = now + TICK_EVERY
         self._hello_replies = 0
+        # A peer that speaks need not be looked at before it could have been silent for too long. What could make it
+        # unknown, or begin fragments, are a handshake and a fragment: both bring the next tick forward.
+        self._tick_due = now + (TICK_EVERY if len(self.reassembler) else SILENT_AFTER)
         for peer in self.peers.values():
             if not peer.incarnation or peer.refusal or now - peer.heard_at > SILENT_AFTER:
                 self._greet(peer, now)
+                self._tick_due = now + TICK_EVERY
+            else:
+                self._tick_due = min(self._tick_due, peer.heard_at + SILENT_AFTER + 1)
         self.reassembler.expire(now)
         for dest, (message_id, number, count, total_bytes, payload) in self.fragmenter.poll(now):
             peer = self.peers[dest]
@@ -508,21 +514,7 @@ class Transport:
         return due
 
 
-def chunks(entries: bytes, first: Index, last: Index, budget: int) -> Iterable[tuple[Index, Index, bytes]]:
-    """Splits packed entries first..last into pieces that fit `budget` bytes, at least one entry each."""
-    start = offset = 0
-    begin = index = first
-    while index <= last:
-        (length,) = struct.unpack_from("<I", entries, offset)
-        if offset + length - start > budget - BODY_APPEND.size and index > begin:
-            yield begin, index - 1, entries[start:offset]
-            begin, start = index, offset
-        offset += length
-        index += 1
-    yield begin, last, entries[start:offset]
-
-
-def note(heard: set[tuple[Term, NodeId, Index, int]], frame: wire.Frame, index: Index, digest: int) -> None:
+def note(heard: set[tuple[Term, NodeId, Index, int]], term: Term, node: NodeId, index: Index, digest: int) -> None:
     """Keeps a digest for core to judge."""
     if len(heard) < MAX_CLAIMS:
-        heard.add((frame[9], frame[5], index, digest))
+        heard.add((term, node, index, digest))

@@ -13,6 +13,8 @@ MAGIC: Final = 0x444D5251  # "QRMD"
 VERSION: Final = 1
 MAX_ENTRY_BYTES: Final = 1536 * 1024
 FRAME_KINDS: Final = frozenset({*range(1, 5), *range(16, 23), *range(64, 72)})
+HEARTBEAT: Final = 20
+HEARTBEAT_REPLY: Final = 21
 REQUEST: Final = 66
 
 HEADER: Final = struct.Struct("<IBBHQIHHQQQQQIIII")
@@ -161,6 +163,33 @@ def parse_datagram(data: bytes) -> tuple[list[ParsedFrame], Counter[str]]:
         else:
             frames.append(ParsedFrame(header, start, payload))
     return frames, drops
+
+
+# ---------------------------------------------------------------- heartbeats
+
+
+def take_beats(
+    datagrams: Sequence[bytes], node: int, incarnation: int, known: dict[int, int], limit: int, cluster: int, term: int
+) -> tuple[list[tuple[int, int, int, int, int, int, int]], list[int]]:
+    """Twin of beats.Beats.take; known: the incarnation of each peer."""
+    beats, others = [], []
+    for slot, datagram in enumerate(datagrams):
+        frames, _ = parse_datagram(datagram)
+        header = frames[0].header if frames else Header(0)
+        words = {HEARTBEAT: 2, HEARTBEAT_REPLY: 3}.get(header.kind, 0)
+        if (
+            words
+            and len(datagram) == HEADER.size + 8 * words == HEADER.size + len(frames[0].payload)
+            and (header.cluster, header.term) == (cluster, term)
+            and (header.receiver, header.receiver_incarnation) == (node, incarnation)
+            and header.sender_incarnation == known.get(header.sender, 0) != 0
+            and max(header.index, header.commit) < limit
+        ):
+            digest = struct.unpack("<QQ", frames[0].payload[-16:])
+            beats.append((header.kind, header.flags, header.sender, header.index, header.commit, *digest))
+        else:
+            others.append(slot)
+    return beats, others
 
 
 # ---------------------------------------------------------------- entry and reply records

@@ -13,7 +13,10 @@ ROOT = Path(__file__).parents[2]
 # A Ready counts as durable as soon as it was handed to the disk, so that acknowledgements overtake the sync.
 EARLY = (
     ("        if not storage.busy:\n            durable = self._last_seq\n", "        durable = self._last_seq\n"),
-    ("        if not storage.busy and ready.seq > self._durable_seq:\n", "        if ready.seq > self._durable_seq:\n"),
+    (
+        "        if not storage.busy and self._last_seq > self._durable_seq:\n",
+        "        if self._last_seq > self._durable_seq:\n",
+    ),
 )
 
 

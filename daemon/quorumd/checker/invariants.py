@@ -63,7 +63,7 @@ class Invariants:
         promised = self._votes.get((node, term))
         if promised is not None and promised != vote:
             raise Violation(
-                "hard-state-lost", f"node {node} voted for {promised} in term {term} and came back with {vote or 'none'}"
+                "hard-state-lost", f"node {node} voted for {promised} in term {term} and came back with {vote}"
             )
         self._commit[node] = 0
 
@@ -104,8 +104,9 @@ class Invariants:
         """The node's log was cut behind `keeps`. A leader only appends; nobody cuts what it knows to be committed."""
         if led:
             raise Violation("leader-append-only", f"node {node} cut its log behind {keeps} while it led")
-        if keeps < self._commit.get(node, 0):
-            raise Violation("committed-cut", f"node {node} cut its log behind {keeps}, {self._commit[node]} is committed")
+        commit = self._commit.get(node, 0)
+        if keeps < commit:
+            raise Violation("committed-cut", f"node {node} cut its log behind {keeps}; {commit} is committed")
 
     def commits(self, node: NodeId, commit: Index, term_at: Callable[[Index], Term | None]) -> None:
         """The node takes everything up to `commit` for committed. State machine safety, entry by entry."""

@@ -52,7 +52,7 @@ def fault_list(text: str | None) -> list[str] | None:
 @click.option("--skip", metavar="LIST", default="", help="Numbers of faults that do not strike (--shrink names them).")
 @click.option("--set", "changes", metavar="NAME=VALUE", multiple=True, help="Another value of the scenario.")
 @click.option("--trace", type=click.Path(dir_okay=False, writable=True), help="Write the timeline of one run.")
-@click.option("--history", type=click.Path(dir_okay=False, writable=True), help="Write the clients' history of one run.")
+@click.option("--history", type=click.Path(dir_okay=False, writable=True), help="Write the history of one run.")
 @click.option("--shrink", is_flag=True, help="Look for a smaller run that fails alike.")
 @click.option("--keep-going", is_flag=True, help="Do not stop at the first violation.")
 @click.option("--json", "as_json", is_flag=True, help="Print figures as JSON.")

@@ -15,7 +15,8 @@ wants done comes out as one numbered `Ready`, whose fields say in which order to
       7. events                       tell logs and metrics
 
 Nothing blocks: 1 and 2 are queued, 4 waits, the rest goes on. `Durable(seq)` says that the hard state, truncations
-and appends of *every* Ready up to seq are on disk. It counts Readys and not log indexes, because an index could
+and appends of *every* Ready up to seq are on disk; one that brought none of these, and no messages that wait for them,
+need not be told of on its own. It counts Readys and not log indexes, because an index could
 neither say "the vote is on disk" nor tell a range from the one that overwrote it while its sync was under way.
 
 Imports leaf modules only.

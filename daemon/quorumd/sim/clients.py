@@ -12,7 +12,7 @@ from quorumd.checker.history import Recorder
 from quorumd.client.calls import operation_for, transfer_operation
 from quorumd.client.operation import Operation, Plane
 from quorumd.client.protocol import ClientProtocol
-from quorumd.commands import Range, RangeResult, TxnResult
+from quorumd.commands import Range, RangeResult, Txn, TxnResult
 from quorumd.errors import Definite, QuorumdError
 from quorumd.sim.network import SimNetwork
 from quorumd.sim.workload import Ask, Mind, Mix, outcome
@@ -112,6 +112,8 @@ class Program:
             return
         self.transmissions += operation.transmissions
         ask, worker.ask = worker.ask, None
+        if ask is None:
+            return  # its program was killed; the outcome is unknown, and was written down so
         now, error = self.world.now, operation.error
         if error is None:
             result = operation.result()
@@ -134,8 +136,9 @@ class Program:
     def _learn(self, ask: Ask, result: object) -> None:
         if isinstance(result, RangeResult):
             self.mind.learn(result.kvs, ask.key if ask.f == "read" else None)
-        elif isinstance(result, TxnResult):
-            for op, each in zip(ask.request.then, result.responses, strict=False) if result.succeeded else ():
+        elif isinstance(result, TxnResult) and isinstance(ask.request, Txn):
+            branch = ask.request.then if result.succeeded else ask.request.orelse
+            for op, each in zip(branch, result.responses, strict=True):
                 if isinstance(op, Range) and isinstance(each, RangeResult):
                     self.mind.learn(each.kvs, op.key.decode())
 
@@ -178,7 +181,8 @@ class Program:
             self._completed(operation)
         protocol.take_states()
         for dest, data in protocol.take_datagrams():
-            self.network.send(self.address, dest, data)
+            if isinstance(dest, bytes):  # all that `resolve` above gives out
+                self.network.send(self.address, dest, data)
         due = protocol.next_deadline()
         if due is not None and (self._wake_at is None or due < self._wake_at):
             self._wake_at = due = max(due, now)

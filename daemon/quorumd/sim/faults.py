@@ -8,6 +8,8 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from quorumd import limits
 from quorumd.sim.cluster import Cluster
@@ -39,7 +41,7 @@ class Faults:
         self.over = False
         self._number = 0
         self._undos: dict[int, Undo] = {}
-        self._weathers: dict[int, dict[str, object]] = {}
+        self._weathers: dict[int, dict[str, Any]] = {}
         ids = list(cluster.ids)
         self.dice.shuffle(ids)
         self.may_rot = ids[: (len(ids) - 1) // 2]
@@ -90,7 +92,7 @@ class Faults:
 
     # -- the path -----------------------------------------------------------------------------------------------
 
-    def _weather(self, number: int, **change: object) -> Undo:
+    def _weather(self, number: int, **change: Any) -> Undo:
         self._weathers[number] = change
         self._set_weather()
 
@@ -281,7 +283,7 @@ class Faults:
                 return
             for machine in self.cluster.machines.values():
                 self.halt(machine, dice, power=power)
-                self.world.after(dice.randint(0, limits.SECOND), lambda machine=machine: back(machine))
+                self.world.after(dice.randint(0, limits.SECOND), partial(back, machine))
 
         def back(machine: Machine) -> None:
             if not state["over"]:
@@ -392,7 +394,11 @@ class Faults:
         machine.disk.wiped()
         self.cluster.observer.damaged.add(machine.node)
         bootstrap = dice.random() < 0.5
-        return lambda: None if machine.core is not None else machine.start(bootstrap=bootstrap) and None
+
+        def undo() -> None:
+            machine.start(bootstrap=bootstrap)
+
+        return undo
 
     # -- clients ------------------------------------------------------------------------------------------------
 

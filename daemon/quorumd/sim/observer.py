@@ -181,23 +181,20 @@ class Observer:
         invariants, node = self.invariants, machine.node
 
         def hear(message: PeerMessage, now: Nanoseconds) -> None:
-            kind = type(message)
             while life.written and life.written[0][0] <= machine.disk.synced:
                 life.durable = life.written.popleft()[1]
-            durable = life.durable
-            if kind is AppendEntriesReply:
-                invariants.speaks(node, message.term, durable.term)
-                self._acknowledges(machine, core, message)
-            elif kind is RequestVoteReply:
-                if message.granted and not message.pre:
-                    invariants.votes(node, message.term, message.to, durable)
-                    invariants.speaks(node, message.term, durable.term)
-            elif kind is RequestVote:
-                if not message.pre:
-                    invariants.votes(node, message.term, node, durable)
-                    invariants.speaks(node, message.term, durable.term)
-            elif kind is AppendEntries or kind is HeartbeatReply:
-                invariants.speaks(node, message.term, durable.term)
+            match message:
+                case AppendEntriesReply():
+                    invariants.speaks(node, message.term, life.durable.term)
+                    self._acknowledges(machine, core, message)
+                case RequestVoteReply(granted=True, pre=False):
+                    invariants.votes(node, message.term, message.to, life.durable)
+                    invariants.speaks(node, message.term, life.durable.term)
+                case RequestVote(pre=False):
+                    invariants.votes(node, message.term, node, life.durable)
+                    invariants.speaks(node, message.term, life.durable.term)
+                case AppendEntries() | HeartbeatReply():
+                    invariants.speaks(node, message.term, life.durable.term)
             send(message, now)
 
         # An instance's own attribute: the class, which others use, stays as it is.

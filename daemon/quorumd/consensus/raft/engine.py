@@ -188,7 +188,10 @@ class Raft:
         last = s.log.last
         if s.role is not _LEADER or s.commit != last or s.read_round or s.reads_waiting or s.transfer_to:
             return False
-        return all(p.replicating and p.match == last for p in s.peers.values())
+        level = True
+        for p in s.peers.values():
+            level = level and p.replicating and p.match == last
+        return level
 
     @property
     def accepts_proposals(self) -> bool:
