@@ -39,6 +39,7 @@ class Admission:
         self._members = members
         self._bytes = 0  # let through to the engine since `settled`
         self.entries_open = 0  # likewise
+        self._held = NOTHING_HELD  # by the engine, when it was asked last
 
     def settled(self) -> None:
         """Everything let through was appended, or never will be."""
@@ -58,6 +59,7 @@ class Admission:
         if not isinstance(source, SlabSource | BytesSource):
             raise InvariantBroken("entries of a peer come with their bytes")
         size, ring = source.size_bytes, self.log.ring
+        self._released(held)
         with_held, entries_with_held = size + held.size_bytes, message.entries + held.entries
         if message.prev_index > last and (
             with_held > self.storage.segment_bytes // HELD_SHARE
@@ -75,6 +77,14 @@ class Admission:
             return None
         self.storage.claim(size)
         return message
+
+    def _released(self, held: Held) -> None:
+        """What was held and is no longer is on its way into the ring: it needs room from now on like all else."""
+        before, self._held = self._held, held
+        size = max(before.size_bytes - held.size_bytes, 0)
+        self._bytes += size
+        self.entries_open += max(before.entries - held.entries, 0)
+        self.storage.claim(size)
 
     def own(self, count: int, size_bytes: int) -> bool:
         """Whether the log takes this leader's own housekeeping, which may use the disk's reserve."""

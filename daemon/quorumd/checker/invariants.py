@@ -72,6 +72,9 @@ class Invariants:
         other = self._leaders.setdefault(term, node)
         if other != node:
             raise Violation("two-leaders", f"nodes {other} and {node} both lead term {term}")
+        voters = [member for member in self._members if member == node or self._votes.get((member, term)) == node]
+        if len(voters) <= len(self._members) // 2:
+            raise Violation("elected-by-too-few", f"node {node} leads term {term} by the votes of {voters} only")
         last = len(self._committed)
         if last and self._committed[-1] < term and term_at(last) != self._committed[-1]:
             raise Violation(
@@ -132,13 +135,17 @@ class Invariants:
 
     # -- what a node says ---------------------------------------------------------------------------------------
 
-    def speaks(self, node: NodeId, term: Term) -> None:
-        """A message of the node names its term."""
+    def speaks(self, node: NodeId, term: Term, durable: Term) -> None:
+        """A message of the node names its term; `durable` is the one on its disk."""
+        if term > durable:
+            raise Violation("term-before-durable", f"node {node} spoke in term {term} with term {durable} on its disk")
         if term > self._spoken_term.get(node, 0):
             self._spoken_term[node] = term
 
-    def votes(self, node: NodeId, term: Term, candidate: NodeId) -> None:
-        """A message of the node grants its vote: one a term, through all its lives."""
+    def votes(self, node: NodeId, term: Term, candidate: NodeId, durable: tuple[Term, NodeId]) -> None:
+        """A message of the node grants its vote: one a term, through all its lives. `durable`: what its disk says."""
+        if (term, candidate) != durable and term >= durable[0]:
+            raise Violation("vote-before-durable", f"node {node} voted for {candidate} in {term}; its disk has {durable}")
         other = self._votes.setdefault((node, term), candidate)
         if other != candidate:
             raise Violation("voted-twice", f"node {node} voted for {other} and for {candidate} in term {term}")
@@ -150,8 +157,15 @@ class Invariants:
         acked = self._acked.setdefault(term, {})
         acked[node] = max(acked.get(node, 0), match)
 
-    def leader_commits(self, node: NodeId, term: Term, commit: Index, own_durable: bool) -> None:
-        """The leader of `term` counts `commit` as held by a quorum: enough nodes have said so, itself by its disk."""
+    def leader_commits(
+        self, node: NodeId, term: Term, commit: Index, entry_term: Term | None, own_durable: bool
+    ) -> None:
+        """The leader of `term` counts `commit` as held by a quorum: enough nodes have said so, itself by its disk.
+
+        It counts entries of its own term only (3.6.2): an older one can be on a majority and yet be overwritten.
+        """
+        if entry_term != term:
+            raise Violation("older-term-counted", f"node {node} committed {commit} of term {entry_term} in term {term}")
         acked = self._acked.get(term, {})
         holders = {other for other, match in acked.items() if match >= commit and other != node}
         if own_durable:

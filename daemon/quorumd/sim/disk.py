@@ -79,7 +79,7 @@ class SimDisk:
         self._queue: deque[_Job] = deque()
         self._cycle: list[_Job] = []
         self._held = False  # the cycle's time is over, but the disk hangs
-        self._durable = 0
+        self.newest = self.synced = 0  # tickets of the last batches queued and on the platter
         self._error = 0
         self._prepared: list[tuple[int, int]] = []
         self._preparing: list[tuple[int, int]] = []
@@ -171,6 +171,7 @@ class SimDisk:
         self._write(number, 0, header)
 
     def append(self, number: int, offset: int, batch: Batch, seq: int) -> None:
+        self.newest = seq
         self._queue.append(_Job(number, offset, bytes(batch.data()), seq, self.world.now))
         if len(self._free) < limits.FREE_BATCHES:
             self._free.append(batch)
@@ -180,7 +181,7 @@ class SimDisk:
     def durable(self) -> int:
         if self._error:
             raise DiskError(f"{self.name}: writing the log failed: errno {self._error}")
-        return self._durable
+        return self.synced
 
     def recycle(self) -> Batch | None:
         return self._free.pop() if self._free else None
@@ -230,7 +231,7 @@ class SimDisk:
             self._write(job.number, job.offset, job.data)
         for number in sorted({job.number for job in self._cycle}):
             self._sync(number)
-        self._durable = self._cycle[-1].ticket
+        self.synced = self._cycle[-1].ticket
         self._cycle = []
         if self._queue:
             self._begin_cycle()

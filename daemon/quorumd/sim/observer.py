@@ -5,15 +5,24 @@ nothing. Most turns change nothing either, so the first comparison is what has t
 """
 
 import zlib
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Sequence
 from typing import Any
 
 from quorumd.checker.invariants import Entry, Invariants, Violation
-from quorumd.consensus.engine import Role
-from quorumd.consensus.messages import AppendEntries, AppendEntriesReply, PeerMessage, RequestVote, RequestVoteReply
+from quorumd.consensus.engine import Append, HardState, Role
+from quorumd.consensus.messages import (
+    AppendEntries,
+    AppendEntriesReply,
+    HeartbeatReply,
+    PeerMessage,
+    RequestVote,
+    RequestVoteReply,
+)
 from quorumd.core import Core
 from quorumd.log import entry_length
 from quorumd.sim.machine import Machine
+from quorumd.storage import Storage
 from quorumd.types import Index, Nanoseconds, NodeId, Term
 
 Seen = tuple[Term, Role, Index, Term | None, Index, Index]
@@ -27,6 +36,8 @@ class _Life:
         self.core: Core | None = None
         self.seen = NOTHING_SEEN
         self.terms: list[Term] = [0]  # of entry i
+        self.durable = HardState(0, 0)  # on the platter
+        self.written: deque[tuple[int, HardState]] = deque()  # (ticket of the disk, what is durable with it)
 
 
 class Observer:
@@ -73,8 +84,9 @@ class Observer:
             self.invariants.leads(node, engine.term, engine.term_at)
             self.reached["elections"] += 1
         if commit != before[4]:
-            if led and engine.term_at(commit) == engine.term:
-                self.invariants.leader_commits(node, engine.term, commit, holds(machine, core, commit))
+            if led:
+                own = holds(machine, core, commit)
+                self.invariants.leader_commits(node, engine.term, commit, engine.term_at(commit), own)
             self.invariants.commits(node, commit, engine.term_at)
         if applied != before[5]:
             self.invariants.applied(node, applied, core.store.digest)
@@ -91,10 +103,12 @@ class Observer:
         if core.engine is None or core is life.core:
             return
         life.core, life.seen, life.terms = core, NOTHING_SEEN, [0]
-        hard_state = core.storage.hard_state if core.storage is not None else None
-        if hard_state is not None:
-            self.invariants.started(node, hard_state.term, hard_state.vote)
-        self._listen(machine, core)
+        if core.storage is not None:
+            life.durable = core.storage.hard_state
+            life.written.clear()
+            self.invariants.started(node, *life.durable)
+            self._read_along(machine, core.storage, life)
+        self._listen(machine, core, life)
         self.reached["lives"] += 1
 
     def _log_changed(self, node: NodeId, core: Core, life: _Life, led: bool) -> None:
@@ -151,29 +165,42 @@ class Observer:
 
     # -- what it says -------------------------------------------------------------------------------------------
 
-    def _listen(self, machine: Machine, core: Core) -> None:
+    @staticmethod
+    def _read_along(machine: Machine, storage: Storage, life: _Life) -> None:
+        write = storage.write
+
+        def read(seq: int, hard_state: HardState | None, appends: Sequence[Append], commit: Index) -> None:
+            write(seq, hard_state, appends, commit)
+            if hard_state is not None:
+                life.written.append((machine.disk.newest, hard_state))
+
+        vars(storage)["write"] = read
+
+    def _listen(self, machine: Machine, core: Core, life: _Life) -> None:
         send = core.transport.send
         invariants, node = self.invariants, machine.node
 
         def hear(message: PeerMessage, now: Nanoseconds) -> None:
+            while life.written and life.written[0][0] <= machine.disk.synced:
+                life.durable = life.written.popleft()[1]
             match message:
                 case AppendEntriesReply():
+                    invariants.speaks(node, message.term, life.durable.term)
                     self._acknowledges(machine, core, message)
                 case RequestVoteReply(granted=True, pre=False):
-                    invariants.votes(node, message.term, message.to)
-                    invariants.speaks(node, message.term)
+                    invariants.votes(node, message.term, message.to, life.durable)
+                    invariants.speaks(node, message.term, life.durable.term)
                 case RequestVote(pre=False):
-                    invariants.votes(node, message.term, node)
-                    invariants.speaks(node, message.term)
-                case AppendEntries():
-                    invariants.speaks(node, message.term)
+                    invariants.votes(node, message.term, node, life.durable)
+                    invariants.speaks(node, message.term, life.durable.term)
+                case AppendEntries() | HeartbeatReply():
+                    invariants.speaks(node, message.term, life.durable.term)
             send(message, now)
 
         # An instance's own attribute: the class, which others use, stays as it is.
         vars(core.transport)["send"] = hear
 
     def _acknowledges(self, machine: Machine, core: Core, message: AppendEntriesReply) -> None:
-        self.invariants.speaks(machine.node, message.term)
         engine = core.engine
         if message.rejected or engine is None:
             return
