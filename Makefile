@@ -22,10 +22,13 @@ lint: build
 bench: build
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only
 
-# Longer proofs: power loss on real files with both broken builds, and the random worlds over many seeds.
+# Longer proofs: power loss on real files with both broken builds, the random worlds over many seeds, and the simulator
+# with fresh seeds for SOAK_MINUTES.
+SOAK_MINUTES ?= 30
 soak: build
 	$(BIN)/python bench/prove_powerloss.py --rounds 20
 	QUORUMD_SEEDS=500 $(BIN)/python -m pytest tests/node/test_random_world.py tests/consensus
+	$(BIN)/quorumd sim --minutes $(SOAK_MINUTES) --jobs 2
 
 # The figures in bench/results/: failover, crashes, throughput, ... (bench/show.py; about twenty minutes).
 # FLOOR=path of the yardstick's binary, to measure throughput beside it.
