@@ -21,7 +21,7 @@ from quorumd_fastpath import wire
 from quorumd_fastpath.wire import WRITES
 
 HELD_SHARE: Final = 16  # of a segment may wait in the engine for its predecessors
-HELD_RING_SHARE: Final = 4  # of what the ring has free, likewise: what fills the gap must still find room
+HELD_RING_SHARE: Final = 2  # of what the ring has free, likewise: what fills the gap must still find room
 DELETE_RANGE: Final = b"\x02"  # first byte of a command that only shrinks the store
 
 
