@@ -261,3 +261,15 @@ def test_a_cut_that_is_interrupted_leaves_no_hole():
     with pytest.raises(PowerCut):
         world.start(1)
     assert disk.segments() == [1, 2, 3]
+
+
+def test_a_starting_node_syncs_what_it_read_before_it_speaks():
+    world = World(1, seed=35)
+    world.elect()
+    Caller(world).open().put(b"k", b"v")
+    world.stop(1)
+    disk = world.members[1].disk
+    disk.platter = {number: bytearray(len(data)) for number, data in disk.cache.items()}  # all is only in the page cache
+    disk.stick(world.now)  # no write may be what syncs it
+    world.start(1)
+    assert disk.platter == disk.cache
