@@ -10,6 +10,7 @@ from typing import Final
 from quorumd import limits
 from quorumd.clientplane import ClientPlane
 from quorumd.commands import Kind
+from quorumd.consensus.engine import Held
 from quorumd.consensus.messages import AppendEntries
 from quorumd.invariants import InvariantBroken
 from quorumd.log import Log
@@ -21,7 +22,8 @@ from quorumd_fastpath import wire
 from quorumd_fastpath.wire import WRITES
 
 HELD_SHARE: Final = 16  # of a segment may wait in the engine for its predecessors
-HELD_RING_SHARE: Final = 2  # of what the ring has free, likewise: what fills the gap must still find room
+HELD_ROOM: Final = 2  # of the ring's free room half may: the predecessors must find theirs beside it
+NOTHING_HELD: Final = Held(0, 0)
 DELETE_RANGE: Final = b"\x02"  # first byte of a command that only shrinks the store
 
 
@@ -37,19 +39,19 @@ class Admission:
         self._members = members
         self._bytes = 0  # let through to the engine since `settled`
         self.entries_open = 0  # likewise
-        self._held = (0, 0)  # bytes and entries that the engine held when it was asked last
+        self._held = NOTHING_HELD  # by the engine, when it was asked last
 
     def settled(self) -> None:
         """Everything let through was appended, or never will be."""
         self._bytes = self.entries_open = 0
         self.storage.settled()
 
-    def entries(self, message: AppendEntries, last: Index, held: int, held_entries: int) -> AppendEntries | None:
+    def entries(self, message: AppendEntries, last: Index, held: Held) -> AppendEntries | None:
         """The message if the log takes a leader's entries; None if not: the leader will send them again.
 
-        last, held: the log's last index, and what the engine holds back until its predecessors come.
-        Those are appended without another question, so their room is kept; one too many loses its entries, and tells
-        the engine no more than that there is a gap.
+        last, held: the log's last index, and what the engine holds back until its predecessors come. That is appended
+        without another question, so its room is kept; a message too many loses its entries, and tells the engine no
+        more than that there is a gap.
         """
         source = message.source
         if source is None:
@@ -57,32 +59,31 @@ class Admission:
         if not isinstance(source, SlabSource | BytesSource):
             raise InvariantBroken("entries of a peer come with their bytes")
         size, ring = source.size_bytes, self.log.ring
-        self._released(held, held_entries)
-        if message.prev_index > last:
-            waiting = held + size, held_entries + message.entries
-            share = HELD_RING_SHARE * waiting[0], HELD_RING_SHARE * waiting[1]
-            if waiting[0] > self.storage.segment_bytes // HELD_SHARE or not ring.room(*share):
-                return message._replace(entries=0, source=None)
-        self._bytes += size
-        self.entries_open += message.entries
-        if not ring.room(self._bytes + held, self.entries_open + held_entries):
+        self._released(held)
+        with_held, entries_with_held = size + held.size_bytes, message.entries + held.entries
+        if message.prev_index > last and (
+            with_held > self.storage.segment_bytes // HELD_SHARE
+            or not ring.room(HELD_ROOM * with_held, HELD_ROOM * entries_with_held)
+        ):
+            return message._replace(entries=0, source=None)
+        if not self._ring(size, message.entries, held):
             self.storage.yield_ring()
-            if not ring.room(self._bytes + held, self.entries_open + held_entries):
+            if not ring.room(self._bytes + held.size_bytes, self.entries_open + held.entries):
                 return None
-        room = self.storage.room(size + held, growing=True) or (
-            self.storage.room(size + held, growing=False) and not grows(source, message.entries)
+        room = self.storage.room(with_held, growing=True) or (
+            self.storage.room(with_held, growing=False) and not grows(source, message.entries)
         )
         if not room:
             return None
         self.storage.claim(size)
         return message
 
-    def _released(self, held: int, held_entries: int) -> None:
+    def _released(self, held: Held) -> None:
         """What was held and is no longer is on its way into the ring: it needs room from now on like all else."""
-        before, self._held = self._held, (held, held_entries)
-        size = max(before[0] - held, 0)
+        before, self._held = self._held, held
+        size = max(before.size_bytes - held.size_bytes, 0)
         self._bytes += size
-        self.entries_open += max(before[1] - held_entries, 0)
+        self.entries_open += max(before.entries - held.entries, 0)
         self.storage.claim(size)
 
     def own(self, count: int, size_bytes: int) -> bool:
@@ -112,10 +113,10 @@ class Admission:
         self.log.staged_entry_bytes = max(size // count, 1)
         return True
 
-    def _ring(self, size: int, count: int) -> bool:
+    def _ring(self, size: int, count: int, held: Held = NOTHING_HELD) -> bool:
         self._bytes += size
         self.entries_open += count
-        return self.log.ring.room(self._bytes, self.entries_open)
+        return self.log.ring.room(self._bytes + held.size_bytes, self.entries_open + held.entries)
 
     def _quorum_full(self) -> bool:
         """Whether no quorum of nodes can take growing entries: followers say so in their acknowledgements."""

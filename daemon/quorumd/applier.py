@@ -57,15 +57,21 @@ class Applier:
         """The read may be answered once `index` is applied."""
         self._points.append((index, read_id))
 
-    def advance(self, now: Nanoseconds, term: Term) -> None:
-        """Applies a bounded number of entries, then answers the reads whose point was reached."""
-        if self.storage.reading or self.transport.recalls:
+    def advance(self, now: Nanoseconds, term: Term, leader: NodeId) -> None:
+        """Applies a bounded number of entries, answers the reads whose point was reached, and judges digests heard.
+
+        Raises Diverged if this replica must stop.
+        """
+        transport = self.transport
+        if self.storage.reads or transport.recalls:
             self._recalled(now, term)
         if self.applied < self.commit:
             self._apply(now)
         points = self._points
         while points and points[0][0] <= self.applied:
             self.store.read(self.clients.reads, points.popleft()[1], self.clients.replies)
+        if transport.claims or transport.verdicts or self.judge.suspect is not None:
+            self._compare(now, term, leader)
 
     def pin(self) -> None:
         """Entries not yet applied, or not yet on the disk, stay in the ring; the rest can be read back."""
@@ -117,13 +123,7 @@ class Applier:
             self._report = peercodec.report(self.applied, *self.store.checkpoint(), disk_full=state[1])
         return self._report
 
-    @property
-    def to_compare(self) -> bool:
-        """Whether `compare` has anything to judge."""
-        return bool(self.transport.claims or self.transport.verdicts) or self.judge.doubts
-
-    def compare(self, now: Nanoseconds, term: Term, leader: NodeId) -> None:
-        """Judges what peers said of their digests. Raises Diverged if this replica must stop."""
+    def _compare(self, now: Nanoseconds, term: Term, leader: NodeId) -> None:
         judge, transport = self.judge, self.transport
         if (term, leader) != self._regime:
             self._regime = term, leader
@@ -139,7 +139,7 @@ class Applier:
                     judge.told(index, digest, now)
         transport.claims.clear()
         transport.verdicts.clear()
-        transport.settled = (0, 0, 0) if judge.doubts else (term, *judge.confirmed)
+        transport.settled = (term, *judge.confirmed) if judge.suspect is None else (0, 0, 0)
         reason = judge.standing(now)
         if reason:
             raise Diverged(reason)

@@ -106,7 +106,7 @@ class ClientPlane:
             self._flush(now)
         if self.fragmenter.bytes_waiting:
             self._fragments(now)
-        if len(self.reassembler):
+        if self.reassembler.bytes_held:
             self.reassembler.expire(now)
         if self._collected:
             self._collected = False

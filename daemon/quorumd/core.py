@@ -241,7 +241,7 @@ class Core:
             return
         for message in messages:
             if type(message) is AppendEntries:
-                taken = self.admission.entries(message, engine.last, engine.held_bytes, engine.held_entries)
+                taken = self.admission.entries(message, engine.last, engine.held)
                 if taken is not None:
                     engine.step(taken)
             else:
@@ -303,13 +303,11 @@ class Core:
             if storage.busy or self._durable_seq < self._last_seq:
                 self._durable(engine, storage, now)
             engine.step(Tick(now))
-            self.transport.term = engine.term
+            self.transport.term = term = engine.term
             if now >= self._chores_due or self.disk_woke:
                 self._chores(engine, storage, now)
             self.settle()
-            self.applier.advance(now, engine.term)
-            if self.applier.to_compare:
-                self.applier.compare(now, engine.term, engine.leader)
+            self.applier.advance(now, term, engine.leader)
         self.transport.tick(now)
         self.clients.finish(now)
 
@@ -358,9 +356,7 @@ class Core:
         for read in ready.reads:
             self.applier.add_read(read.read_index, read.read_id)
         for read_id in ready.reads_failed:
-            self.clients.reads.reject(
-                read_id, self.clients.replies, wire.STATUS_NOT_LEADER, self.clients.hint()
-            )
+            self.clients.reads.reject(read_id, self.clients.replies, wire.STATUS_NOT_LEADER, self.clients.hint())
         if ready.events:  # a change of role is one
             for event in ready.events:
                 self.log_event(event.what, **event.detail)
@@ -393,9 +389,8 @@ class Core:
             self._leads_from = item.first
             return ring.append_noop(item.first)
         if type(source) is SlabSource:
-            return ring.append_slab(
-                source.slab, source.slot, source.offset, source.length, item.first, count, item.skip
-            )
+            slab, slot, offset, length = source
+            return ring.append_slab(slab, slot, offset, length, item.first, count, item.skip)
         if type(source) is BytesSource:
             return ring.append(source.data[source.offset :], item.first, count, item.skip)
         raise InvariantBroken(f"unknown source of entries: {source!r}")
@@ -474,24 +469,30 @@ class Core:
 
     def deadline(self, now: Nanoseconds) -> Nanoseconds:
         """When finish() must run again at the latest, input or not."""
-        due = self.transport.deadline(now)
-        engine, storage = self.engine, self.storage
-        for other in (
-            self.clients.deadline(),
-            engine.deadline() if engine is not None else None,
-            storage.deadline(now) if storage is not None else None,
-        ):
-            if other is not None and other < due:
-                due = other
-        if len(self.clients.replies) or (self.engine is not None and self.applier.behind):
+        due = min(self.transport.deadline(), now + limits.SECOND)
+        if (fragments := self.clients.deadline()) is not None:
+            due = min(due, fragments)
+        if len(self.clients.replies):
             return now
-        return due
+        engine, storage = self.engine, self.storage
+        if engine is None or storage is None:
+            return due
+        if self.applier.behind:
+            return now
+        if (chores := storage.deadline(now)) is not None:
+            due = min(due, chores)
+        return min(due, engine.deadline())
 
     @property
     def quiet(self) -> bool:
-        """Whether the peer socket may wait for the next deadline: an idle leader saves two turns of three so."""
+        """Whether the peer socket may wait for a later deadline."""
+        return self.hears_at > 0
+
+    @property
+    def hears_at(self) -> Nanoseconds:
+        """Until when the peer socket may wait, 0: not at all. An idle leader saves most of its wake-ups so."""
         engine, storage = self.engine, self.storage
-        return engine is not None and storage is not None and not storage.busy and engine.quiet
+        return 0 if engine is None or storage is None or storage.busy else engine.hears_at
 
     # -- what others may ask ------------------------------------------------------------------------------------
 

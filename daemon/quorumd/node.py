@@ -220,22 +220,22 @@ class Node:
         core, disk, clock = self.core, self.disk, time.monotonic_ns
         peer_fd, client_fd = self.peer_socket.fileno(), self.client_socket.fileno()
         now = clock()
-        due, quiet = core.deadline(now), core.quiet
+        due, hears_at = core.deadline(now), core.hears_at
         while not (self.stopping and self._stopped(now)):
             wait = max(due - now, 0)
-            woken = dict((but_peers if quiet else everything).poll(wait / 1e9, MAX_EVENTS))
+            woken = dict((but_peers if hears_at else everything).poll(wait / 1e9, MAX_EVENTS))
             began = clock()
             if woken and disk.signalled(woken):
                 core.disk_woke = True
             late = began - now - wait
-            if quiet or peer_fd in woken or late > self._half_heartbeat:
+            if peer_fd in woken or 0 < hears_at <= began or late > self._half_heartbeat:
                 self._drain_peers(began)
             if late > self._half_heartbeat:
                 core.stalled(began)
                 self._note("stalled", began, late_ms=late // limits.MILLISECOND)
             staged = self._take_clients(began) if client_fd in woken else 0
             core.finish(began)
-            due, quiet = core.deadline(began), core.quiet
+            due, hears_at = core.deadline(began), core.hears_at
             self._send()  # the last thing: it wakes the peers, who on a shared core take over with their own memory
             now = clock()
             self.turns += 1

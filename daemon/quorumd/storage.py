@@ -6,21 +6,25 @@ Recovery is in recovery.py, which ends by handing a Position to `Storage.resume`
 """
 
 import errno
+import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from quorumd import limits
 from quorumd.consensus.engine import Append, HardState
+from quorumd.errors import DiskError
 from quorumd.invariants import invariant
 from quorumd.log import Log, RecordAt
 from quorumd.ports import Disk
 from quorumd.types import Index, Nanoseconds
 from quorumd_fastpath import walframe
+from quorumd_fastpath.crc import crc32c
 from quorumd_fastpath.walframe import Batch
 
 BATCH_OVERHEAD = 64 + limits.SECTOR_BYTES
-RECORD_OVERHEAD = 40
+RECORD_HEADER = struct.Struct("<4xIIB3xQ8xQ")  # payload CRC, payload length, kind, index, term; see wal_layout.h
+RECORD_OVERHEAD = walframe.RECORD_HEADER_BYTES
 # Kept free in every segment, so that a hard state and an empty entry always find room.
 SEGMENT_MARGIN = 16 * limits.KIB
 
@@ -77,7 +81,7 @@ class Storage:
         self._claimed = 0
         self.written: Index = 0  # entries up to here can be read back; the newest may still be with the disk
         self._unwritten: deque[tuple[int, Index]] = deque()  # (seq, last index it writes)
-        self._reads: dict[int, list[RecordAt]] = {}
+        self.reads: dict[int, list[RecordAt]] = {}  # asked back from the disk, by tag
         self._next_tag = 1
 
     # -- segments -----------------------------------------------------------------------------------------------
@@ -277,7 +281,7 @@ class Storage:
 
     def recall(self, first: Index) -> bool:
         """Asks the disk for the entries from `first` on, several records at a time; False: try again later."""
-        for under_way in self._reads.values():
+        for under_way in self.reads.values():
             if under_way and under_way[0].first <= first < under_way[-1].first + under_way[-1].entries:
                 return True
         records = self.log.records
@@ -295,35 +299,52 @@ class Storage:
             if record.position + record.length - start > limits.READ_BACK_BYTES:
                 break
             wanted.append(record)
+        start -= RECORD_OVERHEAD  # the first one's header holds the checksum of its payload
         length = wanted[-1].position + wanted[-1].length - start
         tag = self._next_tag
         if not self.disk.read(number, start % self.segment_bytes, length, tag):
             return False
         self._next_tag += 1
-        self._reads[tag] = wanted
+        self.reads[tag] = wanted
         return True
 
-    @property
-    def reading(self) -> bool:
-        """Whether anything was asked back from the disk."""
-        return bool(self._reads)
-
     def recalled(self) -> Sequence[tuple[RecordAt, bytes]]:
-        """Records that came back from the disk, each with its packed entries."""
+        """Records that came back from the disk, each with its packed entries.
+
+        Raises DiskError for one that is not as it was written: it may have been synced long ago, and a follower or the
+        store would take whatever the disk made of it since.
+        """
         out: list[tuple[RecordAt, bytes]] = []
         for tag, data in self.disk.reads():
-            wanted = self._reads.pop(tag)
+            wanted = self.reads.pop(tag)
             if not wanted:
                 continue
-            start = wanted[0].position
+            start = wanted[0].position - RECORD_OVERHEAD
             for record in wanted:
-                out.append((record, data[record.position - start : record.position - start + record.length]))
+                at = record.position - start
+                entries = data[at : at + record.length]
+                if not intact(data[at - RECORD_OVERHEAD : at], record, entries):
+                    number, offset = divmod(record.position, self.segment_bytes)
+                    raise DiskError(
+                        f"{self.disk.path(number)}: offset {offset}: entry {record.first} and those behind it are not "
+                        "as they were written; restore the directory from a backup, or replace this node"
+                    )
+                out.append((record, entries))
         return out
 
     def forget_reads(self) -> None:
         """What is under way was asked for before a truncation: ignore it when it comes."""
-        for tag in self._reads:
-            self._reads[tag] = self._reads[tag][:0]
+        for tag in self.reads:
+            self.reads[tag] = self.reads[tag][:0]
+
+
+def intact(header: bytes, record: RecordAt, entries: bytes) -> bool:
+    """Whether a record read back is the one that was written: its header names it, and its payload has its checksum."""
+    if len(header) != RECORD_HEADER.size or len(entries) != record.length:
+        return False
+    payload_crc, length, kind, index, term = RECORD_HEADER.unpack(header)
+    named = (kind, index, term, length) == (walframe.APPEND, record.first, record.term, record.length)
+    return named and payload_crc == crc32c(entries)
 
 
 def surviving(appends: Sequence[Append]) -> Sequence[Append]:

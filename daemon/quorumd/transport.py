@@ -12,18 +12,18 @@ Frame bodies are in peercodec.py. Longer than most files: admission of frames an
 """
 
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from quorumd import limits, peercodec
 from quorumd.consensus.messages import AppendEntries, Heartbeat, HeartbeatReply, PeerMessage
 from quorumd.fragments import Fragmenter, Reassembler
 from quorumd.log import Log
-from quorumd.peercodec import BODY_APPEND, DISK_FULL, ENCODERS, Reporter
+from quorumd.peercodec import BODY_APPEND, ENCODERS, Reporter
 from quorumd.sources import BytesSource, SlabSource, chunks
 from quorumd.types import Address, Incarnation, Index, Nanoseconds, NodeId, Term
 from quorumd_fastpath import wire
-from quorumd_fastpath.beats import Beat, Beats
+from quorumd_fastpath.beats import Beats
 from quorumd_fastpath.ring import check_entries
 from quorumd_fastpath.wire import Counters, Outbox, Slab
 
@@ -38,6 +38,7 @@ HELLO_EVERY = 50 * limits.MILLISECOND
 HELLO_REPLIES_PER_TURN = 16
 SILENT_AFTER = 1 * limits.SECOND
 TICK_EVERY = 5 * limits.MILLISECOND
+NEVER: Nanoseconds = 1 << 62
 MAX_PARKED = 256  # messages that wait for entries from disk, by first index
 MAX_CLAIMS = 1024  # digests kept for one turn
 
@@ -120,10 +121,12 @@ class Transport:
         self.fragmenter: Fragmenter[NodeId] = Fragmenter(mtu, first_id=identity.incarnation)
         self.reassembler: Reassembler[tuple[NodeId, Incarnation]] = Reassembler()
         self._random_u64 = random_u64
+        # `tick` has nothing to do before the first of these, and the second is worth a turn of its own.
         self._tick_due: Nanoseconds = 0
+        self._wake_due: Nanoseconds = 0
         self._filter = filter_incarnations
         self._hello_replies = 0  # since the last tick
-        self._beats = Beats(identity.node, identity.incarnation, limits.MAX_NUMBER)
+        self._beats = Beats(identity.node, identity.incarnation, limits.MAX_NUMBER, Heartbeat, HeartbeatReply)
         # By the first index they wait for from disk, then by receiver; a newer message replaces the older one.
         self._parked: dict[Index, dict[NodeId, AppendEntries]] = {}
         self.recalls: set[Index] = set()  # first indexes wanted from the WAL; taken by applier
@@ -133,32 +136,23 @@ class Transport:
     def receive(self, slab: Slab, now: Nanoseconds) -> list[PeerMessage]:
         """Decodes every datagram of the slab; sources in the result are valid until slab.clear().
 
-        Lone heartbeats come first, as if the network had: most slabs of an idle node hold nothing else.
+        Lone heartbeats come first, as the network could have had it: on an idle node nothing else arrives. They need
+        none of the questions of _admit, and what is done with them is what _admit and _message do.
         """
         messages: list[PeerMessage] = []
         beats, others = self._beats.take(slab, self.cluster, self.term)
-        if beats:
-            self._take_beats(beats, now, messages)
+        for beat, disk_full, digest_index, digest in beats:
+            peer = self.peers[beat.sender]
+            peer.heard_at = now
+            if disk_full is not None:
+                peer.disk_full = disk_full
+            if digest_index and (self.term, digest_index, digest) != self.settled:
+                note(self.verdicts if disk_full is None else self.claims, self.term, peer.node, digest_index, digest)
+            messages.append(beat)
         for slot in others:
             for frame in wire.parse_frames(slab, slot, self.counters):
                 self._frame(frame, slab, slot, now, messages)
         return messages
-
-    def _take_beats(self, beats: Iterable[Beat], now: Nanoseconds, out: list[PeerMessage]) -> None:
-        """What _admit and _message do, for frames of the current term that need no question."""
-        node, term = self.identity.node, self.term
-        for kind, flags, sender, index, commit, digest_index, digest in beats:
-            peer = self.peers[sender]
-            peer.heard_at = now
-            if kind == wire.KIND_HEARTBEAT:
-                heard = self.verdicts
-                out.append(Heartbeat(sender, node, term, commit, index))
-            else:
-                heard = self.claims
-                peer.disk_full = bool(flags & DISK_FULL)
-                out.append(HeartbeatReply(sender, node, term, index, commit))
-            if digest_index and (term, digest_index, digest) != self.settled:
-                note(heard, term, sender, digest_index, digest)
 
     def _frame(self, frame: wire.Frame, slab: Slab, slot: int, now: Nanoseconds, out: list[PeerMessage]) -> None:
         kind = frame[2]
@@ -334,6 +328,8 @@ class Transport:
         if refusal and refusal != peer.refusal:
             self.refusals.append((peer.node, refusal))
         peer.refusal = refusal
+        if refusal:
+            self._wake_due = min(self._wake_due, peer.hello_due)
         if self._filter:  # without it no incarnation is known to be the right one
             self._beats.know(peer.node, 0 if refusal else peer.incarnation)
 
@@ -487,15 +483,17 @@ class Transport:
         if now < self._tick_due and not self.fragmenter.bytes_waiting:
             return
         self._hello_replies = 0
-        # A peer that speaks need not be looked at before it could have been silent for too long. What could make it
-        # unknown, or begin fragments, are a handshake and a fragment: both bring the next tick forward.
-        self._tick_due = now + (TICK_EVERY if len(self.reassembler) else SILENT_AFTER)
+        soon, wake = now + SILENT_AFTER, NEVER
         for peer in self.peers.values():
-            if not peer.incarnation or peer.refusal or now - peer.heard_at > SILENT_AFTER:
+            if not peer.incarnation or peer.refusal:
                 self._greet(peer, now)
-                self._tick_due = now + TICK_EVERY
+                wake = min(wake, peer.hello_due)
+            elif now - peer.heard_at > SILENT_AFTER:  # not worth a turn of its own: it may be down for long
+                self._greet(peer, now)
+                soon = min(soon, peer.hello_due)
             else:
-                self._tick_due = min(self._tick_due, peer.heard_at + SILENT_AFTER + 1)
+                soon = min(soon, peer.heard_at + SILENT_AFTER + 1)
+        self._tick_due, self._wake_due = min(soon, wake), wake
         self.reassembler.expire(now)
         for dest, (message_id, number, count, total_bytes, payload) in self.fragmenter.poll(now):
             peer = self.peers[dest]
@@ -503,14 +501,11 @@ class Transport:
                 peer, wire.KIND_FRAGMENT, message_id, index=number, commit=total_bytes, count=count, payload=payload
             )
 
-    def deadline(self, now: Nanoseconds) -> Nanoseconds:
-        """When tick is due at the latest."""
-        due = now + SILENT_AFTER
+    def deadline(self) -> Nanoseconds:
+        """When tick is due at the latest; NEVER if any turn that comes anyway will do."""
+        due = self._wake_due
         if self.fragmenter.bytes_waiting:
-            due = self.fragmenter.deadline() or due
-        for peer in self.peers.values():
-            if (not peer.incarnation or peer.refusal) and peer.hello_due < due:
-                due = peer.hello_due
+            due = min(due, self.fragmenter.deadline() or due)
         return due
 
 

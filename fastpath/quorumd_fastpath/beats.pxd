@@ -10,6 +10,8 @@ cdef struct qknown:
     uint64_t incarnation  # 0: it may not speak
 
 cdef class Beats:
+    cdef type heartbeat
+    cdef type reply
     cdef uint16_t node
     cdef uint64_t incarnation
     cdef uint64_t limit

@@ -4,8 +4,12 @@
 Takes only what is beyond doubt: a datagram that is exactly one sound frame of one of the two kinds, between known
 incarnations, of the current term. Everything else stays for the general path, which knows the reasons to drop a frame
 and counts them; nothing is dropped or counted here. No system call, no policy, no clock.
+
+What comes out are the daemon's own messages, of the two named tuples it gave: making them here saves the detour through
+the constructor that a named tuple has in Python, which is most of what a heartbeat costs there.
 """
 
+from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -13,9 +17,8 @@ from quorumd_fastpath.wire cimport (
     DROP_REASONS, HEADER_SIZE, KIND_HEARTBEAT, KIND_HEARTBEAT_REPLY, Slab, next_frame, qframe, qheader_packed
 )
 
-Beat = tuple  # kind, flags, sender, index, commit, digest index, digest
-
 cdef enum:
+    DISK_FULL = 256  # flag of a reply
     BEAT_BODY = 16   # digest index, digest
     REPLY_BODY = 24  # applied, digest index, digest
 
@@ -31,10 +34,23 @@ cdef inline bint beat_shaped(const uint8_t* data, size_t size) noexcept nogil:
             and header.kind == (KIND_HEARTBEAT if header.payload_length == BEAT_BODY else KIND_HEARTBEAT_REPLY))
 
 
-cdef class Beats:
-    """The peers whose beats are taken, by the incarnation each proved; `limit` is above every plausible number."""
+cdef inline object named(type kind, tuple fields):
+    cdef tuple arguments = (fields,)
+    return (<PyTypeObject*>tuple).tp_new(kind, <PyObject*>arguments, NULL)
 
-    def __cinit__(self, uint16_t node, uint64_t incarnation, uint64_t limit):
+
+cdef class Beats:
+    """The peers whose beats are taken, by the incarnation each proved; `limit` is above every plausible number.
+
+    heartbeat, reply: named tuples of (sender, to, term, commit, round) and (sender, to, term, round, last).
+    """
+
+    def __cinit__(self, uint16_t node, uint64_t incarnation, uint64_t limit, type heartbeat not None,
+                  type reply not None):
+        if not issubclass(heartbeat, tuple) or not issubclass(reply, tuple):
+            raise TypeError("messages are named tuples")
+        self.heartbeat = heartbeat
+        self.reply = reply
         self.node = node
         self.incarnation = incarnation
         self.limit = limit
@@ -62,7 +78,8 @@ cdef class Beats:
     def take(self, Slab slab not None, uint64_t cluster, uint64_t term):
         """(beats, others): what was taken, and the slots left over.
 
-        Both in the order of their slots. The slab is not changed.
+        A beat is (message, whether its sender's disk is full or None for a heartbeat, digest index, digest). Both in
+        the order of their slots. The slab is not changed.
         """
         cdef list beats = []
         cdef list others = []
@@ -82,5 +99,11 @@ cdef class Beats:
                 others.append(slot)
                 continue
             memcpy(digest, data + size - sizeof(digest), sizeof(digest))  # both bodies end with it
-            beats.append((frame.kind, frame.flags, frame.sender, frame.index, frame.commit, digest[0], digest[1]))
+            if frame.kind == KIND_HEARTBEAT:
+                message = named(self.heartbeat, (frame.sender, self.node, term, frame.commit, frame.index))
+                disk_full = None
+            else:
+                message = named(self.reply, (frame.sender, self.node, term, frame.index, frame.commit))
+                disk_full = (frame.flags & DISK_FULL) != 0
+            beats.append((message, disk_full, digest[0], digest[1]))
         return beats, others

@@ -170,9 +170,10 @@ def parse_datagram(data: bytes) -> tuple[list[ParsedFrame], Counter[str]]:
 
 def take_beats(
     datagrams: Sequence[bytes], node: int, incarnation: int, known: dict[int, int], limit: int, cluster: int, term: int
-) -> tuple[list[tuple[int, int, int, int, int, int, int]], list[int]]:
-    """Twin of beats.Beats.take; known: the incarnation of each peer."""
-    beats, others = [], []
+) -> tuple[list[tuple[tuple[int, ...], bool | None, int, int]], list[int]]:
+    """Twin of beats.Beats.take, with messages as plain tuples; known: the incarnation of each peer."""
+    beats: list[tuple[tuple[int, ...], bool | None, int, int]] = []
+    others: list[int] = []
     for slot, datagram in enumerate(datagrams):
         frames, _ = parse_datagram(datagram)
         header = frames[0].header if frames else Header(0)
@@ -185,8 +186,12 @@ def take_beats(
             and header.sender_incarnation == known.get(header.sender, 0) != 0
             and max(header.index, header.commit) < limit
         ):
-            digest = struct.unpack("<QQ", frames[0].payload[-16:])
-            beats.append((header.kind, header.flags, header.sender, header.index, header.commit, *digest))
+            digest_index, digest = struct.unpack("<QQ", frames[0].payload[-16:])
+            if header.kind == HEARTBEAT:
+                numbers, disk_full = (header.commit, header.index), None
+            else:
+                numbers, disk_full = (header.index, header.commit), bool(header.flags & 256)
+            beats.append(((header.sender, node, term, *numbers), disk_full, digest_index, digest))
         else:
             others.append(slot)
     return beats, others

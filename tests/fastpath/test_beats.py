@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quorumd.consensus.messages import Heartbeat, HeartbeatReply
 from quorumd_fastpath import reference, wire
 from quorumd_fastpath.beats import Beats
 
@@ -27,7 +28,7 @@ def take(datagrams):
     slab = wire.Slab(max(len(datagrams), 1), 4096)
     for datagram in datagrams:
         assert slab.push(datagram, b"a" * 16)
-    beats = Beats(NODE, INCARNATION, LIMIT)
+    beats = Beats(NODE, INCARNATION, LIMIT, Heartbeat, HeartbeatReply)
     for node, incarnation in KNOWN.items():
         beats.know(node, incarnation)
     taken = beats.take(slab, CLUSTER, TERM)
@@ -44,8 +45,17 @@ def test_a_heartbeat_and_an_answer_are_taken_whatever_their_flags():
     digest = (0x0706050403020100, 0x0F0E0D0C0B0A0908)
     answer = frame(bytes(8) + bytes(range(16)), kind=21, sender=3, sender_incarnation=200, flags=256, count=3)
     beats, others = take([frame(), answer])
-    assert beats == [(20, 0, 2, 9, 7, *digest), (21, 256, 3, 9, 7, *digest)]
+    assert beats == [
+        (Heartbeat(sender=2, to=NODE, term=TERM, commit=7, round=9), None, *digest),
+        (HeartbeatReply(sender=3, to=NODE, term=TERM, round=9, last=7), True, *digest),
+    ]
+    assert [type(message) for message, *_ in beats] == [Heartbeat, HeartbeatReply]
     assert others == []
+
+
+def test_messages_are_tuples():
+    with pytest.raises(TypeError):
+        Beats(NODE, INCARNATION, LIMIT, Heartbeat, list)
 
 
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in WRONG.items() for value in values])
@@ -90,7 +100,7 @@ def test_a_newer_life_replaces_the_older_one():
     slab = wire.Slab(2, 4096)
     slab.push(frame(), b"a")
     slab.push(frame(sender_incarnation=101), b"a")
-    beats = Beats(NODE, INCARNATION, LIMIT)
+    beats = Beats(NODE, INCARNATION, LIMIT, Heartbeat, HeartbeatReply)
     assert beats.take(slab, CLUSTER, TERM) == ([], [0, 1])
     beats.know(2, 100)
     assert beats.take(slab, CLUSTER, TERM)[1] == [1]

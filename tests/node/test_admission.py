@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from quorumd import commands, limits
-from quorumd.admission import Admission
+from quorumd.admission import NOTHING_HELD, Admission
+from quorumd.consensus.engine import Held
 from quorumd.consensus.messages import AppendEntries
 from quorumd.log import Log
 from quorumd.transport import BytesSource
@@ -35,22 +36,22 @@ def run(prev, count):
 def test_what_was_released_counts_until_it_is_in_the_ring():
     asked, ring = admission()
     ring.append(NOOP * 4, 1, 4)
-    assert asked.entries(run(5, 2), 4, 0, 0).entries == 2  # held: entry 5 is missing
+    assert asked.entries(run(5, 2), 4, NOTHING_HELD).entries == 2  # held: entry 5 is missing
     asked.settled()
-    assert asked.entries(run(4, 1), 4, 2 * len(NOOP), 2) is not None  # fills the gap: 5, 6 and 7 are on their way
-    assert asked.entries(run(7, 10), 7, 0, 0) is None
-    assert asked.entries(run(7, 9), 7, 0, 0) is None  # what was refused may come again only in the next turn
+    assert asked.entries(run(4, 1), 4, Held(2 * len(NOOP), 2)) is not None  # fills the gap: 5, 6 and 7 are on their way
+    assert asked.entries(run(7, 10), 7, NOTHING_HELD) is None
+    assert asked.entries(run(7, 9), 7, NOTHING_HELD) is None  # what was refused may come again only in the next turn
     asked.settled()
     ring.append(NOOP * 3, 5, 3)
-    assert asked.entries(run(7, 9), 7, 0, 0) is not None
+    assert asked.entries(run(7, 9), 7, NOTHING_HELD) is not None
 
 
 def test_what_is_held_leaves_room_for_what_fills_the_gap():
     asked, ring = admission()
-    assert asked.entries(run(9, 9), 0, 0, 0).entries == 0  # more than its share: told as a gap
-    assert asked.entries(run(9, 8), 0, 0, 0).entries == 8
+    assert asked.entries(run(9, 9), 0, NOTHING_HELD).entries == 0  # more than its share: told as a gap
+    assert asked.entries(run(9, 8), 0, NOTHING_HELD).entries == 8
     asked.settled()
-    assert asked.entries(run(0, 8), 0, 8 * len(NOOP), 8) is not None
+    assert asked.entries(run(0, 8), 0, Held(8 * len(NOOP), 8)) is not None
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -63,7 +64,7 @@ def test_all_that_was_let_through_fits(seed):
         for _ in range(dice.randint(1, 4)):
             prev = last + dice.choice((0, 0, 1, 2, 5))
             entries = sum(count for _, count in held)
-            taken = asked.entries(run(prev, dice.randint(1, 6)), last, entries * len(NOOP), entries)
+            taken = asked.entries(run(prev, dice.randint(1, 6)), last, Held(entries * len(NOOP), entries))
             if taken is None or not taken.entries:
                 continue
             if prev > last:

@@ -8,6 +8,7 @@ from world import MS, Caller, World
 from quorumd import commands, limits, recovery
 from quorumd.commands import Kind, PutResult
 from quorumd.consensus.engine import Append
+from quorumd.errors import DiskError
 from quorumd_fastpath.apply import Store
 
 # -- datagrams ------------------------------------------------------------------------------------------------------
@@ -159,6 +160,23 @@ def test_what_is_not_on_the_disk_yet_is_not_read_back():
     storage.forget_reads()
     assert not storage.recall(2)
     assert storage.written == 1
+
+
+@pytest.mark.parametrize("damaged", ["header", "payload"])
+def test_what_decayed_on_the_disk_is_named_and_not_read_back(damaged):
+    """A node that runs does not scan its log again: damage since then shows only when an old entry is wanted."""
+    world = World(1, seed=11)
+    world.elect()
+    caller = Caller(world).open()
+    caller.put(b"k", b"value")
+    world.step(100)
+    core, disk = world.members[1].core, world.members[1].disk
+    record = core.log.records.at(core.log.records.place_of(2))
+    number, offset = divmod(record.position, core.settings.segment_bytes)
+    disk.cache[number][offset - 30 if damaged == "header" else offset + record.length - 1] ^= 1
+    assert core.storage.recall(2)
+    with pytest.raises(DiskError, match=rf"wal-0+{number}.seg: offset {offset}: entry 2 .* restore"):
+        world.step()
 
 
 # -- the ring -------------------------------------------------------------------------------------------------------

@@ -168,6 +168,13 @@ class Retainable(Protocol):
         ...
 
 
+class Held(NamedTuple):
+    """What waits in the engine for its predecessors: it will be appended without another question."""
+
+    size_bytes: int
+    entries: int
+
+
 class Random(Protocol):
     """The seeded generator an engine draws its timeouts from."""
 
@@ -192,16 +199,15 @@ class Engine(Protocol):
     @property
     def last(self) -> Index: ...
     @property
-    def held_bytes(self) -> int:
-        """Bytes of messages kept until their predecessors come; they are appended then, in any Ready."""
+    def held(self) -> Held:
+        """Messages kept until their predecessors come; they are appended then, in any Ready."""
         ...
     @property
-    def held_entries(self) -> int:
-        """Entries of those messages."""
-        ...
-    @property
-    def quiet(self) -> bool:
-        """Whether this node leads with nothing under way: what peers say can wait for the next Tick that is due."""
+    def hears_at(self) -> Nanoseconds:
+        """When what peers say must be stepped at the latest, before the Tick of that time; 0: as soon as it arrives.
+
+        Later than 0 only while this node leads with nothing under way.
+        """
         ...
     @property
     def accepts_proposals(self) -> bool:

@@ -79,6 +79,7 @@ class Machine:
         self._peer_queue: deque[tuple[bytes, Address]] = deque()
         self._client_queue: deque[tuple[bytes, Address]] = deque()
         self._turn_at: Nanoseconds | None = None  # of the turn that is scheduled
+        self._hears_at: Nanoseconds = 0  # local: before it the peer socket is not looked at (Core.hears_at)
         self._idle_until: Nanoseconds = 0  # local: until when the last turn was ready to sleep
         self._busy_until: Nanoseconds = 0
         disk.woke = self._disk_woke
@@ -118,7 +119,7 @@ class Machine:
             return False
         self.core = core
         self.world.tell(f"node {self.node}", "started", life=self.lives)
-        self._idle_until = self.clock
+        self._idle_until, self._hears_at = self.clock, 0
         self.after_turn(self)
         self._wake(self.world.now)
         return True
@@ -155,7 +156,7 @@ class Machine:
             self.dropped += 1
             return
         self._peer_queue.append((data, source))
-        if not self.core.quiet:
+        if not self._hears_at:
             self._wake(self.world.now)
 
     def _from_client(self, data: bytes, source: Address) -> None:
@@ -205,15 +206,17 @@ class Machine:
         self._idle_until = max(due, began)
         # Rounded up: a turn just before its deadline would find nothing to do, again and again.
         wake = self.world.now if due <= began else int(due / self.rate) + 1
-        if self._client_queue or (self._peer_queue and not core.quiet):
+        self._hears_at = core.hears_at
+        if self._client_queue or (self._peer_queue and not self._hears_at):
             wake = self.world.now
         self._wake(wake)
 
     def _inputs(self, core: Core, now: Nanoseconds) -> None:
         late = now - self._idle_until
-        if self._peer_queue:
+        heard_late = late > self._half_heartbeat
+        if self._peer_queue and (heard_late or self._hears_at <= now):
             self._drain_peers(core, now)
-        if late > self._half_heartbeat:
+        if heard_late:
             core.stalled(now)
         if self._client_queue:
             for _ in range(min(len(self._client_queue), SLOTS)):

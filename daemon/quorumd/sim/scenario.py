@@ -105,7 +105,7 @@ def draw(seed: int, *, nodes: int | None = None, only: Sequence[str] | None = No
         mac_bytes=dice.choice((0, 16)),
         filter_incarnations=dice.random() < 0.7,
         ring_mib=dice.choice((6, 8)),
-        ring_entries=dice.choice((16, 64, 1 << 14)),
+        ring_entries=dice.choice((64, 512, 1 << 14)),
         inflight_kib=dice.choice((16, 256, 4096)),
         drift=dice.choice((0.0, 0.001, 0.05)),
         delay_us=dice.choice([d for d in DELAYS_US if d[1] <= bearable_us]),

@@ -8,7 +8,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from quorumd.consensus.engine import HardState, LogSizes, Random, Ready, Role
+from quorumd.consensus.engine import HardState, Held, LogSizes, Random, Ready, Role
 from quorumd.consensus.progress import ProgressStatus
 from quorumd.consensus.raft import clock, following, replication
 from quorumd.consensus.raft.election import admit
@@ -174,24 +174,26 @@ class Raft:
         return self._s.log.last
 
     @property
-    def held_bytes(self) -> int:
-        return self._s.held_bytes
+    def held(self) -> Held:
+        s = self._s
+        return Held(s.held_bytes, s.held_entries)
 
     @property
-    def held_entries(self) -> int:
-        return sum(message.entries for message, _ in self._s.held.values())
+    def hears_at(self) -> Nanoseconds:
+        """If this node leads and everybody has everything, only answers to heartbeats are to come.
 
-    @property
-    def quiet(self) -> bool:
-        """Leads, and everybody has everything: only answers to heartbeats are to come."""
+        They are wanted when check-quorum looks; by a lease with every round.
+        """
         s = self._s
         last = s.log.last
         if s.role is not _LEADER or s.commit != last or s.read_round or s.reads_waiting or s.transfer_to:
-            return False
+            return 0
         level = True
         for p in s.peers.values():
             level = level and p.replicating and p.match == last
-        return level
+        if not level:
+            return 0
+        return s.heartbeat_at if s.config.lease_reads else s.check_at
 
     @property
     def accepts_proposals(self) -> bool:

@@ -138,6 +138,7 @@ def hold(s: State, m: AppendEntries) -> None:
         m = m._replace(source=m.source.retain())
     s.held[prev] = m, size
     s.held_bytes += size
+    s.held_entries += m.entries
 
 
 def release(s: State) -> None:
@@ -147,6 +148,7 @@ def release(s: State) -> None:
             return
         m, size = s.held.pop(prev)
         s.held_bytes -= size
+        s.held_entries -= m.entries
         if merge(s, m):
             acknowledge(s, prev + m.entries, m.commit)
 

@@ -35,7 +35,7 @@ def adopt_term(s: State, term: Term, vote: NodeId) -> None:
     s.ack = False
     s.gap_prev = 0
     s.held.clear()
-    s.held_bytes = 0
+    s.held_bytes = s.held_entries = 0
     s.votes = {}
 
 
@@ -86,7 +86,7 @@ def become_leader(s: State) -> None:
     s.vote_resend_at = NEVER
     s.election_deadline = NEVER
     s.held.clear()
-    s.held_bytes = 0
+    s.held_bytes = s.held_entries = 0
     last = s.log.last
     for node in s.others:
         s.peers[node] = Progress(node, last + 1, s.now)

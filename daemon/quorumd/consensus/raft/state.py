@@ -75,6 +75,7 @@ class State:
         "heartbeat_at",
         "held",
         "held_bytes",
+        "held_entries",
         "leader",
         "lease_broken",
         "log",
@@ -178,6 +179,7 @@ class State:
         # Reorder window: (message, size_bytes) by prev_index, of this term only; every prev_index > log.last
         self.held: dict[Index, tuple[AppendEntries, int]] = {}
         self.held_bytes = 0  # == sum of their sizes
+        self.held_entries = 0  # == sum of their entries
         self.votes: dict[NodeId, bool] = {}  # a set keyed by node: a duplicate never counts twice
         self.vote_resend_at: Nanoseconds = NEVER
         self.campaign_transfer = False  # the leader asked for this election

@@ -1,0 +1,237 @@
+"""What an idle cluster leaves out must not be missed: heartbeats, the peer socket, digests heard before, chores."""
+
+import pytest
+from world import CLUSTER, MS, Caller, World
+
+from quorumd import commands, limits, peercodec
+from quorumd.commands import Kind
+from quorumd.consensus.engine import Role
+from quorumd.consensus.messages import Heartbeat, HeartbeatReply
+from quorumd.consensus.raft import RaftConfig
+from quorumd.digests import DigestJudge
+from quorumd_fastpath import wire
+from quorumd_fastpath.wire import Slab
+
+
+class Idle(World):
+    """Reads a node's peer socket as node.py does: not before `hears_at`, if that is set."""
+
+    def start(self, i, **options):
+        self.spare = Slab(64, 65536)
+        self.waited = self.heard = 0
+        return super().start(i, **options)
+
+    def _turn(self, i, member):
+        if not member.core.hears_at > self.now:
+            self.heard += len(member.peers) > 0
+            super()._turn(i, member)
+            return
+        self.waited += 1
+        waiting, member.peers = member.peers, self.spare
+        super()._turn(i, member)
+        member.peers = waiting
+
+
+def fill(world, caller, entries):
+    """Writes so many entries, many to a turn."""
+    while entries > 0:
+        records = []
+        for _ in range(min(entries, 64)):
+            caller.seq += 1
+            command = commands.encode(commands.Put(b"k%d" % (caller.seq % 7), b"v"))
+            records.append(commands.encode_record(Kind.COMMAND, caller.session, caller.seq, caller.seq, command))
+        frame = wire.encode_frame(wire.KIND_REQUEST, 0, CLUSTER, 0, 0, 0, 0, 0, 0, 0, len(records), b"".join(records))
+        world.send(caller.name, b"node%d" % world.leader().settings.node, frame)
+        entries -= len(records)
+        world.step(2)
+
+
+def beat(core, peer, kind, body, **fields):
+    """A frame of the current term from `peer`, as it would send it."""
+    me = core.transport
+    header = {"flags": 0, "term": me.term, "index": 1, "commit": 1, **fields}
+    return wire.encode_frame(
+        kind, header["flags"], CLUSTER, peer.node, me.identity.node, peer.incarnation, me.identity.incarnation,
+        header["term"], header["index"], header["commit"], 0, body,
+    )
+
+
+@pytest.mark.parametrize("kind", [wire.KIND_HEARTBEAT, wire.KIND_HEARTBEAT_REPLY])
+@pytest.mark.parametrize("flags", [0, peercodec.DISK_FULL])
+@pytest.mark.parametrize("digest", [(0, 0), (1024, 99)])
+@pytest.mark.parametrize("numbers", [(7, 3), (0, 0), (limits.MAX_NUMBER - 1, 5), (limits.MAX_NUMBER, 5), (5, 1 << 63)])
+def test_a_lone_beat_and_one_in_company_mean_the_same(kind, flags, digest, numbers):
+    world = World(3, seed=1)
+    core = world.members[world.elect()].core
+    transport = core.transport
+    peer = next(iter(transport.peers.values()))
+    body = peercodec.BODY_HEARTBEAT.pack(*digest)
+    if kind == wire.KIND_HEARTBEAT_REPLY:
+        body = bytes(8) + body
+    frame = beat(core, peer, kind, body, flags=flags, index=numbers[0], commit=numbers[1])
+    seen = []
+    for datagram in (frame, frame + frame):  # the second takes the general path
+        slab = Slab(2, 4096)
+        slab.push(datagram, peer.address)
+        peer.disk_full, peer.heard_at = None, 0
+        before = transport.counters.as_dict()
+        messages = set(transport.receive(slab, world.now))
+        dropped = {reason for reason, count in transport.counters.as_dict().items() if count != before[reason]}
+        seen.append(
+            (messages, peer.disk_full, peer.heard_at, set(transport.claims), set(transport.verdicts), dropped)
+        )
+        transport.claims.clear()
+        transport.verdicts.clear()
+    assert seen[0] == seen[1]
+    assert len(seen[0][0]) == (max(numbers) < limits.MAX_NUMBER)
+    assert all(type(message) in (Heartbeat, HeartbeatReply) for message in seen[0][0])
+
+
+def test_an_idle_leader_hears_its_followers_before_check_quorum_looks():
+    world = Idle(3, seed=2)
+    leader = world.elect()
+    world.step(200)
+    core, engine = world.members[leader].core, world.members[leader].core.engine
+    world.waited = world.heard = 0
+    world.step(6000)
+    assert engine.role is Role.LEADER and not world.has("quorum-lost")
+    assert world.waited > 5500  # of the leader's turns; without hearing anybody it would have stepped down 45 times
+    assert core.quiet and 0 < core.hears_at <= world.now + 120 * MS
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_idle_leader_keeps_its_office_through_losses_and_serves_at_once(seed):
+    world = Idle(3, seed=seed)
+    world.loss = 0.05
+    leader = world.elect()
+    caller = Caller(world).open()
+    caller.target = leader
+    for round_ in range(4):
+        world.step(1500)
+        before = world.now
+        caller.put(b"k", b"%d" % round_)
+        assert world.now - before < 100 * MS
+    assert world.leader().settings.node == leader
+    assert world.waited > 3000
+
+
+def test_an_idle_leader_without_followers_steps_down_as_soon_as_a_busy_one():
+    world = Idle(3, seed=3)
+    leader = world.elect()
+    world.step(300)
+    world.isolate(leader)
+    engine = world.members[leader].core.engine
+    world.until(lambda: engine.role is not Role.LEADER, within_ms=2 * 120 + 2)
+
+
+def test_a_lease_hears_every_round():
+    raft = RaftConfig(40 * MS, 120 * MS, limits.MAX_APPEND_BYTES, limits.DEFAULT_INFLIGHT_BYTES, 256, True, 65_000)
+    world = Idle(3, seed=4, raft=raft)
+    core = world.members[world.elect()].core
+    world.step(500)
+    assert world.now < core.hears_at <= world.now + 40 * MS
+    world.step(2000)
+    assert core.engine.role is Role.LEADER
+
+
+def test_what_is_under_way_is_heard_at_once():
+    world = World(3, seed=5)
+    leader = world.elect()
+    caller = Caller(world).open()
+    caller.target = leader
+    world.step(200)
+    core = world.members[leader].core
+    assert core.quiet
+    world.members[leader].disk.stick(world.now)
+    put = commands.encode(commands.Put(b"k", b"v"))
+    caller.transmit(commands.encode_record(Kind.COMMAND, caller.session, 1, 1, put))
+    world.step(2)
+    assert not core.quiet and core.hears_at == 0
+
+
+def test_digests_that_are_settled_are_heard_no_more_and_anew_under_the_next_leader():
+    world = World(3, seed=6)
+    leader = world.elect()
+    caller = Caller(world).open()
+    fill(world, caller, limits.DIGEST_EVERY + 50)
+    world.until(world.converged)
+    index, digest = world.members[leader].core.store.checkpoint()
+    assert index >= limits.DIGEST_EVERY
+
+    def all_settled():
+        return all(core.transport.settled == (core.engine.term, index, digest) for core in world.cores())
+
+    world.until(all_settled)
+    for core in world.cores():
+        core.applier._compare = None  # nothing asks for it while all say the same
+    world.step(500)
+    for core in world.cores():
+        del core.applier._compare
+    world.stop(leader)
+    world.until(lambda: (found := world.leader()) is not None and found.settings.node != leader)
+    world.until(all_settled)
+    assert all(core.applier.judge.agreed == (index, digest) for core in [world.leader()])
+
+
+def test_a_divergence_after_agreement_is_still_found():
+    world = World(3, seed=7, mac_bytes=16)
+    leader = world.elect()
+    caller = Caller(world).open()
+    fill(world, caller, limits.DIGEST_EVERY + 50)
+    world.until(lambda: world.members[leader].core.transport.settled[1] >= limits.DIGEST_EVERY)
+    liar = next(core for core in world.cores() if core.settings.node != leader)
+    index, digest = liar.store.checkpoint()
+    liar.transport.report = lambda: peercodec.report(liar.applier.applied, index, digest ^ 1, disk_full=False)
+    judge = world.members[leader].core.applier.judge
+    world.until(lambda: judge._votes[index].get(liar.settings.node) == digest ^ 1, within_ms=200)
+
+
+def test_confirmed_is_what_was_found_equal_since_the_last_reset():
+    judge = DigestJudge(1, 3, {8: 80, 16: 160}.get)
+    judge.hear(2, 8, 80, now=1)
+    assert judge.confirmed == (8, 80)
+    judge.hear(2, 16, 161, now=1)
+    judge.hear(3, 16, 161, now=1)
+    assert judge.confirmed == (8, 80) and judge.suspect is not None
+    judge.reset()
+    assert judge.confirmed == (0, 0) and judge.suspect is None
+    judge.told(16, 160, now=2)
+    assert judge.confirmed == (16, 160)
+
+
+def test_an_idle_node_syncs_one_empty_batch_in_time_and_then_rests():
+    world = World(3, seed=8)
+    leader = world.elect()
+    caller = Caller(world).open()
+    caller.target = leader
+    caller.put(b"k", b"v")
+    disk = world.members[leader].disk
+    before = disk.submitted_seq
+    world.until(lambda: disk.submitted_seq > before, within_ms=100)
+    world.step(100)
+    after = disk.submitted_seq
+    world.step(3000)
+    assert disk.submitted_seq == after == before + 1
+
+
+def test_a_peer_silent_for_a_second_is_greeted_again_and_again():
+    world = World(3, seed=9)
+    leader = world.elect()
+    world.step(200)
+    other = next(i for i in world.ids if i != leader)
+    hellos = []
+    send = world.send
+
+    def watch(source, dest, data):
+        if (source, dest) == (b"peer%d" % leader, b"peer%d" % other) and data[5] == wire.KIND_HELLO:
+            hellos.append(world.now)
+        send(source, dest, data)
+
+    world.send = watch
+    world.step(2000)
+    assert not hellos
+    world.members[other].paused = True
+    began = world.now
+    world.step(2000)
+    assert 960 * MS < hellos[0] - began < 1100 * MS
+    assert len(hellos) > 10
