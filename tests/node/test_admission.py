@@ -47,7 +47,7 @@ def test_what_was_released_counts_until_it_is_in_the_ring():
 
 
 def test_what_is_held_leaves_room_for_what_fills_the_gap():
-    asked, ring = admission()
+    asked, _ring = admission()
     assert asked.entries(run(9, 9), 0, NOTHING_HELD).entries == 0  # more than its share: told as a gap
     assert asked.entries(run(9, 8), 0, NOTHING_HELD).entries == 8
     asked.settled()

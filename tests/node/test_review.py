@@ -287,7 +287,8 @@ def test_a_starting_node_syncs_what_it_read_before_it_speaks():
     Caller(world).open().put(b"k", b"v")
     world.stop(1)
     disk = world.members[1].disk
-    disk.platter = {number: bytearray(len(data)) for number, data in disk.cache.items()}  # all is only in the page cache
+    # Everything is only in the page cache.
+    disk.platter = {number: bytearray(len(data)) for number, data in disk.cache.items()}
     disk.stick(world.now)  # no write may be what syncs it
     world.start(1)
     assert disk.platter == disk.cache
