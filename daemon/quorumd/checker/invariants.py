@@ -145,7 +145,7 @@ class Invariants:
     def votes(self, node: NodeId, term: Term, candidate: NodeId, durable: tuple[Term, NodeId]) -> None:
         """A message of the node grants its vote: one a term, through all its lives. `durable`: what its disk says."""
         if (term, candidate) != durable and term >= durable[0]:
-            raise Violation("vote-before-durable", f"node {node} voted for {candidate} in {term}; its disk has {durable}")
+            raise Violation("vote-before-durable", f"node {node} voted in term {term}; its disk has {durable}")
         other = self._votes.setdefault((node, term), candidate)
         if other != candidate:
             raise Violation("voted-twice", f"node {node} voted for {other} and for {candidate} in term {term}")
