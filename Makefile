@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard fastpath/quorumd_fastpath/*.pyx fastpath/quorumd_fastpath/*.pxd fastpath/quorumd_fastpath/*.h) setup.py
 
-.PHONY: up test lint build asan bench figures soak clean
+.PHONY: up test lint build asan bench figures soak mutants clean
 
 up: build
 	$(BIN)/quorumd up
@@ -29,6 +29,10 @@ soak: build
 	$(BIN)/python bench/prove_powerloss.py --rounds 20
 	QUORUMD_SEEDS=500 $(BIN)/python -m pytest tests/node/test_random_world.py tests/consensus
 	$(BIN)/quorumd sim --minutes $(SOAK_MINUTES) --jobs 2
+
+# Known bugs of protocol and storage, one at a time: fails if a check that should catch one does not (some minutes).
+mutants: build
+	$(BIN)/python tests/mutants/run.py
 
 # The figures in bench/results/: failover, crashes, throughput, ... (bench/show.py; about twenty minutes).
 # FLOOR=path of the yardstick's binary, to measure throughput beside it.

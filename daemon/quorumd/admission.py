@@ -22,7 +22,7 @@ from quorumd_fastpath import wire
 from quorumd_fastpath.wire import WRITES
 
 HELD_SHARE: Final = 16  # of a segment may wait in the engine for its predecessors
-HELD_ROOM: Final = 4  # of the ring's free room a quarter may: the predecessors must find theirs beside it
+HELD_ROOM: Final = 2  # of the ring's free room half may: the predecessors must find theirs beside it
 NOTHING_HELD: Final = Held(0, 0)
 DELETE_RANGE: Final = b"\x02"  # first byte of a command that only shrinks the store
 

@@ -231,7 +231,8 @@ def _cut_or_refuse(
             "not a torn write; nothing was changed. Restore the directory from a backup, or replace this node"
         )
     disk.wipe(end.number, end.offset)
-    for number in numbers:
+    # From the end: should power be lost meanwhile, what is left must not have a hole that the log would grow across.
+    for number in reversed(numbers):
         if number > end.number:
             disk.remove(number)
     log_event("torn_tail_cut", file=disk.path(end.number), offset=end.offset, entry=damage.entry, damage=damage.what)

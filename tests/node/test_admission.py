@@ -47,11 +47,11 @@ def test_what_was_released_counts_until_it_is_in_the_ring():
 
 
 def test_what_is_held_leaves_room_for_what_fills_the_gap():
-    asked, _ = admission()
-    assert asked.entries(run(9, 5), 0, NOTHING_HELD).entries == 0  # more than its share: told as a gap
-    assert asked.entries(run(9, 4), 0, NOTHING_HELD).entries == 4
+    asked, _ring = admission()
+    assert asked.entries(run(9, 9), 0, NOTHING_HELD).entries == 0  # more than its share: told as a gap
+    assert asked.entries(run(9, 8), 0, NOTHING_HELD).entries == 8
     asked.settled()
-    assert asked.entries(run(0, 9), 0, Held(4 * len(NOOP), 4)) is not None
+    assert asked.entries(run(0, 8), 0, Held(8 * len(NOOP), 8)) is not None
 
 
 @pytest.mark.parametrize("seed", range(20))
