@@ -11,9 +11,11 @@ import sys
 from collections import Counter
 
 import pytest
-from brokenbuilds import compile_library, with_early_replies, without_fdatasync
-from platter import SECTOR, Platter, survivors
+from brokenbuilds import with_early_replies, without_fdatasync
 from powercluster import Broken, Promises, Trial, check_keys, check_overwritten
+
+from quorumd.chaos.platter import SECTOR, Platter, survivors
+from quorumd.chaos.preload import compile_library, environment
 
 ROUNDS = int(os.environ.get("POWERLOSS_ROUNDS", "3"))
 SEED = int(os.environ.get("POWERLOSS_SEED", "1"))
