@@ -19,10 +19,11 @@ LAYERS = {
     "core": {"leaf", "consensus", "node parts", "fastpath"},
     "node": {"leaf", "environment", "consensus", "node parts", "core", "fastpath", "system calls"},
     "client": {"leaf", "node parts", "fastpath"},
-    "supervisor": {"leaf", "environment", "client"},
+    "checker": {"leaf"},
+    "supervisor": {"leaf", "environment", "client", "checker"},
     "cli": {
-        *("leaf", "environment", "consensus", "node parts", "core", "node", "client", "supervisor", "fastpath"),
-        "system calls",
+        *("leaf", "environment", "consensus", "node parts", "core", "node", "client", "checker", "supervisor"),
+        *("fastpath", "system calls"),
     },
 }
 MODULES = {
@@ -40,6 +41,7 @@ MODULES = {
     "core": "core",
     **dict.fromkeys(("node", "disk"), "node"),
     "client": "client",
+    "checker": "checker",
     "supervisor": "supervisor",
     **dict.fromkeys(("cli", "__main__"), "cli"),
 }

@@ -13,6 +13,10 @@ class ConfigError(QuorumdError):
     """The config, data directory or command line is unusable; the message names file, line, key and remedy."""
 
 
+class HistoryError(QuorumdError):
+    """A file that is no history of operations; the message names file, line, field and remedy."""
+
+
 class ProtocolError(QuorumdError):
     """Bytes that are not what they claim to be."""
 

@@ -113,6 +113,11 @@ CLIENT_OPEN_DEADLINE: Final = 10 * SECOND
 CLIENT_CLOSE_DEADLINE: Final = 200 * MILLISECOND
 CLIENT_TIMEOUT_S: Final = 5.0
 
+# The checker
+HISTORY_EVENTS: Final = 4_000_000  # of one history in memory
+CHECK_CONFIGURATIONS: Final = 4_000_000  # visited by one search; above it, undecided
+CHECK_SECONDS: Final = 60.0  # likewise
+
 invariant(MAX_VALUE_BYTES + MAX_KEY_BYTES + 4 * KIB <= MAX_ENTRY_BYTES, "the largest put must fit an entry")
 invariant(MAX_ENTRY_BYTES + HEADER_BYTES + 4 * KIB <= MIN_SEGMENT_BYTES // 2, "any entry must fit half a segment")
 invariant(MAX_NUMBER + MAX_TERM_STEP < 1 << 63, "a plausible number leaves room for sums")

@@ -15,7 +15,7 @@ import click
 
 import quorumd
 from quorumd.cli.options import CONFIG_KEY
-from quorumd.errors import ConfigError, Definite, QuorumdError
+from quorumd.errors import ConfigError, Definite, HistoryError, QuorumdError
 
 DONE: Final = 0
 REFUSED: Final = 1
@@ -86,7 +86,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         context = error.ctx if isinstance(error, click.UsageError) else None
         complain(error.format_message() + (f" (see `{context.command_path} --help`)" if context else ""))
         return USAGE
-    except ConfigError as error:
+    except (ConfigError, HistoryError) as error:
         complain(str(error))
         return USAGE
     except Definite as error:
