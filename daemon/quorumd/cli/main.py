@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "del": ("data", "delete"),
     "cas": ("data", "cas"),
     "bench": ("bench", "bench"),
+    "chaos": ("chaos", "chaos"),
     "transfer-leader": ("cluster", "transfer_leader"),
     "check-config": ("check", "check_config"),
     "logdump": ("logdump", "logdump"),
