@@ -20,9 +20,9 @@ After `info` the number of the process is not used again; an invoke without comp
                         "failure": [op, ...]}       succeeded: which branch; results: a value or null for each op of it
 
 A target is `value`, `version`, `create_revision` or `mod_revision`, an op of a compare `=`, `!=`, `<` or `>`, an op of
-a branch `["read", key]` or `["write", key, value]`; a write is visible to later reads of its txn. An absent key has the
-value null, which is neither below nor above any other, and zeros for the rest. Keys and values are strings, values
-tokens: whoever records maps large ones to short ones. A history begins with an empty store.
+a branch `["read", key]` or `["write", key, value]`; a write is visible to later reads of its txn. As in etcd, an absent
+key has no value (no compare with a string holds, only `= null` does) and 0 for the other targets. Keys and values are
+strings, values tokens: whoever records maps large ones to short ones. A history begins with an empty store.
 
 `revision` in an `ok` is optional, as only stores with one can tell: for an operation that changed the store, the
 revision that it made (one more than the last; all changes of one txn share it; deleting an absent key changes nothing),

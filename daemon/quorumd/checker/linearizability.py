@@ -1,0 +1,18 @@
+"""Whether a history is linearizable: the one question, put to the checker that fits what the history tells."""
+
+import time
+
+from quorumd.checker.history import Operation
+from quorumd.checker.search import check_by_search
+from quorumd.checker.verdict import Verdict
+from quorumd.limits import CHECK_SECONDS
+
+
+def check(operations: list[Operation], *, seconds: float = CHECK_SECONDS) -> Verdict:
+    """The verdict on the operations of one history (of `history.pair`), within `seconds`.
+
+    If every answer carries a revision, the revisions give the order and only unknown outcomes are searched
+    (`revisions`); else any order is searched for (`search`). Raises HistoryError for what neither can judge: without
+    revisions a stale read, or a compare of a create or mod revision.
+    """
+    return check_by_search(operations, time.monotonic() + seconds)
