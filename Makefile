@@ -22,9 +22,11 @@ lint: build
 bench: build
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only
 
-# Longer proofs: power loss on real files with both broken builds, and the random worlds over many seeds.
+# Longer proofs: power loss on real files with both broken builds, real processes under every fault, and the random
+# worlds over many seeds.
 soak: build
 	$(BIN)/python bench/prove_powerloss.py --rounds 20
+	for seed in 1 2 3; do $(BIN)/quorumd chaos --seconds 120 --seed $$seed || exit 1; done
 	QUORUMD_SEEDS=500 $(BIN)/python -m pytest tests/node/test_random_world.py tests/consensus
 
 # The figures in bench/results/: failover, crashes, throughput, ... (bench/show.py; about twenty minutes).

@@ -2,10 +2,10 @@
 
     python bench/large.py --rounds 20 --loss 0.05
 
-Every datagram between nodes passes a relay (quorumd/chaos/relay.py) that drops it with the given chance, in either direction; with
---client-loss those between the client and the nodes too. Each node has a config of its own in which its peers'
-addresses are the relay's. Each value is put, then read back through the leader; at the end all nodes must have applied
-the same.
+Every datagram between nodes passes the relay of `quorumd chaos`, which drops it with the given chance, in either
+direction; with --client-loss those between the client and the nodes too. Each node has a config of its own in which its
+peers' addresses are the relay's. Each value is put, then read back through the leader; at the end all nodes must have
+applied the same.
 
 Must show 9: every value commits and is read back whole. A change of leader is not expected.
 """

@@ -21,9 +21,11 @@ LAYERS = {
     "client": {"leaf", "node parts", "fastpath"},
     "checker": {"leaf"},
     "supervisor": {"leaf", "environment", "client", "checker"},
+    # Part of the supervisor, and apart because it knows the disk format: it damages what is certainly on the disk.
+    "chaos": {"leaf", "environment", "client", "checker", "supervisor", "fastpath"},
     "cli": {
         *("leaf", "environment", "consensus", "node parts", "core", "node", "client", "checker", "supervisor"),
-        *("fastpath", "system calls"),
+        *("chaos", "fastpath", "system calls"),
     },
 }
 MODULES = {
@@ -43,6 +45,7 @@ MODULES = {
     "client": "client",
     "checker": "checker",
     "supervisor": "supervisor",
+    "chaos": "chaos",
     **dict.fromkeys(("cli", "__main__"), "cli"),
 }
 CONSENSUS_MAY_NOT = {"time", "random", "socket", "os", "asyncio", "threading", "logging", "select", "datetime"}

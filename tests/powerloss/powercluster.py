@@ -1,7 +1,8 @@
 """Three real nodes on real files that can lose power, a load that remembers what it was promised, and the verdict.
 
 One round: load, the power fails at a random moment, the nodes start again, the load finishes what it had under way,
-and everything that was ever acknowledged must be there, once. See powerloss.c and platter.py in quorumd/chaos for the power cut.
+and everything that was ever acknowledged must be there, once. For the power cut see quorumd/chaos: powerloss.c and
+platter.py.
 
 Nothing here waits by the clock: `Load.pump` moves datagrams until a condition holds, up to a deadline.
 """

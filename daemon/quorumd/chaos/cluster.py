@@ -287,7 +287,7 @@ class ChaosCluster:
     # -- a damaged log ------------------------------------------------------------------------------------------------
 
     async def flip_bit(self, node: NodeId, seed: int) -> None:
-        """Kills the node, flips one bit of its log that was known durable, starts it again. Raises Rejected, OSError."""
+        """Kills the node, flips one bit of its log that was known durable, starts it again. Raises Rejected."""
         member = self._members[node]
         await self._kill([member])
         place = bitflip.choose(member.config.node_path(node), random.Random(seed))
@@ -306,7 +306,8 @@ class ChaosCluster:
         if status.get("voter") or status.get("role") == "leader":
             self._object(f"node {damage.node} votes with a damaged log")
         elif damage.place.path.name not in str(status.get("reason")):
-            self._object(f"node {damage.node} is out of the quorum and does not name the damage: {status.get('reason')!r}")
+            said = status.get("reason")
+            self._object(f"node {damage.node} is out of the quorum and does not name the damage: {said!r}")
 
     def check_damaged(self) -> None:
         """Notes a problem if the damaged file is no longer as it was found."""
@@ -348,10 +349,10 @@ def _write_configs(
         plain["key_file"] = key_path.name
 
     def write(name: str, data_dir: str, owner: NodeId | None) -> Path:
-        members = [
-            {"id": node, "peer": f"{host}:{heard_at.get((owner or node, node), peers[i])}", "client": f"{host}:{clients[i]}"}
-            for i, node in enumerate(nodes)
-        ]
+        members = []
+        for i, node in enumerate(nodes):
+            peer = heard_at.get((owner or node, node), peers[i])
+            members.append({"id": node, "peer": f"{host}:{peer}", "client": f"{host}:{clients[i]}"})
         path = directory / name
         path.write_text(yaml.safe_dump({**plain, "data_dir": data_dir, "nodes": members}))
         return path

@@ -290,7 +290,7 @@ FAULTS: Final[dict[str, Fault]] = {fault.name: fault for fault in _ALL}
 
 
 def parse(text: str, nodes: int) -> tuple[str, ...]:
-    """Fault names out of "kill,pause"; "all": every one that fits so many nodes. Raises Rejected naming what is wrong."""
+    """Fault names out of "kill,pause"; "all": every one that fits so many nodes. Raises Rejected."""
     fitting = tuple(name for name, fault in FAULTS.items() if fault.least_nodes <= nodes)
     if text.strip() == "all":
         return fitting

@@ -25,7 +25,6 @@ from quorumd.chaos.verdict import Report, agreed, broken_promises
 from quorumd.chaos.workload import PADDING_BYTES, Workload
 from quorumd.checker.history import pair
 from quorumd.checker.linearizability import check
-from quorumd.checker.page import write_page
 from quorumd.config import Config
 from quorumd.errors import QuorumdError
 
@@ -51,7 +50,7 @@ class Options(NamedTuple):
     nodes: int
 
 
-class Violated(Exception):  # noqa: N818 - it is what was found, not what went wrong here
+class Violated(Exception):
     """Something happened that must not, or did not that must; the message says what."""
 
 
@@ -173,10 +172,10 @@ class ChaosRun:
         except QuorumdError as error:
             raise Violated(f"with everything healed a read failed: {type(error).__name__}: {error}") from error
 
-    async def _storm(self, each: Round) -> None:
+    async def _storm(self, storm: Round) -> None:
         begun_s = time.monotonic()
-        moments = [(injection.begin_s, "inject", injection) for injection in each.injections]
-        moments += [(injection.end_s, "heal", injection) for injection in each.injections if injection.end_s is not None]
+        moments = [(each.begin_s, "inject", each) for each in storm.injections]
+        moments += [(each.end_s, "heal", each) for each in storm.injections if each.end_s is not None]
         for at_s, action, injection in sorted(moments, key=lambda moment: moment[0]):
             await asyncio.sleep(begun_s + at_s - time.monotonic())
             await self._act(action, injection)
@@ -247,6 +246,7 @@ class ChaosRun:
         self.report.linearizable = verdict.ok
         if verdict.ok is False:
             page = self.history.with_suffix(".html")
+            from quorumd.checker.page import write_page
             write_page(page, operations, verdict)
             self.report.violations.append(f"not linearizable: {verdict.reason} ({page.name} shows it)")
         elif verdict.ok is None:

@@ -83,10 +83,10 @@ def agreed(statuses: Mapping[NodeId, Status], voters: Sequence[NodeId]) -> bool:
 
 def human(report: Report) -> str:
     """The report for people."""
-    counts = ", ".join(f"{count:,} {name}" for name, count in sorted(report.outcomes.items(), reverse=True))
+    counts = ", ".join(f"{report.outcomes.get(name, 0):,} {name}" for name in ("ok", "fail", "info"))
     injected = ", ".join(f"{name} {count}" for name, count in report.injected.items())
     lines = [
-        f"{report.rounds} rounds in {report.seconds:.0f} s, seed {report.seed}; operations: {counts or 'none'}",
+        f"{report.rounds} rounds in {report.seconds:.0f} s, seed {report.seed}; operations: {counts}",
         f"faults: {injected or 'none'}; {report.restarts} restarts; "
         f"longest recovery {report.recovery_s:.2f} s; {report.increments} increments",
         *(f"VIOLATION: {violation}" for violation in report.violations),

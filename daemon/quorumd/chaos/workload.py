@@ -199,8 +199,8 @@ class Worker:
                 if (expected := newest.get(other)) is not None and self.rng.random() < 0.5:
                     compares = [(other, "value", self.rng.choice(("=", "!=")), expected)]
                 change = self.unique()
-                success: list[TxnOp] = [("write", key, change), ("read", key), ("write", other, change + "'"), ("read", third)]
-                return calls.txn(compares, success, [("read", other), ("write", third, change + '"')])
+                then: list[TxnOp] = [("write", key, change), ("read", key), ("write", other, change), ("read", third)]
+                return calls.txn(compares, then, [("read", other), ("write", third, change)])
 
     # -- what keeps promises ------------------------------------------------------------------------------------------
 
@@ -261,7 +261,7 @@ class Worker:
         return result if isinstance(result, QuorumdError) else calls.answer_of(call, result)
 
     async def _ask(self, call: Call, insist_s: float | None = None) -> Result | QuorumdError:
-        workload, recorder, tally = self.workload, self.workload.recorder, self.workload.tally
+        recorder, tally = self.workload.recorder, self.workload.tally
         begun_ns = time.monotonic_ns()
         timeout_s = insist_s or self.rng.choice(TIMEOUTS_S)
         recorder.invoke(self.process, call.f, call.key, call.value, begun_ns, call.stale)

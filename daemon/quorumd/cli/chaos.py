@@ -81,18 +81,21 @@ def _run(config: "Config", options: "Options", history: Path | None, *, keep: bo
     title = f"quorumd chaos: {options.nodes} nodes, engine {config.engine}, seed {options.seed}"
     screen = displays.Silent() if quiet else displays.for_stream(title, sys.stdout)
     directory = make_directory(config, "chaos")
-    wrong = False
+    needless = False
     try:
         screen.note(f"{title}; faults: {', '.join(options.faults)}")
-        try:
-            run = ChaosRun(config, options, directory, history or directory / "history.jsonl", screen)
-        except Rejected as error:  # the machine lacks what a fault needs
-            raise ConfigError(str(error)) from None
+        run = ChaosRun(config, options, directory, history or directory / "history.jsonl", screen)
         report = asyncio.run(run.run())
-        wrong = report.ok is not True
-        report.directory = str(directory) if keep or wrong else ""
+        needless = bool(report.ok) and not keep
+        report.directory = "" if needless else str(directory)
         return report
+    except Rejected as error:  # the machine lacks what a fault needs
+        needless = True
+        raise ConfigError(str(error)) from None
+    except KeyboardInterrupt:
+        needless = not keep
+        raise
     finally:
         screen.close()
-        if not keep and not wrong:
+        if needless:
             shutil.rmtree(directory)
