@@ -3,6 +3,7 @@
 import time
 
 from quorumd.checker.history import Operation
+from quorumd.checker.revisions import check_by_revisions
 from quorumd.checker.search import check_by_search
 from quorumd.checker.verdict import Verdict
 from quorumd.limits import CHECK_SECONDS
@@ -15,4 +16,8 @@ def check(operations: list[Operation], *, seconds: float = CHECK_SECONDS) -> Ver
     (`revisions`); else any order is searched for (`search`). Raises HistoryError for what neither can judge: without
     revisions a stale read, or a compare of a create or mod revision.
     """
-    return check_by_search(operations, time.monotonic() + seconds)
+    deadline = time.monotonic() + seconds
+    answered = [operation for operation in operations if operation.outcome == "ok"]
+    if all(operation.revision is not None for operation in answered):
+        return check_by_revisions(operations, deadline)
+    return check_by_search(operations, deadline)

@@ -5,10 +5,10 @@ that leads nowhere; Lowe (2017): never visit the same pair (set of linearized op
 
 - The set is (number of leading operations by invoke that all are in it, bits of those behind): a real-time order keeps
   the second part as short as the history is concurrent. Lowe walks a linked list of events instead.
-- An operation that fits and changes nothing is linearized at once and never taken back: whatever may follow it may
-  follow it as well if it comes first.
-- An operation of unknown outcome may always wait until the next operation that touches one of its keys, so only those
-  may follow it; and if all that it changed is overwritten unseen it may as well not have happened.
+- An operation whose answer says that it changed nothing is linearized as soon as it fits and never taken back: whatever
+  might have come before it may come after it as well.
+- An operation of unknown outcome may always wait until the next one that touches one of its keys: between the two come
+  only others that wait for the same. If all that it changed is overwritten unseen, it may as well not have happened.
 
 Deciding linearizability is NP-complete (Gibbons & Korach 1997): the search is bounded in configurations and in time.
 """
@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 from quorumd.checker.components import components
 from quorumd.checker.history import Operation
 from quorumd.checker.model import Item, execute, keys_of, may_write, told, touches
+from quorumd.checker.timeline import Makes, makes_revision
 from quorumd.checker.verdict import Verdict
 from quorumd.errors import HistoryError
 from quorumd.limits import CHECK_CONFIGURATIONS
@@ -45,7 +46,7 @@ class _Configuration(NamedTuple):
     base: int
     mask: int  # bit 0 is never set: `base` would be larger
     used: int  # bits of the unknown operations that took effect
-    pending: Operation | None  # the last one, if it was unknown
+    pending: int  # those of them that nothing looked at yet
     cells: Cells
     path: _Path | None
 
@@ -103,14 +104,15 @@ class _Search:
         self.steps = 0
         self._definite = [operation for operation in part if operation.outcome == "ok"]
         self._unknown = [operation for operation in part if operation.outcome == "info"]
+        self._looks = [makes_revision(operation) is Makes.NO for operation in self._definite]
         self._index = {key: i for i, key in enumerate(sorted({key for op in part for key in keys_of(op)}))}
         self._view = _View(self._index)
         self._versions = any(compare[1] == "version" for op in part if op.f == "txn" for compare in op.value["compare"])
         self._deadline = deadline
-        self._seen: set[tuple[int, int, int, Operation | None, Cells]] = set()
-        self._follows: dict[tuple[int, int], bool] = {}
+        self._seen: set[tuple[int, int, int, int, Cells]] = set()
+        self._seen_by: dict[tuple[int, int], bool] = {}
         # The configuration that got past the most answers in time, and the position of the one that it did not pass.
-        self._furthest = _Configuration(0, 0, 0, None, self._view.cells, None)
+        self._furthest = _Configuration(0, 0, 0, 0, self._view.cells, None)
         self._reached: float = -1
         self._late = False
 
@@ -169,15 +171,15 @@ class _Search:
     def _take(
         self, at: _Configuration, candidates: list[int]
     ) -> tuple[_Configuration, list[tuple[int, Cells]], bool]:
-        """Linearizes the candidates that fit and change nothing; returns those that fit and change something too."""
+        """Linearizes the candidates that fit and only look; returns those that fit and may change something too."""
         following: list[tuple[int, Cells]] = []
-        moved, pending = False, at.pending
+        moved, pending = False, self._members(at.pending)
         for i in candidates:
             operation = self._definite[i]
-            if pending is not None and not self._may_follow(pending, operation):
+            if not all(self._looks_at(operation, other) for other in pending):
                 continue
             cells = self._apply(operation, at.cells)
-            if cells is at.cells:
+            if cells is not None and self._looks[i]:
                 at, moved = self._linearized(at, i, cells), True
             elif cells is not None:
                 following.append((i, cells))
@@ -188,28 +190,48 @@ class _Search:
         if mask & 1:
             ones = (~mask & (mask + 1)).bit_length() - 1
             base, mask = base + ones, mask >> ones
-        return _Configuration(base, mask, at.used, None, cells, _Path(self._definite[i], at.path))
+        return _Configuration(base, mask, at.used, 0, cells, _Path(self._definite[i], at.path))
 
     def _unknown_next(self, at: _Configuration, blocked: float) -> list[_Configuration]:
+        """The configurations in which an operation of unknown outcome takes effect next."""
         found = []
         for i, operation in enumerate(self._unknown):
             if operation.invoked > blocked:
                 break
-            if at.used >> i & 1 or (at.pending is not None and not self._may_follow(at.pending, operation)):
+            if at.used >> i & 1:
                 continue
             cells = self._apply(operation, at.cells)
-            if cells is not None and cells is not at.cells:
+            if cells is None or cells is at.cells:
+                continue
+            pending, unseen = 1 << i, False
+            for other in self._members(at.pending):
+                if self._overwrites(operation, other):
+                    unseen = True
+                elif not self._looks_at(operation, other):
+                    pending |= 1 << self._unknown.index(other)
+            if not unseen:
                 path = _Path(operation, at.path)
-                found.append(_Configuration(at.base, at.mask, at.used | 1 << i, operation, cells, path))
+                found.append(_Configuration(at.base, at.mask, at.used | 1 << i, pending, cells, path))
         return found
 
-    def _may_follow(self, pending: Operation, operation: Operation) -> bool:
-        """Whether `operation` may come right after `pending`, whose outcome is unknown: it looks at what that did."""
+    def _members(self, bits: int) -> list[Operation]:
+        found = []
+        while bits:
+            found.append(self._unknown[(bits & -bits).bit_length() - 1])
+            bits &= bits - 1
+        return found
+
+    def _looks_at(self, operation: Operation, pending: Operation) -> bool:
+        """Whether `operation` touches a key of `pending`, and does more than to overwrite it."""
         pair = (pending.index, operation.index)
-        if pair not in self._follows:
-            overwrites = operation.f == "write" and may_write(pending) == {operation.key} and not self._versions
-            self._follows[pair] = not overwrites and any(touches(operation, key) for key in keys_of(pending))
-        return self._follows[pair]
+        if pair not in self._seen_by:
+            touching = any(touches(operation, key) for key in keys_of(pending))
+            self._seen_by[pair] = touching and not self._overwrites(operation, pending)
+        return self._seen_by[pair]
+
+    def _overwrites(self, operation: Operation, pending: Operation) -> bool:
+        """Whether `operation` undoes all of `pending`, whatever that did."""
+        return operation.f == "write" and may_write(pending) == {operation.key} and not self._versions
 
     def _apply(self, operation: Operation, cells: Cells) -> Cells | None:
         """The cells after `operation`, the same object if it changes nothing, None if its answer does not fit."""
