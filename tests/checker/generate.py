@@ -20,7 +20,8 @@ class Call:
 def history(
     seed: int, operations: int = 6, processes: int = 3, keys: str = "ab", values: str | None = "123",
     unknown: float = 0.15, failed: float = 0.05, functions: str = "read write cas txn range delete",
-    revisions: bool = True, stale: float = 0.1, start: int | None = None, targets: bool = True,
+    revisions: bool = True, stale: float = 0.1, start: int | None = None,
+    targets: str = "value value version create_revision mod_revision",
 ) -> list[Event]:
     """A linearizable history. `values` None: every written value is a new one."""
     random = Random(seed)
@@ -99,7 +100,7 @@ def propose(random, process, keys, values, functions, stale, numbers, targets) -
         return Call(process, f, key, [some(), random.choice([new(), new(), None])], False)
     compares = []
     for _ in range(random.randrange(3)):
-        target = random.choice(["value", "value", "version", "create_revision", "mod_revision"]) if targets else "value"
+        target = random.choice(targets.split())
         operand = random.randrange(5)
         relation = random.choice(["=", "!=", "<", ">"])
         if target == "value":

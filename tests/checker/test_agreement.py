@@ -35,5 +35,5 @@ def test_by_revisions(unknown):
 
 @pytest.mark.parametrize("unknown", [0.0, 0.2, 0.5])
 def test_by_search(unknown):
-    counts = verdicts("search", False, {"unknown": unknown, "stale": 0.0, "targets": False})
+    counts = verdicts("search", False, {"unknown": unknown, "stale": 0.0, "targets": "value value version"})
     assert min(counts.values()) > SEEDS // 8, counts

@@ -6,15 +6,26 @@ may still be contradictory; a replay decides.
 """
 
 from bisect import bisect_left, bisect_right
-from collections import defaultdict, deque
-from collections.abc import Callable, Container, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterator, Mapping
+from enum import IntEnum
 
 from quorumd.checker.history import Operation
+from quorumd.checker.matching import augment
 from quorumd.checker.timeline import Fact, Moment, Says, possible_effects
 
 Slots = list[int]
 """Revisions that an unknown operation may have made, ascending."""
 Fits = Callable[[str | None], bool]
+
+
+class Stand(IntEnum):
+    """How an unknown operation at a revision agrees with the timelines of its keys."""
+
+    NEVER = 0
+    WITH_OTHERS = 1
+    """Only if some other unknown operation changes the same key before or behind it."""
+    ALONE = 2
 
 
 class Contradiction(Exception):
@@ -51,14 +62,19 @@ class Placement:
         self._due: dict[int, tuple[int, int]] = {}
         for key, facts in lines.items():
             self._explain(key, facts)
-        self.allowed: defaultdict[int, list[Operation]] = defaultdict(list)
-        for operation, above in unknown:
-            for slot in self._span(operation, above):
-                if self._may_stand(operation, slot):
-                    self.allowed[slot].append(operation)
-        for operations in self.allowed.values():
-            operations.sort(key=self._urgency)
-        self.chosen = self._match(gaps, [operation for operation, _ in unknown if operation.index in self._due])
+        self._operations = {operation.index: operation for operation, _ in unknown}
+        # Who may have made a slot and which slots an operation may have made, with how well they agree: best first.
+        self._makers: defaultdict[int, list[tuple[Stand, int]]] = defaultdict(list)
+        self._places: defaultdict[int, list[tuple[Stand, int]]] = defaultdict(list)
+        for operation in sorted(self._operations.values(), key=self._urgency):
+            for slot in self._span(operation, self._above[operation.index]):
+                stand = self._stands(operation, slot)
+                if stand is not Stand.NEVER:
+                    self._makers[slot].append((stand, operation.index))
+                    self._places[operation.index].append((stand, slot))
+        for edges in (*self._makers.values(), *self._places.values()):
+            edges.sort(key=lambda edge: -edge[0])
+        self._chosen = self._match(gaps)
 
     def _urgency(self, operation: Operation) -> tuple[float, int]:
         due = self._due.get(operation.index)
@@ -69,10 +85,11 @@ class Placement:
         return self._slots[bisect_right(self._slots, max(low, above)) : bisect_right(self._slots, high)]
 
     def candidates(self) -> dict[int, list[Operation]]:
-        """For each revision the operations that may have made it, the matched one first, then the most urgent."""
+        """For each revision the operations that may have made it, the matched one first, then the likeliest."""
         found = {}
-        for slot, able in self.allowed.items():
-            first = self.chosen.get(slot)
+        for slot, edges in self._makers.items():
+            able = [self._operations[index] for _, index in edges]
+            first = self._chosen.get(slot)
             found[slot] = able if first is None else [first, *(other for other in able if other is not first)]
         return found
 
@@ -96,27 +113,38 @@ class Placement:
             value, known, since, last = fact.value, True, fact.moment, fact
 
     def _demand(self, key: str, fact: Fact, last: Fact | None, since: Moment, fits: Fits) -> None:
-        able = self._able(key, fits, since, fact.moment)
-        if not able:
-            raise Contradiction(*self._unexplained(key, fact, last))
-        if len(able) == 1:
-            low, high = since // 2, fact.moment // 2
-            earlier = self._due.get(able[0].index, (self._base, high))
-            self._due[able[0].index] = max(low, earlier[0]), min(high, earlier[1])
-            if not self._span(able[0], self._above[able[0].index]):
-                reason = f"{able[0].describe()} would have to take effect twice to explain {fact.operation.describe()}"
-                raise Contradiction(reason, [fact.operation, able[0]])
+        """Some unknown operation left a fitting value between `since` and `fact`; if one alone can have, it did."""
+        until = fact.moment
+        chain: list[Operation] = []
+        while True:
+            able = self._able(key, fits, since, until, chain)
+            if not able:
+                raise Contradiction(*self._unexplained(key, fact, last))
+            if len(able) > 1:
+                return
+            (only,) = able
+            chain.append(only)
+            low, high = self._due.get(only.index, (self._base, until // 2))
+            self._due[only.index] = max(since // 2, low), min(until // 2, high)
+            if not self._span(only, self._above[only.index]):
+                reason = f"{only.describe()} would have to take effect twice to explain {fact.operation.describe()}"
+                raise Contradiction(reason, [fact.operation, only])
+            held = last.value if last is not None else None
+            if only.f != "cas" or only.value[0] == held:
+                return
+            # A compare-and-swap that took effect found its old value, which another one must have left before.
+            fits, until = _equals(only.value[0]), until - 2
 
     def _able(
-        self, key: str, fits: Fits, since: Moment, until: Moment, but: Operation | None = None
+        self, key: str, fits: Fits, since: Moment, until: Moment, but: Container[Operation]
     ) -> list[Operation]:
-        """The unknown operations that may leave a fitting value behind at a slot between two moments."""
+        """The unknown operations, others than `but`, that may leave a fitting value at a slot between two moments."""
         low, high = since // 2, until // 2
         found = []
         for operation, value in self._writers.get(key, ()):
             first = bisect_right(self._slots, max(low, self._above[operation.index]))
             inside = first < len(self._slots) and self._slots[first] <= high
-            if operation is not but and inside and fits(value) and operation not in found:
+            if operation not in but and inside and fits(value) and operation not in found:
                 found.append(operation)
         return found
 
@@ -131,70 +159,83 @@ class Placement:
 
     # -- where an unknown operation may stand -----------------------------------------------------------------------
 
-    def _may_stand(self, operation: Operation, slot: int) -> bool:
-        """False only if `operation` at `slot` contradicts a timeline whatever the other unknown operations did."""
+    def _stands(self, operation: Operation, slot: int) -> Stand:
+        """NEVER only if `operation` at `slot` contradicts a timeline whatever the other unknown operations did."""
+        effects = set(possible_effects(operation))
+        found = min(self._survives(operation, key, value, slot) for key, value in effects)
         if operation.f == "txn":
-            return True
-        ((key, value),) = possible_effects(operation)
-        return self._applies(operation, key, value, slot) and self._survives(operation, key, value, slot)
+            return Stand.ALONE if found is Stand.ALONE else Stand.WITH_OTHERS
+        ((key, value),) = effects
+        return found and min(found, self._applies(operation, key, value, slot))
 
-    def _applies(self, operation: Operation, key: str, value: str | None, slot: int) -> bool:
+    def _applies(self, operation: Operation, key: str, value: str | None, slot: int) -> Stand:
         """Whether it can have changed anything: a compare must hold, and what is deleted must exist."""
-        facts, moments = self._lines.get(key, []), self._moments.get(key, [])
-        place = bisect_left(moments, 2 * slot)
+        facts = self._lines.get(key, [])
+        place = bisect_left(self._moments.get(key, []), 2 * slot)
+        while place and facts[place - 1].says is Says.IS_NOT:
+            place -= 1
         last = facts[place - 1] if place else None
-        if last is not None and last.says is Says.IS_NOT:
-            return True
-        found, since = (last.value, last.moment) if last is not None else (None, 2 * self._base)
+        held, since = (last.value, last.moment) if last is not None else (None, 2 * self._base)
 
         def fits(held: str | None) -> bool:
             if value is None and held is None:
                 return False
-            return operation.f != "cas" or held == operation.value[0]
+            return operation.f != "cas" or bool(held == operation.value[0])
 
-        return fits(found) or bool(self._able(key, fits, since, 2 * slot - 1, but=operation))
+        if fits(held):
+            return Stand.ALONE
+        return Stand.WITH_OTHERS if self._able(key, fits, since, 2 * slot - 1, [operation]) else Stand.NEVER
 
-    def _survives(self, operation: Operation, key: str, value: str | None, slot: int) -> bool:
+    def _survives(self, operation: Operation, key: str, value: str | None, slot: int) -> Stand:
         """Whether what is seen next can be its value, unless that is overwritten before."""
-        facts, moments = self._lines.get(key, []), self._moments.get(key, [])
-        place = bisect_right(moments, 2 * slot)
-        if place == len(facts) or facts[place].says is Says.SET:
-            return True
-        fact = facts[place]
-        fits = _equals(fact.value) if fact.says is Says.IS else _differs(fact.value)
-        return fits(value) or bool(self._able(key, fits, 2 * slot, fact.moment, but=operation))
+        facts = self._lines.get(key, [])
+        for fact in facts[bisect_right(self._moments.get(key, []), 2 * slot) :]:
+            if fact.says is Says.SET or (fact.says is Says.IS and fact.value == value):
+                break
+            if fact.says is Says.IS_NOT and fact.value != value:
+                continue
+            fits = _equals(fact.value) if fact.says is Says.IS else _differs(fact.value)
+            return Stand.WITH_OTHERS if self._able(key, fits, 2 * slot, fact.moment, [operation]) else Stand.NEVER
+        return Stand.ALONE
 
     # -- one operation for each gap ---------------------------------------------------------------------------------
 
-    def _match(self, gaps: Slots, demanded: list[Operation]) -> dict[int, Operation]:
-        """A matching that covers `gaps` and `demanded`, if there is one for each alone (Mendelsohn & Dulmage 1958):
-        a path from a gap never leaves an operation without its slot, so the demanded operations come first.
+    def _match(self, gaps: Slots) -> dict[int, Operation]:
+        """A matching that covers `gaps` and what is due, if there is one for each alone (Mendelsohn & Dulmage 1958):
+        a path from a gap never leaves an operation without its slot, so what is due comes first.
+
+        First with the pairs alone that need no other unknown operation: they do not get into each other's way.
         """
-        operations = {operation.index: operation for found in self.allowed.values() for operation in found}
-        slots_of: defaultdict[int, list[int]] = defaultdict(list)
-        for slot, found in sorted(self.allowed.items()):
-            for operation in found:
-                slots_of[operation.index].append(slot)
         slot_of: dict[int, int] = {}
         taken: dict[int, int] = {}
-        indexes, needy = {operation.index for operation in demanded}, set(gaps)
-        for operation in sorted(demanded, key=self._urgency):
-            if not _augment(operation.index, slots_of.__getitem__, slot_of, taken, indexes):
+        due = sorted((self._operations[index] for index in self._due), key=self._urgency)
+        needy = set(gaps)
+        for least in (Stand.ALONE, Stand.WITH_OTHERS):
+            for operation in due:
+                if operation.index not in slot_of:
+                    augment(operation.index, _at_least(self._places, least), slot_of, taken, self._due)
+        for operation in due:
+            if operation.index not in slot_of:
                 reason = f"no missing revision is left for {operation.describe()}, whose effect was seen"
                 raise Contradiction(reason, [operation])
+        for least in (Stand.ALONE, Stand.WITH_OTHERS):
+            for gap in gaps:
+                if gap not in taken:
+                    augment(gap, _at_least(self._makers, least), taken, slot_of, needy)
         for gap in gaps:
-            if gap not in taken and not _augment(gap, self._indexes_at, taken, slot_of, needy):
+            if gap not in taken:
                 raise Contradiction(*self._no_maker(gap), gap)
-        return {slot: operations[index] for slot, index in taken.items()}
-
-    def _indexes_at(self, slot: int) -> list[int]:
-        return [operation.index for operation in self.allowed.get(slot, ())]
+        return {slot: self._operations[index] for slot, index in taken.items()}
 
     def _no_maker(self, gap: int) -> tuple[str, list[Operation]]:
-        able = self.allowed.get(gap, [])
+        able = [self._operations[index] for _, index in self._makers.get(gap, [])]
         if able:
             return f"revision {gap} is unexplained: what may have made it must have made other missing ones", able[:8]
         return f"revision {gap} is unexplained: nothing of known or unknown outcome can have made it", []
+
+
+def _at_least(edges: Mapping[int, list[tuple[Stand, int]]], least: Stand) -> Callable[[int], Iterator[int]]:
+    return lambda node: (other for stand, other in edges.get(node, ()) if stand >= least)
 
 
 def _equals(value: str | None) -> Fits:
@@ -203,40 +244,3 @@ def _equals(value: str | None) -> Fits:
 
 def _differs(value: str | None) -> Fits:
     return lambda other: other != value
-
-
-def _augment(
-    start: int, edges: Callable[[int], Iterable[int]], mine: dict[int, int], theirs: dict[int, int],
-    needy: Container[int],
-) -> bool:
-    """Matches `start` along a shortest alternating path, which ends where one is free or was matched without need.
-
-    `mine` and `theirs` map each side to the other; those of `needy` stay matched.
-    """
-    came_from: dict[int, int] = {}
-    queue = deque([start])
-    while queue:
-        node = queue.popleft()
-        for other in edges(node):
-            if other in came_from:
-                continue
-            came_from[other] = node
-            holder = theirs.get(other)
-            if holder is not None and holder in needy:
-                queue.append(holder)
-                continue
-            if holder is not None:
-                del mine[holder]
-            _flip(start, other, came_from, mine, theirs)
-            return True
-    return False
-
-
-def _flip(start: int, end: int, came_from: dict[int, int], mine: dict[int, int], theirs: dict[int, int]) -> None:
-    while True:
-        node = came_from[end]
-        previous = mine.get(node)
-        mine[node], theirs[end] = end, node
-        if node == start or previous is None:
-            return
-        end = previous

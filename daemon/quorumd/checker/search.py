@@ -173,7 +173,7 @@ class _Search:
     ) -> tuple[_Configuration, list[tuple[int, Cells]], bool]:
         """Linearizes the candidates that fit and only look; returns those that fit and may change something too."""
         following: list[tuple[int, Cells]] = []
-        moved, pending = False, self._members(at.pending)
+        moved, pending = False, [self._unknown[place] for place in _places(at.pending)]
         for i in candidates:
             operation = self._definite[i]
             if not all(self._looks_at(operation, other) for other in pending):
@@ -204,21 +204,14 @@ class _Search:
             if cells is None or cells is at.cells:
                 continue
             pending, unseen = 1 << i, False
-            for other in self._members(at.pending):
-                if self._overwrites(operation, other):
+            for place in _places(at.pending):
+                if self._overwrites(operation, self._unknown[place]):
                     unseen = True
-                elif not self._looks_at(operation, other):
-                    pending |= 1 << self._unknown.index(other)
+                elif not self._looks_at(operation, self._unknown[place]):
+                    pending |= 1 << place
             if not unseen:
                 path = _Path(operation, at.path)
                 found.append(_Configuration(at.base, at.mask, at.used | 1 << i, pending, cells, path))
-        return found
-
-    def _members(self, bits: int) -> list[Operation]:
-        found = []
-        while bits:
-            found.append(self._unknown[(bits & -bits).bit_length() - 1])
-            bits &= bits - 1
         return found
 
     def _looks_at(self, operation: Operation, pending: Operation) -> bool:
@@ -280,6 +273,13 @@ class _Search:
                 writers.append(path.last)
             path = path.before
         return reason, [misfit, *writers, *others[:SHOWN]]
+
+
+def _places(bits: int) -> Iterator[int]:
+    """Of the bits that are set, lowest first."""
+    while bits:
+        yield (bits & -bits).bit_length() - 1
+        bits &= bits - 1
 
 
 def _shown(item: Item | None) -> str:
