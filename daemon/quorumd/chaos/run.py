@@ -25,6 +25,7 @@ from quorumd.chaos.verdict import Report, agreed, broken_promises
 from quorumd.chaos.workload import PADDING_BYTES, Workload
 from quorumd.checker.history import pair
 from quorumd.checker.linearizability import check
+from quorumd.checker.page import write_page
 from quorumd.config import Config
 from quorumd.errors import QuorumdError
 
@@ -95,6 +96,8 @@ class ChaosRun:
         self.workload = Workload(
             self.cluster.endpoints, key=self.cluster.key, clients=options.clients, rate=options.rate, seed=options.seed
         )
+        self._rounds = plan(options.seed, options.seconds, faults, self.cluster.nodes)
+        self._planned_s = sum(each.storm_s + each.calm_s for each in self._rounds)
         self._begun_s = time.monotonic()
 
     async def run(self) -> Report:
@@ -147,7 +150,7 @@ class ChaosRun:
         cluster, tally = self.cluster, self.workload.tally
         self.display.show(
             View(
-                time.monotonic() - self._begun_s, self.options.seconds, self.phase, tally.rate, tally.outcomes,
+                time.monotonic() - self._begun_s, self._planned_s, self.phase, tally.rate, tally.outcomes,
                 self.active, cluster.statuses(), cluster.states(), cluster.restarts(),
             )
         )
@@ -155,13 +158,13 @@ class ChaosRun:
     # -- the course of things -----------------------------------------------------------------------------------------
 
     async def _drive(self) -> dict[str, str | None]:
-        options, workload = self.options, self.workload
+        workload = self.workload
         await self.cluster.start()
         await self._until(self._agreed, START_S, "all nodes vote and follow one leader")
         await workload.open_accounts()
         workload.start()
-        for number, each in enumerate(plan(options.seed, options.seconds, options.faults, self.cluster.nodes), 1):
-            self.phase = f"round {number}"
+        for number, each in enumerate(self._rounds, 1):
+            self.phase = f"round {number} of {len(self._rounds)}"
             await self._storm(each)
             await self._recovered(each.calm_s)
             self.report.rounds += 1
@@ -184,15 +187,18 @@ class ChaosRun:
         fault = FAULTS[injection.fault]
         self.timeline.add(action, injection)
         if action == "inject":
-            self.display.note(f"+ {injection.words}")
+            self._tell(f"+ {injection.words}")
             self.active.append(injection)
             self.report.injected[fault.name] = self.report.injected.get(fault.name, 0) + 1
             await fault.inject(self.cluster, injection)
         else:
-            self.display.note(f"- {injection.words}")
+            self._tell(f"- {injection.words}")
             self.active.remove(injection)
             await fault.heal(self.cluster, injection)
         self.workload.padding = PADDING_BYTES if self.cluster.bulky else 0
+
+    def _tell(self, text: str) -> None:
+        self.display.note(f"{time.monotonic() - self._begun_s:6.1f} s  {text}")
 
     async def _recovered(self, calm_s: float) -> None:
         """Progress since the last heal, and a moment of peace."""
@@ -241,12 +247,11 @@ class ChaosRun:
         self.workload.recorder.dump(self.history)
         self.timeline.dump(self.history.with_suffix(".timeline.jsonl"))
         operations = pair(self.workload.recorder.events)
-        self.display.note(f"checking {len(operations):,} operations")
+        self._tell(f"checking {len(operations):,} operations")
         verdict = check(operations, seconds=CHECK_S)
         self.report.linearizable = verdict.ok
         if verdict.ok is False:
             page = self.history.with_suffix(".html")
-            from quorumd.checker.page import write_page
             write_page(page, operations, verdict)
             self.report.violations.append(f"not linearizable: {verdict.reason} ({page.name} shows it)")
         elif verdict.ok is None:
