@@ -149,13 +149,14 @@ class Placement:
         return found
 
     def _unexplained(self, key: str, fact: Fact, last: Fact | None) -> tuple[str, list[Operation]]:
-        seen = fact.operation
-        if last is None:
-            before, named = f'the store was empty and nothing that may have written "{key}" explains it', [seen]
-        else:
-            before = f'after {last.operation.describe()} nothing that may have written "{key}" explains it'
-            named = [seen, last.operation]
-        return f"{seen.describe()} contradicts the order of revisions: {before}", named
+        seen, after, named = fact.operation, "on the empty store", [fact.operation]
+        if last is not None:
+            after, named = f"after {last.operation.describe()}", [seen, last.operation]
+        reason = (
+            f'{seen.describe()} contradicts the order of revisions: nothing that may have written "{key}" explains it '
+            f"{after}"
+        )
+        return reason, named
 
     # -- where an unknown operation may stand -----------------------------------------------------------------------
 

@@ -86,7 +86,9 @@ class _Check:
                 return Verdict(True, "linearizable", NAME, [], self.steps)
             if found == UNDECIDED:
                 return Verdict(None, found[0], NAME, [], self.steps)
-            broken = broken or found
+            # The start that explains most of the history fails for the most telling reason.
+            if broken is None or _reached(found) > _reached(broken):
+                broken = found
         return Verdict(False, *self._with_failures(broken or UNDECIDED), self.steps)
 
     def _unknown(self) -> list[tuple[Operation, int]]:
@@ -156,6 +158,10 @@ class _Check:
             if seen is not None and (named[0].key, seen) in possible_effects(failed):
                 return f"{reason}; yet {failed.describe()} wrote that value", NAME, [*operations, failed]
         return reason, NAME, operations
+
+
+def _reached(broken: Broken) -> int:
+    return max(map(_revision, broken[1][:1]), default=0)
 
 
 def _revision(operation: Operation) -> int:

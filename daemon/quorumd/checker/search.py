@@ -269,7 +269,8 @@ class _Search:
         writers: list[Operation] = []
         path = at.path
         while path is not None and len(writers) < 2:
-            if any(key in names for key in may_write(path.last)):
+            looked = path.last.outcome == "ok" and makes_revision(path.last) is Makes.NO
+            if not looked and any(key in names for key in may_write(path.last)):
                 writers.append(path.last)
             path = path.before
         return reason, [misfit, *writers, *others[:SHOWN]]

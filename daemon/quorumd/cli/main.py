@@ -38,6 +38,7 @@ COMMANDS: Final = {
     "transfer-leader": ("cluster", "transfer_leader"),
     "check-config": ("check", "check_config"),
     "logdump": ("logdump", "logdump"),
+    "check": ("check_history", "check"),
     "node": ("node", "node"),
     "completion": ("check", "completion"),
 }
