@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from quorumd.chaos import run as runs
+from quorumd import limits
 from quorumd.chaos.bitflip import Place
 from quorumd.chaos.cluster import Damage, Exit
 from quorumd.chaos.display import Silent
@@ -55,7 +55,7 @@ def test_a_client_that_dies_ends_the_run(deaf):
 
 
 def test_no_progress_is_a_violation_that_names_the_state_of_every_node(deaf, monkeypatch):
-    monkeypatch.setattr(runs, "LIVENESS_S", 0.01)
+    monkeypatch.setattr(limits, "CHAOS_LIVENESS_S", 0.01)
     deaf.cluster._members[1].status = {"voter": True, "role": "leader", "term": 4, "leader": 1, "disk_full": True}
     deaf.cluster._members[1].status_s = float("inf")
     deaf.cluster._members[2].down.add(7)
@@ -99,6 +99,16 @@ def test_damage_that_is_accepted_is_a_violation(damaged, change, objection):
         damaged._judge_damaged(NAMED | change)
     (problem,) = damaged.problems
     assert objection in problem
+
+
+def test_a_voter_that_leaves_the_quorum_by_itself_is_a_violation(run):
+    member = run.cluster._members[3]
+    run.cluster._judge(member, {"voter": False, "reason": "waits for node 2"})  # not founded yet
+    run.cluster._judge(member, {"voter": True, "reason": ""})
+    assert run.cluster.problems == []
+    run.cluster._judge(member, NAMED)
+    (problem,) = run.cluster.problems
+    assert "node 3 stays out of the quorum, and nobody damaged its log" in problem
 
 
 @pytest.mark.parametrize("content", [b"repaired", None])

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import yaml
 
+from quorumd import limits
 from quorumd.chaos import bitflip, preload
 from quorumd.chaos.links import PERFECT, Link, LinkState, combine
 from quorumd.chaos.platter import Platter, flip
@@ -32,11 +33,8 @@ from quorumd.types import NodeId
 
 SEGMENT_MIB: Final = 4
 """The least: a run of a minute is to cross segment ends, and to notice a full disk."""
-SYNC_US: Final = "200-2000"
+SYNC_US: Final = "1000-6000"
 """How long a sync takes in a run with power loss, so that there is always something to lose."""
-KILL_S: Final = 20.0
-FRESH_S: Final = 2.0
-"""A STATUS reply older than this is not shown."""
 
 
 class Exit(NamedTuple):
@@ -57,11 +55,11 @@ class Disks(NamedTuple):
 class _Member:
     """One node."""
 
-    def __init__(self, config: Config, base: Path, disks: Disks | None) -> None:
-        (self.id,) = (node.id for node in config.nodes if f"node-{node.id}" == base.name)
+    def __init__(self, node: NodeId, config: Config, base: Path, disks: Disks | None) -> None:
+        self.id = node
         self.config = config
-        settings = config.supervisor
-        self.process = NodeProcess(self.id, config.node_path(self.id), settings.log_max_mib << 20, settings.log_keep)
+        log_max_bytes, log_keep = config.supervisor.log_max_mib * limits.MIB, config.supervisor.log_keep
+        self.process = NodeProcess(node, config.node_path(node), log_max_bytes, log_keep)
         self.ended = asyncio.Event()
         self.expected = False  # the end of its process is ours
         self.down: set[int] = set()  # injections that keep it down
@@ -109,13 +107,13 @@ class ChaosCluster:
         self.bulky = False
         """Whether a disk is to be filled: somebody should write a lot."""
         self.problems: list[str] = []
-        """What a damaged node did that it must not."""
+        """What a node said or did that it must not."""
         self._effects: dict[int, dict[Link, LinkState]] = {}
         self._lanes, self._config = _write_configs(config, directory, self.nodes, seed)
         self._rng = random.Random(seed)
         self._bootstrap = secrets.randbits(64) | 1
         self._members = {
-            node: _Member(load_config(directory / f"node-{node}.yaml"), directory / f"node-{node}", disks)
+            node: _Member(node, load_config(directory / f"node-{node}.yaml"), directory / f"node-{node}", disks)
             for node in self.nodes
         }
         self.key = read_key(self._config)
@@ -173,9 +171,9 @@ class ChaosCluster:
             member.process.send(signal.SIGKILL)
         for member in running:
             try:
-                await asyncio.wait_for(member.ended.wait(), KILL_S)
+                await asyncio.wait_for(member.ended.wait(), limits.CHAOS_KILL_S)
             except TimeoutError:
-                raise Stopped(f"node {member.id} did not end within {KILL_S:g} s of its kill -9") from None
+                raise Stopped(f"node {member.id} did not end within {limits.CHAOS_KILL_S:g} s of its kill -9") from None
 
     # -- what it says of itself ---------------------------------------------------------------------------------------
 
@@ -190,14 +188,12 @@ class ChaosCluster:
             if member.process.pid is None or member.process.pid != status.get("pid"):
                 continue  # of a life that is over
             member.status, member.status_s = status, now_s
-            member.founded = member.founded or bool(status.get("voter"))
-            if self.damage is not None and node == self.damage.node:
-                self._judge_damaged(status)
+            self._judge(member, status)
 
     def statuses(self) -> dict[NodeId, Status]:
         """The latest STATUS of each node that answered lately."""
-        now_s = time.monotonic()
-        return {node: member.status for node, member in self._members.items() if now_s - member.status_s <= FRESH_S}
+        since_s = time.monotonic() - limits.FIGURES_FRESH_S
+        return {node: member.status for node, member in self._members.items() if member.status_s >= since_s}
 
     def states(self) -> dict[NodeId, str]:
         """What is done to each node now, in a word; empty: nothing."""
@@ -284,7 +280,7 @@ class ChaosCluster:
                 member.full_path.unlink(missing_ok=True)
         self.bulky = any(member.full for member in self._members.values())
 
-    # -- a damaged log ------------------------------------------------------------------------------------------------
+    # -- damaged logs, and others --------------------------------------------------------------------------------------
 
     async def flip_bit(self, node: NodeId, seed: int) -> None:
         """Kills the node, flips one bit of its log that was known durable, starts it again. Raises Rejected."""
@@ -298,6 +294,13 @@ class ChaosCluster:
         self.damage = Damage(node, place, place.path.read_bytes())
         if not member.down:
             self._start(member)
+
+    def _judge(self, member: _Member, status: Status) -> None:
+        member.founded = member.founded or bool(status.get("voter"))
+        if self.damage is not None and member.id == self.damage.node:
+            self._judge_damaged(status)
+        elif member.founded and not status.get("voter") and status.get("reason"):
+            self._object(f"node {member.id} stays out of the quorum, and nobody damaged its log: {status['reason']}")
 
     def _judge_damaged(self, status: Status) -> None:
         damage = self.damage

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from quorumd.errors import Rejected
+from quorumd.limits import COMPILE_S
 
 SOURCE: Final = Path(__file__).with_name("powerloss.c")
-COMPILE_S: Final = 60.0
 
 
 def compile_library(directory: Path) -> Path:

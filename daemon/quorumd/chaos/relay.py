@@ -19,17 +19,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from quorumd.chaos.links import PERFECT, LinkModel, LinkState
 from quorumd.errors import Stopped
+from quorumd.limits import RELAY_ANSWER_S, RELAY_BATCH, RELAY_CLIENTS, RELAY_HELD_DATAGRAMS, SOCKET_BUFFER_BYTES
 
 Address: TypeAlias = tuple[str, int]
-BUFFER_BYTES: Final = 16 << 20
-BATCH: Final = 64  # datagrams taken from one socket before the others have their turn
-MAX_HELD: Final = 20_000  # datagrams on their way; one more is lost
-MAX_CLIENTS: Final = 1024  # behind one lane; datagrams of further ones are lost
-ANSWER_S: Final = 20.0  # for the process to start, or to answer
 
 
 class LaneSettings(NamedTuple):
@@ -51,7 +47,7 @@ def bound(address: Address) -> socket.socket:
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     udp.setblocking(False)
     for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-        udp.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
+        udp.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
     udp.bind(address)
     return udp
 
@@ -68,7 +64,7 @@ class Air:
         """One datagram that the model may lose, repeat or hold back."""
         now_s = self.clock()
         arrivals = model.arrivals(now_s)
-        if not arrivals or len(self._held) >= MAX_HELD:
+        if not arrivals or len(self._held) >= RELAY_HELD_DATAGRAMS:
             lane.dropped += 1
             return
         for arrival_s in arrivals:
@@ -109,7 +105,7 @@ class Lane:
 
     def forward(self) -> None:
         """From whoever sends to the lane."""
-        for _ in range(BATCH):
+        for _ in range(RELAY_BATCH):
             try:
                 datagram, source = self._front.recvfrom(65536)
             except BlockingIOError:
@@ -122,14 +118,14 @@ class Lane:
 
     def _client(self, source: Address) -> socket.socket | None:
         behind = self._behind.get(source)
-        if behind is None and len(self._behind) < MAX_CLIENTS:
+        if behind is None and len(self._behind) < RELAY_CLIENTS:
             behind = self._behind[source] = bound((self.settings.listen[0], 0))
             self._selector.register(behind, selectors.EVENT_READ, lambda: self.backward(behind, source))
         return behind
 
     def backward(self, behind: socket.socket, source: Address) -> None:
         """Answers to a client."""
-        for _ in range(BATCH):
+        for _ in range(RELAY_BATCH):
             try:
                 datagram = behind.recv(65536)
             except BlockingIOError:
@@ -186,7 +182,7 @@ class Relay:
 
     def __init__(self, lanes: Sequence[LaneSettings]) -> None:
         self._socket, theirs = socket.socketpair()
-        self._socket.settimeout(ANSWER_S)
+        self._socket.settimeout(RELAY_ANSWER_S)
         command = [sys.executable, "-P", "-m", "quorumd.chaos.relay", "--fd", str(theirs.fileno())]
         with theirs:
             self._process = subprocess.Popen(
@@ -223,7 +219,7 @@ class Relay:
         self._lines.close()
         self._socket.close()
         try:
-            self._process.wait(ANSWER_S)
+            self._process.wait(RELAY_ANSWER_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -1,7 +1,7 @@
 """One run, in order:
 
     start        a fresh cluster, the relay between its nodes, clients that record
-    storm, calm  rounds of the plan; after each, a write begun after the last heal must succeed within LIVENESS_S
+    storm, calm  rounds of the plan; after each, a write begun after the last heal must succeed within CHAOS_LIVENESS_S
     settle       clients stop, all is healed, every node is killed and started once more; all must come to one state
     judge        read everything, check the history and the workload's promises
 
@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from quorumd import limits
 from quorumd.chaos.cluster import ChaosCluster, Disks, sentence
 from quorumd.chaos.display import Display, View
 from quorumd.chaos.faults import FAULTS, DiskFull, Injection, PowerLoss
@@ -29,13 +30,8 @@ from quorumd.checker.page import write_page
 from quorumd.config import Config
 from quorumd.errors import QuorumdError
 
-LIVENESS_S: Final = 15.0
-"""From the last heal to a write that succeeds, and from the last start to one state of all nodes."""
-START_S: Final = 30.0
 WATCH_S: Final = 0.25
 POLL_S: Final = 0.05
-CHECK_S: Final = 120.0
-"""For the checker; then the verdict is undecided."""
 LAST: Final = 0
 """The number of the restart that ends the run; injections count from 1."""
 
@@ -160,7 +156,7 @@ class ChaosRun:
     async def _drive(self) -> dict[str, str | None]:
         workload = self.workload
         await self.cluster.start()
-        await self._until(self._agreed, START_S, "all nodes vote and follow one leader")
+        await self._until(self._agreed, limits.CHAOS_START_S, "all nodes vote and follow one leader")
         await workload.open_accounts()
         workload.start()
         for number, each in enumerate(self._rounds, 1):
@@ -204,7 +200,8 @@ class ChaosRun:
         """Progress since the last heal, and a moment of peace."""
         healed_ns = time.monotonic_ns()
         tally = self.workload.tally
-        await self._until(lambda: tally.written_ns > healed_ns, LIVENESS_S, "a write succeeds, with everything healed")
+        what = "a write succeeds, with everything healed"
+        await self._until(lambda: tally.written_ns > healed_ns, limits.CHAOS_LIVENESS_S, what)
         took_s = (tally.written_ns - healed_ns) / 1e9
         self.report.recovery_s = round(max(self.report.recovery_s, took_s), 3)
         await asyncio.sleep(max(0.0, calm_s - took_s))
@@ -217,7 +214,7 @@ class ChaosRun:
         if self._power:
             await cluster.cut_power(cluster.nodes)
         await cluster.release(cluster.nodes, LAST)
-        await self._until(self._agreed, START_S, "all nodes have the same state, after a last restart")
+        await self._until(self._agreed, limits.CHAOS_START_S, "all nodes have the same state, after a last restart")
         cluster.check_damaged()
         self._raise_what_is_wrong()
 
@@ -248,7 +245,7 @@ class ChaosRun:
         self.timeline.dump(self.history.with_suffix(".timeline.jsonl"))
         operations = pair(self.workload.recorder.events)
         self._tell(f"checking {len(operations):,} operations")
-        verdict = check(operations, seconds=CHECK_S)
+        verdict = check(operations, seconds=limits.CHAOS_CHECK_S)
         self.report.linearizable = verdict.ok
         if verdict.ok is False:
             page = self.history.with_suffix(".html")

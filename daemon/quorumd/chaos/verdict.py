@@ -84,9 +84,10 @@ def agreed(statuses: Mapping[NodeId, Status], voters: Sequence[NodeId]) -> bool:
 def human(report: Report) -> str:
     """The report for people."""
     counts = ", ".join(f"{report.outcomes.get(name, 0):,} {name}" for name in ("ok", "fail", "info"))
+    plural = "" if report.rounds == 1 else "s"
     injected = ", ".join(f"{name} {count}" for name, count in report.injected.items())
     lines = [
-        f"{report.rounds} rounds in {report.seconds:.0f} s, seed {report.seed}; operations: {counts}",
+        f"{report.rounds} round{plural} in {report.seconds:.0f} s, seed {report.seed}; operations: {counts}",
         f"faults: {injected or 'none'}; {report.restarts} restarts; "
         f"longest recovery {report.recovery_s:.2f} s; {report.increments} increments",
         *(f"VIOLATION: {violation}" for violation in report.violations),

@@ -20,6 +20,7 @@ from quorumd.checker.history import Recorder
 from quorumd.client.aio import AsyncClient
 from quorumd.commands import Result, TxnResult
 from quorumd.errors import Definite, Indefinite, QuorumdError
+from quorumd.limits import CHAOS_READ_S
 
 KEYS: Final = tuple(f"key/{number}" for number in range(8))
 SPAN: Final = ("key/", "key0")
@@ -248,7 +249,7 @@ class Worker:
 
     async def insist(self, call: Call) -> Answer:
         """As `perform`, with a long deadline. Raises QuorumdError if it is not answered."""
-        result = await self._ask(call, insist_s=30.0)
+        result = await self._ask(call, insist_s=CHAOS_READ_S)
         if isinstance(result, QuorumdError):
             raise result
         return calls.answer_of(call, result)
