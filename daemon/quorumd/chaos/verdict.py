@@ -86,10 +86,12 @@ def human(report: Report) -> str:
     counts = ", ".join(f"{report.outcomes.get(name, 0):,} {name}" for name in ("ok", "fail", "info"))
     plural = "" if report.rounds == 1 else "s"
     injected = ", ".join(f"{name} {count}" for name, count in report.injected.items())
+    errors = ", ".join(f"{name} {count:,}" for name, count in sorted(report.errors.items()))
     lines = [
         f"{report.rounds} round{plural} in {report.seconds:.0f} s, seed {report.seed}; operations: {counts}",
         f"faults: {injected or 'none'}; {report.restarts} restarts; "
         f"longest recovery {report.recovery_s:.2f} s; {report.increments} increments",
+        f"errors: {errors or 'none'}",
         *(f"VIOLATION: {violation}" for violation in report.violations),
     ]
     if report.ok:
