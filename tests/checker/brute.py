@@ -22,26 +22,21 @@ def place(left, store, revision) -> bool:
         rest = [other for other in left if other is not op]
         after = {key: list(item) for key, item in store.items()}
         answer, changed = perform(op, after, (revision or 0) + 1)
-        if any(precedes(other, op, changed) for other in rest):
+        if any(precedes(other, op) for other in rest):
             continue
         now = revision
         if changed and revision is not None:
             now = revision + 1
-        if op.outcome == "ok":
-            if answer != claimed(op) or (now is not None and op.revision != now):
-                continue
+        if op.outcome == "ok" and (answer != claimed(op) or now not in (None, op.revision)):
+            continue
         if place(rest, after, now):
             return True
     return False
 
 
-def precedes(other, op, op_changed) -> bool:
-    """Whether `other` must stand before `op`. A stale read only asks not to see what began after its answer."""
-    if other.completed is None or other.completed > op.invoked:
-        return False
-    if op.stale:
-        return False
-    return op_changed if other.stale else True
+def precedes(other, op) -> bool:
+    """Whether `other` must stand before `op`. A stale read may be old: nothing need stand before it."""
+    return not op.stale and other.completed is not None and other.completed < op.invoked
 
 
 def claimed(op):
@@ -64,24 +59,7 @@ def perform(op, store, revision):
         return True, assign(store, op.key, op.value[1], revision)
     if op.f == "range":
         return [[key, store[key][0]] for key in sorted(store) if op.key[0] <= key < op.key[1]], False
-    succeeded = True
-    for key, target, relation, operand in op.value["compare"]:
-        if target == "value":
-            left = value(store, key)
-            if operand is not None and left is None:
-                succeeded = False
-                continue
-        else:
-            left = store.get(key, [None, 0, 0, 0])[["version", "create_revision", "mod_revision"].index(target) + 1]
-        if relation == "=":
-            holds = left == operand
-        elif relation == "!=":
-            holds = left != operand
-        elif relation == "<":
-            holds = left < operand
-        else:
-            holds = left > operand
-        succeeded = succeeded and holds
+    succeeded = all(holds(store, *compare) for compare in op.value["compare"])
     results, changed = [], False
     for part in op.value["success"] if succeeded else op.value["failure"]:
         if part[0] == "read":
@@ -90,6 +68,21 @@ def perform(op, store, revision):
             changed = assign(store, part[1], part[2], revision) or changed
             results.append(None)
     return (succeeded, results), changed
+
+
+def holds(store, key, target, relation, operand) -> bool:
+    if target == "value":
+        left = value(store, key)
+        if operand is not None and left is None:
+            return False
+    else:
+        place = ["value", "version", "create_revision", "mod_revision"].index(target)
+        left = store.get(key, [None, 0, 0, 0])[place]
+    if relation == "=":
+        return left == operand
+    if relation == "!=":
+        return left != operand
+    return left < operand if relation == "<" else left > operand
 
 
 def value(store, key):
@@ -101,8 +94,6 @@ def assign(store, key, new, revision) -> bool:
         return store.pop(key, None) is not None
     if key not in store:
         store[key] = [new, 1, revision, revision]
-    elif store[key][3] == revision and store[key][2] != revision:
-        store[key] = [new, store[key][1] + 1, store[key][2], revision]
     else:
         store[key] = [new, store[key][1] + 1, store[key][2], revision]
     return True

@@ -1,4 +1,4 @@
-"""Random histories: clients of a store that takes one operation after the other, and ways to spoil what they recorded."""
+"""Random histories: clients of a store that does one thing after the other, and ways to spoil what they recorded."""
 
 import copy
 from random import Random
@@ -43,7 +43,8 @@ def history(
             begun += 1
             call = propose(random, process, keys, values, functions, stale, numbers, targets)
             open_[process] = call
-            events.append(Event(process, "invoke", call.f, call.key, copy.deepcopy(call.value), time_ns, stale=call.stale))
+            value = copy.deepcopy(call.value)
+            events.append(Event(process, "invoke", call.f, call.key, value, time_ns, stale=call.stale))
             call.outcome = "ok"
             chance = random.random()
             if chance < unknown:

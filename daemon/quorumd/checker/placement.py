@@ -5,6 +5,7 @@ where it was seen, and gaps for which there are too few operations (Hall's theor
 may still be contradictory; a replay decides.
 """
 
+import time
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -17,6 +18,10 @@ from quorumd.checker.timeline import Fact, Moment, Says, possible_effects
 Slots = list[int]
 """Revisions that an unknown operation may have made, ascending."""
 Fits = Callable[[str | None], bool]
+
+
+class OutOfTime(Exception):
+    """The deadline passed before the operations were placed."""
 
 
 class Stand(IntEnum):
@@ -43,12 +48,14 @@ class Placement:
 
     `lines` are the timelines of what was answered, `unknown` the operations that may have had effect with the revision
     above which each took it, `slots` the revisions that may be theirs, `gaps` those that must be, `base` the revision
-    of the empty store. Raises Contradiction.
+    of the empty store, `deadline` a reading of time.monotonic. Raises Contradiction and OutOfTime.
     """
 
     def __init__(
-        self, lines: dict[str, list[Fact]], unknown: list[tuple[Operation, int]], slots: Slots, gaps: Slots, base: int
+        self, lines: dict[str, list[Fact]], unknown: list[tuple[Operation, int]], slots: Slots, gaps: Slots, base: int,
+        deadline: float,
     ) -> None:
+        self._deadline = deadline
         self._lines = lines
         self._slots = slots
         self._base = base
@@ -67,6 +74,7 @@ class Placement:
         self._makers: defaultdict[int, list[tuple[Stand, int]]] = defaultdict(list)
         self._places: defaultdict[int, list[tuple[Stand, int]]] = defaultdict(list)
         for operation in sorted(self._operations.values(), key=self._urgency):
+            self._look_at_clock()
             for slot in self._span(operation, self._above[operation.index]):
                 stand = self._stands(operation, slot)
                 if stand is not Stand.NEVER:
@@ -75,6 +83,10 @@ class Placement:
         for edges in (*self._makers.values(), *self._places.values()):
             edges.sort(key=lambda edge: -edge[0])
         self._chosen = self._match(gaps)
+
+    def _look_at_clock(self) -> None:
+        if time.monotonic() > self._deadline:
+            raise OutOfTime
 
     def _urgency(self, operation: Operation) -> tuple[float, int]:
         due = self._due.get(operation.index)
@@ -221,6 +233,7 @@ class Placement:
                 raise Contradiction(reason, [operation])
         for least in (Stand.ALONE, Stand.WITH_OTHERS):
             for gap in gaps:
+                self._look_at_clock()
                 if gap not in taken:
                     augment(gap, _at_least(self._makers, least), taken, slot_of, needy)
         for gap in gaps:

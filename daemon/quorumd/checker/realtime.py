@@ -1,69 +1,56 @@
-"""The order of revisions against the order in time: what the replies alone must obey, whatever they say of keys.
+"""The order of revisions against the order in time: what the answers must obey, whatever they say of keys.
 
-    an operation has a revision at or above those of all that were answered before it began,
-    and above them if it made its revision
+A revision that was seen in an answer exists from then on. So an operation that begins later has a revision at or above
+it, and above it if it made its revision. Stale reads alone may show an older one; what they show exists all the same.
 """
 
-from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from quorumd.checker.history import Operation
 
-NEVER = -1
-"""A revision below all."""
+
+class Floor(NamedTuple):
+    """What had been seen when an operation began."""
+
+    revision: int
+    """The highest of any answer, -1 if there was none."""
+    by: Operation | None
+    """Whose answer that was."""
 
 
-@dataclass(slots=True)
-class Floor:
-    """What was known when an operation began."""
-
-    answered: int = NEVER
-    """The highest revision of an answer; stale ones do not count, they may be old."""
-    by: Operation | None = None
-    made: int = NEVER
-    """The highest revision of any answer: what made it had begun, so what begins now cannot make it or an older one."""
-    made_by: Operation | None = None
-
-    def below(self) -> int:
-        """An operation that begins now and makes a revision makes one above this."""
-        return max(self.answered, self.made)
+NOTHING_SEEN: Final = Floor(-1, None)
 
 
 def floors(operations: list[Operation]) -> dict[int, Floor]:
     """The floor of each operation, by its index. Linear in the operations, after two sorts."""
     begun = sorted(operations, key=lambda operation: operation.invoked)
-    ended = [op for op in operations if op.outcome == "ok" and op.completed is not None and op.revision is not None]
-    ended.sort(key=lambda operation: operation.completed or 0)
+    ends = sorted(
+        (operation.completed, operation.index, operation.revision, operation)
+        for operation in operations
+        if operation.completed is not None and operation.revision is not None
+    )
     found: dict[int, Floor] = {}
-    now, next_ = Floor(), 0
+    floor, place = NOTHING_SEEN, 0
     for operation in begun:
-        while next_ < len(ended) and (ended[next_].completed or 0) < operation.invoked:
-            now = _raised(now, ended[next_])
-            next_ += 1
-        found[operation.index] = now
+        while place < len(ends) and ends[place][0] < operation.invoked:
+            _, _, revision, answered = ends[place]
+            if revision > floor.revision:
+                floor = Floor(revision, answered)
+            place += 1
+        found[operation.index] = floor
     return found
 
 
-def _raised(floor: Floor, answered: Operation) -> Floor:
-    revision = answered.revision or 0
-    if revision > floor.made:
-        floor = Floor(floor.answered, floor.by, revision, answered)
-    if not answered.stale and revision > floor.answered:
-        floor = Floor(revision, answered, floor.made, floor.made_by)
-    return floor
-
-
-def out_of_time(operation: Operation, floor: Floor, made: bool) -> tuple[str, list[Operation]] | None:
-    """The rule that an answered operation breaks with its revision, and the two operations; None if it breaks none."""
+def out_of_time(operation: Operation, floor: Floor, made: bool) -> str | None:
+    """The rule that an answered operation breaks together with `floor.by`; None if it breaks none."""
     revision = operation.revision or 0
-    if not operation.stale and floor.by is not None and revision < floor.answered:
+    if operation.stale or floor.by is None:
+        return None
+    if revision < floor.revision:
+        return f"goes back in time: {operation.describe()} began after {floor.by.describe()} was answered"
+    if made and revision == floor.revision:
         return (
-            f"goes back in time: {operation.describe()} began after {floor.by.describe()} was answered",
-            [operation, floor.by],
-        )
-    if made and floor.made_by is not None and revision <= floor.below():
-        return (
-            f"revision {floor.made_by.revision} was seen too early: {operation.describe()}, which made it or an older "
-            f"one, began after {floor.made_by.describe()} was answered",
-            [operation, floor.made_by],
+            f"revision {revision} was seen too early: {operation.describe()}, which made it, began after "
+            f"{floor.by.describe()} was answered"
         )
     return None

@@ -134,7 +134,7 @@ class Replay:
                 self._note(revision, operation, answer, "it changed nothing")
             return False
         if known and (late := out_of_time(operation, self._floors[operation.index], made=True)):
-            self._note(revision, operation, answer, late[0])
+            self._note(revision, operation, answer, late)
             return False
         if not known:
             self._used |= self._bit[operation.index]

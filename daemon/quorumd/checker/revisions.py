@@ -15,13 +15,15 @@ operations can have made before.
 from typing import Final
 
 from quorumd.checker.history import Operation
-from quorumd.checker.placement import Contradiction, Placement
+from quorumd.checker.placement import Contradiction, OutOfTime, Placement
 from quorumd.checker.realtime import floors, out_of_time
 from quorumd.checker.replay import Misfit, Replay, Slot
 from quorumd.checker.timeline import Fact, Makes, makes_revision, possible_effects, timelines
 from quorumd.checker.verdict import Verdict
+from quorumd.invariants import InvariantBroken
 
 NAME: Final = "revisions"
+UNEXPLAINED: Final = 1000  # more missing revisions than operations that may have made them: not worth a closer look
 
 Broken = tuple[str, list[Operation]]
 UNDECIDED: Final[Broken] = ("not decided: a limit was reached before the unknown outcomes were all tried", [])
@@ -59,6 +61,8 @@ class _Check:
             slot = self._slots.setdefault(operation.revision or 0, Slot())
             makes = makes_revision(operation)
             if makes is Makes.YES:
+                if operation.revision == 0:
+                    return f"no operation can have made revision 0: {operation.describe()}", [operation]
                 if slot.maker is not None:
                     reason = f"revision {operation.revision} was made twice: by {slot.maker.describe()}"
                     return f"{reason} and by {operation.describe()}", [operation, slot.maker]
@@ -67,9 +71,10 @@ class _Check:
                 slot.perhaps.append(operation)
             else:
                 slot.seen.append(operation)
-            broken = out_of_time(operation, self._floors[operation.index], makes is Makes.YES)
-            if broken is not None:
-                return broken
+            floor = self._floors[operation.index]
+            reason_of_time = out_of_time(operation, floor, makes is Makes.YES)
+            if reason_of_time is not None and floor.by is not None:
+                return reason_of_time, [operation, floor.by]
         return None
 
     def replay(self) -> Verdict:
@@ -89,13 +94,16 @@ class _Check:
             # The start that explains most of the history fails for the most telling reason.
             if broken is None or _reached(found) > _reached(broken):
                 broken = found
-        return Verdict(False, *self._with_failures(broken or UNDECIDED), self.steps)
+        if broken is None:
+            raise InvariantBroken("a history without a maker of revision 0 starts at 0 at the latest")
+        reason, named = self._with_failures(broken)
+        return Verdict(False, reason, NAME, named, self.steps)
 
     def _unknown(self) -> list[tuple[Operation, int]]:
         """Operations that may have made a revision that matters, with the one above which they made it."""
         found = []
         for operation in self._all:
-            above = self._floors[operation.index].below()
+            above = self._floors[operation.index].revision
             if operation.outcome == "info" and above < self._last and any(possible_effects(operation)):
                 found.append((operation, above))
         return found
@@ -103,7 +111,7 @@ class _Check:
     def _replay_from(self, base: int, unknown: list[tuple[Operation, int]]) -> Broken | None:
         answered = sum(slot.maker is not None or bool(slot.perhaps) for r, slot in self._slots.items() if r > base)
         missing = self._last - base - answered
-        if missing > len(unknown):
+        if missing > len(unknown) + UNEXPLAINED:
             return self._too_many(base, missing, len(unknown))
         open_ = [r for r in range(base + 1, self._last + 1) if (s := self._slots.get(r)) is None or s.maker is None]
         candidates: dict[int, list[Operation]] = {}
@@ -112,7 +120,9 @@ class _Check:
             if self._lines is None:
                 self._lines = timelines(self._answered)
             try:
-                placement = Placement(self._lines, unknown, open_, gaps, base)
+                placement = Placement(self._lines, unknown, open_, gaps, base, self._deadline)
+            except OutOfTime:
+                return UNDECIDED
             except Contradiction as contradiction:
                 return contradiction.reason, contradiction.operations or self._around(contradiction.gap)
             candidates = placement.candidates()
@@ -147,7 +157,7 @@ class _Check:
         above = min((op for op in self._answered if (op.revision or 0) >= revision), key=_revision, default=None)
         return [operation for operation in (above, below) if operation is not None]
 
-    def _with_failures(self, broken: Broken) -> tuple[str, str, list[Operation]]:
+    def _with_failures(self, broken: Broken) -> Broken:
         """The violation, with the failed operation that would explain it if it had taken effect."""
         reason, operations = broken
         named = operations[:1]
@@ -156,8 +166,8 @@ class _Check:
                 continue
             seen = named[0].result if named[0].f == "read" else named[0].value[0]
             if seen is not None and (named[0].key, seen) in possible_effects(failed):
-                return f"{reason}; yet {failed.describe()} wrote that value", NAME, [*operations, failed]
-        return reason, NAME, operations
+                return f"{reason}; yet {failed.describe()} wrote that value", [*operations, failed]
+        return reason, operations
 
 
 def _reached(broken: Broken) -> int:

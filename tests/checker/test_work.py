@@ -1,0 +1,70 @@
+"""How much work large histories cost, counted in operations applied to a state, not in seconds."""
+
+import pytest
+
+from quorumd.checker import search
+from quorumd.checker.history import pair
+from quorumd.checker.linearizability import check
+
+from . import generate
+
+REGISTERS = "read read write cas"
+EVERYTHING = "read write cas txn range delete"
+
+
+def large(revisions, keys, operations=10_000, functions=REGISTERS, unknown=0.02, spoiled=False):
+    """A history of 20 clients; `spoiled`: one late read returns the value of an early one."""
+    events = generate.history(
+        1, operations=operations, processes=20, keys=[f"k{i:02}" for i in range(keys)], values=None, unknown=unknown,
+        failed=0.02, stale=0.1 if revisions else 0.0, functions=functions, revisions=revisions, targets="value",
+    )  # fmt: skip
+    if spoiled:
+        reads = [event for event in events if event.type == "ok" and event.f == "read" and event.value is not None]
+        late = reads[len(reads) * 9 // 10]
+        late.value = next(event.value for event in reads if event.key == late.key)
+    return pair(events)
+
+
+@pytest.mark.parametrize("spoiled", [False, True])
+@pytest.mark.parametrize("keys", [50, 10])
+def test_search_of_ten_thousand_operations(keys, spoiled):
+    verdict = check(large(False, keys, spoiled=spoiled))
+    assert verdict.ok is not spoiled
+    assert verdict.steps < 100_000
+
+
+@pytest.mark.parametrize("spoiled", [False, True])
+@pytest.mark.parametrize("unknown", [0.0, 0.02, 0.1])
+def test_revisions_of_ten_thousand_operations(unknown, spoiled):
+    verdict = check(large(True, 50, unknown=unknown, spoiled=spoiled))
+    assert verdict.ok is not spoiled
+    assert verdict.steps < 12_000
+
+
+@pytest.mark.parametrize("unknown", [0.0, 0.02])
+def test_revisions_of_everything_on_few_keys(unknown):
+    verdict = check(large(True, 8, operations=3000, functions=EVERYTHING, unknown=unknown))
+    assert verdict.ok is True
+    assert verdict.steps < 4000
+
+
+def test_a_search_is_bounded_in_memory(monkeypatch):
+    monkeypatch.setattr(search, "CHECK_CONFIGURATIONS", 100)
+    verdict = check(large(False, 1, operations=1000))
+    assert verdict.ok is None
+    assert "100 configurations" in verdict.reason
+
+
+def test_the_placing_of_unknown_outcomes_is_bounded_in_time():
+    verdict = check(large(True, 10, operations=500, unknown=0.2), seconds=0)
+    assert verdict.ok is None
+    assert "not decided" in verdict.reason
+
+
+def test_revisions_that_jump_far_cost_nothing():
+    operations = large(True, 3, operations=100, unknown=0.1)
+    last = max((operation for operation in operations if operation.outcome == "ok"), key=lambda op: op.completed)
+    last.revision = 10**15
+    verdict = check(operations)
+    assert verdict.ok is False
+    assert "unexplained" in verdict.reason
