@@ -104,7 +104,9 @@ def test_every_message_arrives_whole_and_once(seed, sizes, mtu, loss, dup, delay
     messages = [message(size, i) for i, size in enumerate(sizes)]
     for each in messages:
         assert link.sender.send("peer", each, link.now)
-    link.run(4 * SECOND)
+    link.run(3 * SECOND)
+    link.loss = 0  # else the one acknowledgement that is missing may be lost as often as anybody likes to try
+    link.run(1 * SECOND)
     assert sorted(link.received) == sorted(messages)
     assert link.longest <= mtu
     assert len(link.sender) == link.sender.bytes_waiting == 0

@@ -70,7 +70,7 @@ class Applier:
         points = self._points
         while points and points[0][0] <= self.applied:
             self.store.read(self.clients.reads, points.popleft()[1], self.clients.replies)
-        if transport.claims or transport.verdicts or self.judge.suspect is not None:
+        if transport.claims or transport.verdicts or self.judge.doubts:
             self._compare(now, term, leader)
 
     def pin(self) -> None:
@@ -139,7 +139,7 @@ class Applier:
                     judge.told(index, digest, now)
         transport.claims.clear()
         transport.verdicts.clear()
-        transport.settled = (term, *judge.confirmed) if judge.suspect is None else (0, 0, 0)
+        transport.settled = (0, 0, 0) if judge.doubts else (term, *judge.confirmed)
         reason = judge.standing(now)
         if reason:
             raise Diverged(reason)

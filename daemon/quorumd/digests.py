@@ -30,22 +30,26 @@ class DigestJudge:
         self._voters = voters
         self._own = own
         self._stands_for = stands_for
-        # The oldest reason to stop that is not refuted, however young: (index, since, reason).
-        self.suspect: tuple[Index, Nanoseconds, str] | None = None
+        self._suspect: tuple[Index, Nanoseconds, str] | None = None  # oldest reason not refuted: index, since, reason
         self._votes: dict[Index, dict[NodeId, int]] = {}
         self.agreed: tuple[Index, int] = (0, 0)  # newest index a majority agrees on, and its digest
-        # Found equal to our own since the last reset. While nothing is suspected, hearing it again changes nothing.
+        # Found equal to our own since the last reset. While nothing is doubted, hearing it again changes nothing.
         self.confirmed: tuple[Index, int] = (0, 0)
 
     def reset(self) -> None:
         """Another leader, or none: what was heard under the last one is void."""
-        self.suspect = None
+        self._suspect = None
         self._votes.clear()
         self.confirmed = (0, 0)
 
+    @property
+    def doubts(self) -> bool:
+        """Whether there is a reason to stop that is not refuted, however young."""
+        return self._suspect is not None
+
     def standing(self, now: Nanoseconds) -> str:
         """The reason to stop, once it has stood for long enough; else ""."""
-        suspect = self.suspect
+        suspect = self._suspect
         return suspect[2] if suspect is not None and now - suspect[1] >= self._stands_for else ""
 
     def _judged(self, index: Index, own: int, right: int, now: Nanoseconds) -> None:
@@ -56,9 +60,9 @@ class DigestJudge:
 
     def _note(self, index: Index, reason: str, now: Nanoseconds) -> None:
         if reason:
-            self.suspect = self.suspect or (index, now, reason)
-        elif self.suspect is not None and index >= self.suspect[0]:
-            self.suspect = None
+            self._suspect = self._suspect or (index, now, reason)
+        elif self._suspect is not None and index >= self._suspect[0]:
+            self._suspect = None
 
     def hear(self, node: NodeId, index: Index, digest: int, now: Nanoseconds) -> None:
         """A peer's digest, for a leader to compare."""

@@ -192,9 +192,9 @@ def test_confirmed_is_what_was_found_equal_since_the_last_reset():
     assert judge.confirmed == (8, 80)
     judge.hear(2, 16, 161, now=1)
     judge.hear(3, 16, 161, now=1)
-    assert judge.confirmed == (8, 80) and judge.suspect is not None
+    assert judge.confirmed == (8, 80) and judge.doubts
     judge.reset()
-    assert judge.confirmed == (0, 0) and judge.suspect is None
+    assert judge.confirmed == (0, 0) and not judge.doubts
     judge.told(16, 160, now=2)
     assert judge.confirmed == (16, 160)
 
