@@ -22,10 +22,14 @@ lint: build
 bench: build
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only
 
-# Longer proofs: power loss on real files with both broken builds, and the random worlds over many seeds.
+# Longer proofs: power loss on real files with both broken builds, real processes under every fault, the random worlds
+# over many seeds, and the simulator with fresh seeds for SOAK_MINUTES.
+SOAK_MINUTES ?= 30
 soak: build
 	$(BIN)/python bench/prove_powerloss.py --rounds 20
+	for seed in 1 2 3; do $(BIN)/quorumd chaos --seconds 120 --seed $$seed || exit 1; done
 	QUORUMD_SEEDS=500 $(BIN)/python -m pytest tests/node/test_random_world.py tests/consensus
+	$(BIN)/quorumd sim --minutes $(SOAK_MINUTES) --jobs 2
 
 # Known bugs of protocol and storage, one at a time: fails if a check that should catch one does not (some minutes).
 mutants: build

@@ -95,7 +95,10 @@ NEEDS_NATIVE = not os.environ.get("QUORUMD_PURE") and not {"egg_info", "dist_inf
 setup(
     packages=find_packages("daemon") + find_packages("fastpath"),
     package_dir={"quorumd": "daemon/quorumd", "quorumd_fastpath": "fastpath/quorumd_fastpath"},
-    package_data={"quorumd": ["py.typed", "*.yaml"], "quorumd_fastpath": ["py.typed", "*.pyi", "*.pxd", "*.h"]},
+    package_data={
+        "quorumd": ["py.typed", "*.yaml", "chaos/*.c"],
+        "quorumd_fastpath": ["py.typed", "*.pyi", "*.pxd", "*.h"],
+    },
     ext_modules=native_modules() if NEEDS_NATIVE else [],
     options={"build_ext": {"parallel": min(2, os.cpu_count() or 1)}},
     zip_safe=False,

@@ -2,10 +2,10 @@
 
     python bench/large.py --rounds 20 --loss 0.05
 
-Every datagram between nodes passes a relay (relay.py) that drops it with the given chance, in either direction; with
---client-loss those between the client and the nodes too. Each node has a config of its own in which its peers'
-addresses are the relay's. Each value is put, then read back through the leader; at the end all nodes must have applied
-the same.
+Every datagram between nodes passes the relay of `quorumd chaos`, which drops it with the given chance, in either
+direction; with --client-loss those between the client and the nodes too. Each node has a config of its own in which its
+peers' addresses are the relay's. Each value is put, then read back through the leader; at the end all nodes must have
+applied the same.
 
 Must show 9: every value commits and is read back whole. A change of leader is not expected.
 """
@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from harness import DEADLINE_S, POLL_S, Failed, number, own_addresses, parser_of, percentile, reported, say
-from relay import LaneSettings, Relay
 
 from quorumd import config as configs
+from quorumd.chaos.links import LinkState
+from quorumd.chaos.relay import LaneSettings, Relay
 from quorumd.client import Client
 from quorumd.client.probe import Status, StatusProbe, sample
 from quorumd.errors import QuorumdError
@@ -45,9 +46,12 @@ class LossyCluster:
         at = {node: [(host, port) for port in ports[4 * i : 4 * i + 4]] for i, node in enumerate(NODES)}
         self.peers = {node: (at[node][0], at[node][1]) for node in NODES}  # its own address, the relay's for it
         self.clients = {node: (at[node][2], at[node][3]) for node in NODES}
-        lanes = [LaneSettings(relayed, own, loss, False, seed + node) for node, (own, relayed) in self.peers.items()]
+        lanes = [
+            LaneSettings(f"peer {node}", relayed, own, seed + node, state=LinkState(loss=loss))
+            for node, (own, relayed) in self.peers.items()
+        ]
         lanes += [
-            LaneSettings(relayed, own, client_loss, True, seed + 100 + node)
+            LaneSettings(f"client {node}", relayed, own, seed + 100 + node, True, LinkState(loss=client_loss))
             for node, (own, relayed) in self.clients.items()
         ]
         self.relay = Relay(lanes)
@@ -146,11 +150,12 @@ def run(rounds: int, loss: float, client_loss: float, seed: int) -> dict[str, An
         "leader_changed": before[1]["leader"] != after[1]["leader"],
         "put_s": {"p50": percentile(puts, 0.5), "p90": percentile(puts, 0.9), "max": max(puts)},
         "get_s": {"p50": percentile(gets, 0.5), "p90": percentile(gets, 0.9), "max": max(gets)},
-        "datagrams_between_nodes": _total(counts[: len(NODES)]), "datagrams_of_clients": _total(counts[len(NODES) :]),
+        "datagrams_between_nodes": _total(counts, "peer"), "datagrams_of_clients": _total(counts, "client"),
     }
 
 
-def _total(lanes: list[tuple[int, int]]) -> dict[str, int]:
+def _total(counts: dict[str, tuple[int, int]], plane: str) -> dict[str, int]:
+    lanes = [each for name, each in counts.items() if name.startswith(plane)]
     return {"passed": sum(passed for passed, _ in lanes), "dropped": sum(dropped for _, dropped in lanes)}
 
 

@@ -3,7 +3,8 @@
     python bench/prove_powerloss.py --rounds 20 --seed 1
 
 Prints a JSON summary; progress goes to stderr. Exit code 0 if the good build kept every promise and both broken builds
-were caught. What a round does and how power is lost: tests/powerloss/powercluster.py, powerloss.c and platter.py.
+were caught. What a round does and how power is lost: tests/powerloss/powercluster.py and, in quorumd/chaos,
+powerloss.c and platter.py.
 """
 
 import argparse
@@ -19,8 +20,10 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "powerloss"))
 
-from brokenbuilds import compile_library, with_early_replies, without_fdatasync  # noqa: E402 - found by the line above
+from brokenbuilds import with_early_replies, without_fdatasync  # noqa: E402 - found by the line above
 from powercluster import SYNC_US, Trial  # noqa: E402
+
+from quorumd.chaos.preload import compile_library  # noqa: E402
 
 BROKEN: dict[str, Callable[[Path], Path]] = {
     "without_fdatasync": without_fdatasync,

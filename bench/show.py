@@ -37,7 +37,7 @@ SCRIPTS = {
     "pause": Script("4", "pause.py", ["--rounds", "10"], ["--rounds", "2"]),
     "hostile": Script("5", "hostile.py", [], ["--datagrams", "30000"]),
     "throughput": Script("7", "throughput.py", ["--rounds", "5"], ["--rounds", "1", "--seconds", "2"]),
-    "idle": Script("8", "idle.py", ["--rounds", "3"], ["--seconds", "5"]),
+    "idle": Script("8", "idle.py", ["--rounds", "3"], ["--windows", "1"]),
     "large": Script("9", "large.py", ["--rounds", "20"], ["--rounds", "5"]),
     "large, lossy client": Script(
         "9", "large.py", ["--rounds", "20", "--client-loss", "0.05"], ["--rounds", "5", "--client-loss", "0.05"]

@@ -2,7 +2,10 @@
 
 import itertools
 import os
-import socket
+
+from quorumd.supervisor.sandbox import free_ports
+
+__all__ = ["free_ports", "private_host"]
 
 _HOSTS = itertools.count()
 
@@ -11,15 +14,3 @@ def private_host() -> str:
     """A loopback address that no other process of these tests uses, so that any port of it is free."""
     pid = os.getpid()
     return f"127.{pid >> 14 & 0x7F | 0x80}.{pid >> 7 & 0x7F}.{(pid & 0x7F) + next(_HOSTS) % 100 + 1}"
-
-
-def free_ports(host: str, count: int) -> list[int]:
-    """UDP ports of `host` that nobody uses."""
-    sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(count)]
-    try:
-        for taken in sockets:
-            taken.bind((host, 0))
-        return [taken.getsockname()[1] for taken in sockets]
-    finally:
-        for taken in sockets:
-            taken.close()

@@ -22,10 +22,11 @@ LAYERS = {
     "checker": {"leaf"},
     "supervisor": {"leaf", "environment", "client", "checker"},
     "sim": {"leaf", "consensus", "node parts", "core", "client", "checker", "fastpath"},
+    # Part of the supervisor, and apart because it knows the disk format: it damages what is certainly on the disk.
+    "chaos": {"leaf", "environment", "client", "checker", "supervisor", "fastpath"},
     "cli": {
         *("leaf", "environment", "consensus", "node parts", "core", "node", "client", "checker", "supervisor"),
-        "sim",
-        *("fastpath", "system calls"),
+        *("chaos", "sim", "fastpath", "system calls"),
     },
 }
 MODULES = {
@@ -46,6 +47,7 @@ MODULES = {
     "checker": "checker",
     "supervisor": "supervisor",
     "sim": "sim",
+    "chaos": "chaos",
     **dict.fromkeys(("cli", "__main__"), "cli"),
 }
 CONSENSUS_MAY_NOT = {"time", "random", "socket", "os", "asyncio", "threading", "logging", "select", "datetime"}

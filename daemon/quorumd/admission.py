@@ -97,8 +97,9 @@ class Admission:
         """Whether the staged writes may be proposed; those that may not are answered with the reason."""
         clients, storage = self.clients, self.storage
         stage = clients.stage
-        if self._quorum_full():
-            stage.filter_growing(clients.replies, wire.STATUS_DISK_FULL, revision, b"no quorum has room on its disks")
+        if self._quorum_full() or storage.disk_full:
+            whose = b"the leader has no room on its disk" if self.full_alone else b"no quorum has room on its disks"
+            stage.filter_growing(clients.replies, wire.STATUS_DISK_FULL, revision, whose)
             if not stage.writes:
                 return False
         count, size = stage.writes, stage.write_bytes
@@ -117,6 +118,11 @@ class Admission:
         self._bytes += size
         self.entries_open += count
         return self.log.ring.room(self._bytes + held.size_bytes, self.entries_open + held.entries)
+
+    @property
+    def full_alone(self) -> bool:
+        """Whether this node has no room on its disk while a quorum has."""
+        return self.storage.disk_full and not self._quorum_full()
 
     def _quorum_full(self) -> bool:
         """Whether no quorum of nodes can take growing entries: followers say so in their acknowledgements."""

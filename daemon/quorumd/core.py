@@ -440,8 +440,9 @@ class Core:
             self._expiry_due = now + EXPIRY_EVERY
             self._expire_sessions(engine, now)
         self._chores_due = min(self._chores_due, self._expiry_due)
-        if self.disk.oldest_pending_ns() > self.settings.disk_stall and now - self._transfer_told > limits.SECOND:
-            self._hand_over(engine, now)
+        stalled = self.disk.oldest_pending_ns() > self.settings.disk_stall
+        if (stalled or self.admission.full_alone) and now - self._transfer_told > limits.SECOND:
+            self._hand_over(engine, now, "disk_stalled" if stalled else "disk_full")
 
     def _expire_sessions(self, engine: Engine, now: Nanoseconds) -> None:
         expired = self.store.expired(now, self.settings.session_ttl, limits.MAX_EXPIRIES_PER_TURN)
@@ -453,12 +454,12 @@ class Core:
         engine.step(Propose(len(expired), size))
         self.settle()
 
-    def _hand_over(self, engine: Engine, now: Nanoseconds) -> None:
-        """A leader whose disk hangs, while a quorum of followers is alive, gives leadership away."""
+    def _hand_over(self, engine: Engine, now: Nanoseconds, why: str) -> None:
+        """A leader whose disk hangs or is full, while a quorum of followers is alive, gives leadership away."""
         self._transfer_told = now
         alive = sum(now - peer.heard_at < limits.SECOND for peer in self.transport.peers.values())
         if alive >= len(self.settings.peers) // 2 + 1:
-            self.log_event("disk_stalled", pending_ms=self.disk.oldest_pending_ns() // limits.MILLISECOND)
+            self.log_event(why, pending_ms=self.disk.oldest_pending_ns() // limits.MILLISECOND)
             engine.step(TransferLeadership(0))
 
     def stalled(self, now: Nanoseconds) -> None:

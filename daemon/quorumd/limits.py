@@ -94,6 +94,18 @@ FIGURES_FRESH_S: Final = 2.5  # a node that answered nothing for longer is shown
 STEADY_LIFE_S: Final = 1.0  # a node that ran this long before it ended is restarted after the shortest wait
 EARLIER_RUN_DEADLINE_S: Final = 5.0  # for the nodes of a killed supervisor to be gone
 
+# Chaos
+CHAOS_LIVENESS_S: Final = 15.0  # from the last heal of a round to a write that succeeds
+CHAOS_START_S: Final = 30.0  # from a start of all nodes to one state of all, whatever the machine has to do besides
+CHAOS_KILL_S: Final = 20.0  # from kill -9 to the end of a process
+CHAOS_CHECK_S: Final = 120.0  # for the checker; then the verdict is undecided
+CHAOS_READ_S: Final = 30.0  # for one read once everything is healed
+COMPILE_S: Final = 60.0  # for the preload library
+RELAY_ANSWER_S: Final = 20.0  # for the relay to start, or to answer
+RELAY_BATCH: Final = 64  # datagrams taken from one socket before the others have their turn
+RELAY_HELD_DATAGRAMS: Final = 20_000  # on their way; one more is lost
+RELAY_CLIENTS: Final = 1024  # behind one lane; datagrams of further ones are lost
+
 # The client library
 CLIENT_FIRST_RETRY: Final = 40 * MILLISECOND  # an unanswered request is repeated after this, then ever more slowly
 CLIENT_MAX_RETRY: Final = 200 * MILLISECOND

@@ -1,12 +1,13 @@
 """The node without IO: elections, durability, recovery, refusal, repair of connections. Simulated time only."""
 
+import errno
 import random
 
 import pytest
 from world import CLUSTER, MS, Caller, World
 
 from quorumd import commands, limits
-from quorumd.commands import Status
+from quorumd.commands import Kind, Status
 from quorumd.consensus.engine import Role
 from quorumd.errors import DiskError
 
@@ -273,15 +274,11 @@ def test_a_failed_write_stops_the_node():
 
 
 def test_a_full_quorum_refuses_growth_definitely_and_recovers_by_itself():
-    import errno
-
     world = World(3, seed=20)
     world.elect()
     caller = Caller(world).open()
     for member in world.members.values():
-        member.disk.prepare_errno = errno.ENOSPC
-        member.core.storage._ahead.clear()
-        member.core.storage._preparing = False
+        fill_disk(member)
     outcome = None
     for i in range(40):
         outcome = caller.put(b"k%d" % i, b"x" * (200 * limits.KIB))
@@ -296,6 +293,55 @@ def test_a_full_quorum_refuses_growth_definitely_and_recovers_by_itself():
         member.disk.prepare_errno = 0
     world.step(3000)
     assert isinstance(caller.put(b"again", b"y"), commands.PutResult)
+
+
+def fill_disk(member):
+    """No segment more, and those made ahead are gone: only the rest of the current one is left."""
+    member.disk.prepare_errno = errno.ENOSPC
+    member.core.storage._ahead.clear()
+    member.core.storage._preparing = False
+
+
+def test_a_leader_whose_disk_alone_is_full_hands_over():
+    world = World(3, seed=22)
+    leader = world.elect()
+    caller = Caller(world).open()
+    fill_disk(world.members[leader])
+    for i in range(20):
+        caller.put(b"k%d" % i, b"x" * (200 * limits.KIB))
+        if world.members[leader].core.storage.disk_full:
+            break
+    world.until(lambda: world.leader() and world.leader().settings.node != leader, 6000)
+    assert world.has("disk_full")
+    assert isinstance(caller.put(b"again", b"y" * (200 * limits.KIB)), commands.PutResult)
+
+
+def test_a_full_leader_takes_a_delete_that_comes_together_with_a_write():
+    world = World(3, seed=23)
+    leader = world.elect()
+    core = world.members[leader].core
+    core._transfer_told = world.now + 3600 * limits.SECOND  # it stays
+    caller = Caller(world).open()
+    caller.target = leader
+    fill_disk(world.members[leader])
+    while not core.storage.disk_full:
+        caller.put(b"k", b"x" * (200 * limits.KIB))
+    put, delete = commands.Put(b"l", b"y" * (200 * limits.KIB)), commands.DeleteRange(b"k")
+    caller.target = leader
+    records = [
+        commands.encode_record(Kind.COMMAND, caller.session, seq, caller.seq, commands.encode(op))
+        for seq, op in ((caller.seq + 1, put), (caller.seq + 2, delete))
+    ]
+    caller.transmit(b"".join(records), count=2)
+    statuses = {}
+    world.until(lambda: note_replies(caller, statuses) == 2, 3000)
+    assert statuses == {caller.seq + 1: Status.DISK_FULL, caller.seq + 2: Status.OK}
+
+
+def note_replies(caller, statuses):
+    """How many of the next two operations have been answered."""
+    caller.receive(0, lambda reply: statuses.setdefault(reply.seq, reply.status))
+    return len(statuses)
 
 
 def test_a_leader_with_a_hanging_disk_hands_over():

@@ -385,8 +385,8 @@ class Caller:
             return reply
         raise TimeoutError(f"no answer within {within_ms} simulated ms")
 
-    def transmit(self, record, target=None):
-        frame = wire.encode_frame(wire.KIND_REQUEST, 0, self.cluster, 0, 0, 0, 0, 0, 0, 0, 1, record)
+    def transmit(self, record, target=None, count=1):
+        frame = wire.encode_frame(wire.KIND_REQUEST, 0, self.cluster, 0, 0, 0, 0, 0, 0, 0, count, record)
         dest = b"node%d" % (target or self.target)
         if len(frame) <= self.world.mtu:
             self.world.send(self.name, dest, frame)
@@ -396,7 +396,7 @@ class Caller:
         if not len(self.fragmenter):
             self.fragmenter.send(dest, frame, self.world.now)
 
-    def receive(self, seq):
+    def receive(self, seq, note=lambda reply: None):
         if self.fragmenter is not None:
             for dest, fragment in self.fragmenter.poll(self.world.now):
                 number, index, count, total, payload = fragment
@@ -424,6 +424,7 @@ class Caller:
                 arrived += wire.parse_datagram(whole) if whole else []
             elif frame.kind == wire.KIND_REPLY:
                 for reply in commands.decode_replies(payload, frame.count):
+                    note(reply)
                     if reply.seq == seq:
                         found = reply
             elif frame.kind == wire.KIND_FRAGMENT_ACK and self.fragmenter is not None:

@@ -1,4 +1,4 @@
-"""The preload library, and two builds of quorumd that are broken on purpose: the power-loss test must see both fail.
+"""Two builds of quorumd that are broken on purpose: the power-loss tests and `quorumd chaos` must see both fail.
 
 Each build is a copy of a source root, changed and put first on PYTHONPATH; the checkout is not touched.
 """
@@ -18,15 +18,6 @@ EARLY = (
         "        if self._last_seq > self._durable_seq:\n",
     ),
 )
-
-
-def compile_library(directory: Path) -> Path:
-    """powerloss.c as a shared library in `directory`."""
-    library = directory / "powerloss.so"
-    source = Path(__file__).with_name("powerloss.c")
-    compiler = os.environ.get("CC", "cc").split()
-    run([*compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-pthread", "-o", str(library), str(source)])
-    return library
 
 
 def without_fdatasync(directory: Path) -> Path:

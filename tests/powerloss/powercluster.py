@@ -1,7 +1,8 @@
 """Three real nodes on real files that can lose power, a load that remembers what it was promised, and the verdict.
 
 One round: load, the power fails at a random moment, the nodes start again, the load finishes what it had under way,
-and everything that was ever acknowledged must be there, once. See powerloss.c and platter.py for the power cut.
+and everything that was ever acknowledged must be there, once. For the power cut see quorumd/chaos: powerloss.c and
+platter.py.
 
 Nothing here waits by the clock: `Load.pump` moves datagrams until a condition holds, up to a deadline.
 """
@@ -21,12 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from platter import Platter
-
+from quorumd.chaos.platter import Platter
 from quorumd.client.operation import Operation, Plane
 from quorumd.client.protocol import ClientProtocol
 from quorumd.commands import Compare, Kind, Op, Put, PutResult, Range, RangeResult, Result, Txn, TxnResult, encode
 from quorumd.errors import QuorumdError
+from quorumd.supervisor.sandbox import free_ports, private_host
 from quorumd_fastpath import wire
 
 NODES = (1, 2, 3)
@@ -48,24 +49,6 @@ class Broken(Exception):
 
 
 # -- the nodes ------------------------------------------------------------------------------------------------------
-
-
-def private_host() -> str:
-    """A loopback address of this process alone, so that every port of it is free."""
-    pid = os.getpid()
-    return f"127.{pid >> 14 & 0x3F | 0x40}.{pid >> 7 & 0x7F}.{(pid & 0x7F) + 1}"
-
-
-def free_ports(host: str, count: int) -> list[int]:
-    """Ports that the kernel picks."""
-    sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(count)]
-    try:
-        for taken in sockets:
-            taken.bind((host, 0))
-        return [taken.getsockname()[1] for taken in sockets]
-    finally:
-        for taken in sockets:
-            taken.close()
 
 
 class PowerCluster:

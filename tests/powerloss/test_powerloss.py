@@ -11,9 +11,12 @@ import sys
 from collections import Counter
 
 import pytest
-from brokenbuilds import compile_library, with_early_replies, without_fdatasync
-from platter import SECTOR, Platter, survivors
+from brokenbuilds import with_early_replies, without_fdatasync
 from powercluster import Broken, Promises, Trial, check_keys, check_overwritten
+
+from quorumd.chaos import preload
+from quorumd.chaos.platter import SECTOR, Platter, survivors
+from quorumd.errors import Rejected
 
 ROUNDS = int(os.environ.get("POWERLOSS_ROUNDS", "3"))
 SEED = int(os.environ.get("POWERLOSS_SEED", "1"))
@@ -23,7 +26,7 @@ ALL, NOTHING = (1.0, 1.0), (0.0, 0.0)
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory):
-    return compile_library(tmp_path_factory.mktemp("powerloss"))
+    return preload.compile_library(tmp_path_factory.mktemp("powerloss"))
 
 
 # -- the nodes ------------------------------------------------------------------------------------------------------
@@ -208,6 +211,54 @@ def test_an_inode_number_is_not_used_again_while_the_platter_knows_it(programs):
         " os.close(fd)\n os.unlink('f')")
     platter.cut(random.Random(1), ALL)
     assert (platter.cache / "f").read_bytes() == b"19"
+
+
+GROW = {
+    **CALLS,
+    "ftruncate": "os.ftruncate(fd, 9)",
+    "posix_fallocate": "os.posix_fallocate(fd, 0, 9)",
+}
+
+
+@pytest.mark.parametrize("call", GROW.values(), ids=GROW)
+@pytest.mark.parametrize(
+    ("name", "is_full", "refused"), [("wal-1.seg", True, True), ("wal-1.seg", False, False), ("meta.json", True, False)]
+)
+def test_a_full_disk_refuses_what_grows_a_log_file(library, tmp_path, call, name, is_full, refused):
+    here, control = tmp_path / "here", tmp_path / "full"
+    here.mkdir()
+    if is_full:
+        control.touch()
+    program = f"import os\nfd = os.open({name!r}, os.O_RDWR | os.O_CREAT)\n{call}"
+    environment = {**os.environ, **preload.environment(library, here, full=control)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, cwd=here, capture_output=True, text=True, check=False
+    )
+    assert ("No space left on device" in done.stderr) is refused
+    assert ((here / name).stat().st_size == 0) is refused
+
+
+def test_a_full_disk_takes_what_overwrites(library, tmp_path):
+    (tmp_path / "full").touch()
+    (tmp_path / "wal-1.seg").write_bytes(b"old")
+    program = "import os\nos.pwrite(os.open('wal-1.seg', os.O_RDWR), b'new', 0)"
+    environment = {**os.environ, **preload.environment(library, tmp_path, full=tmp_path / "full")}
+    subprocess.run([sys.executable, "-c", program], env=environment, cwd=tmp_path, check=True)
+    assert (tmp_path / "wal-1.seg").read_bytes() == b"new"
+
+
+def test_damage_outlives_a_power_cut(programs):
+    platter, run = programs
+    run("fd = os.open('f', new)\nos.write(fd, b'abc')\nos.fsync(fd)\nos.fsync(here)")
+    platter.damage(platter.cache / "f", 1, 0x20)
+    platter.cut(random.Random(1), ALL)
+    assert (platter.cache / "f").read_bytes() == b"aBc"
+
+
+def test_a_missing_compiler_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", "no-such-compiler -O2")
+    with pytest.raises(Rejected, match="need a C compiler and there is no 'no-such-compiler' here"):
+        preload.compile_library(tmp_path)
 
 
 @pytest.mark.parametrize("seed", range(8))

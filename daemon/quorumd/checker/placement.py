@@ -6,10 +6,11 @@ may still be contradictory; a replay decides.
 """
 
 import time
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping
 from enum import IntEnum
+from typing import NamedTuple
 
 from quorumd.checker.history import Operation
 from quorumd.checker.matching import augment
@@ -17,7 +18,16 @@ from quorumd.checker.timeline import Fact, Moment, Says, possible_effects
 
 Slots = list[int]
 """Revisions that an unknown operation may have made, ascending."""
-Fits = Callable[[str | None], bool]
+
+
+class Want(NamedTuple):
+    """The values that explain what was seen: `value` alone, or any other."""
+
+    equal: bool
+    value: str | None
+
+    def fits(self, value: str | None) -> bool:
+        return (value == self.value) == self.equal
 
 
 class OutOfTime(Exception):
@@ -60,11 +70,13 @@ class Placement:
         self._slots = slots
         self._base = base
         self._above = {operation.index: above for operation, above in unknown}
-        self._writers: defaultdict[str, list[tuple[Operation, str | None]]] = defaultdict(list)
+        # key -> value -> the unknown operations that may leave it behind
+        self._writers: defaultdict[str, dict[str | None, list[Operation]]] = defaultdict(dict)
         for operation, _ in unknown:
-            for key, value in possible_effects(operation):
-                self._writers[key].append((operation, value))
+            for key, value in dict.fromkeys(possible_effects(operation)):
+                self._writers[key].setdefault(value, []).append(operation)
         self._moments = {key: [fact.moment for fact in facts] for key, facts in lines.items()}
+        self._known_places: defaultdict[str, dict[Moment, int]] = defaultdict(dict)
         # Unknown operations that alone can explain something that was seen: (above, up to) which revision.
         self._due: dict[int, tuple[int, int]] = {}
         for key, facts in lines.items():
@@ -75,8 +87,9 @@ class Placement:
         self._places: defaultdict[int, list[tuple[Stand, int]]] = defaultdict(list)
         for operation in sorted(self._operations.values(), key=self._urgency):
             self._look_at_clock()
+            effects = list(dict.fromkeys(possible_effects(operation)))
             for slot in self._span(operation, self._above[operation.index]):
-                stand = self._stands(operation, slot)
+                stand = self._stands(operation, effects, slot)
                 if stand is not Stand.NEVER:
                     self._makers[slot].append((stand, operation.index))
                     self._places[operation.index].append((stand, slot))
@@ -117,19 +130,19 @@ class Placement:
         for fact in facts:
             if fact.says is Says.IS_NOT:
                 if known and value == fact.value:
-                    self._demand(key, fact, last, since, _differs(fact.value))
+                    self._demand(key, fact, last, since, Want(False, fact.value))
                     known = False
                 continue
             if fact.says is Says.IS and known and value != fact.value:
-                self._demand(key, fact, last, since, _equals(fact.value))
+                self._demand(key, fact, last, since, Want(True, fact.value))
             value, known, since, last = fact.value, True, fact.moment, fact
 
-    def _demand(self, key: str, fact: Fact, last: Fact | None, since: Moment, fits: Fits) -> None:
+    def _demand(self, key: str, fact: Fact, last: Fact | None, since: Moment, want: Want) -> None:
         """Some unknown operation left a fitting value between `since` and `fact`; if one alone can have, it did."""
         until = fact.moment
         chain: list[Operation] = []
         while True:
-            able = self._able(key, fits, since, until, chain)
+            able = list(dict.fromkeys(self._able(key, want, since, until, chain)))
             if not able:
                 raise Contradiction(*self._unexplained(key, fact, last))
             if len(able) > 1:
@@ -145,20 +158,20 @@ class Placement:
             if only.f != "cas" or only.value[0] == held:
                 return
             # A compare-and-swap that took effect found its old value, which another one must have left before.
-            fits, until = _equals(only.value[0]), until - 2
+            want, until = Want(True, only.value[0]), until - 2
 
     def _able(
-        self, key: str, fits: Fits, since: Moment, until: Moment, but: Container[Operation]
-    ) -> list[Operation]:
-        """The unknown operations, others than `but`, that may leave a fitting value at a slot between two moments."""
+        self, key: str, want: Want, since: Moment, until: Moment, but: Container[Operation]
+    ) -> Iterator[Operation]:
+        """The unknown operations, others than `but`, that may leave such a value at a slot between two moments."""
         low, high = since // 2, until // 2
-        found = []
-        for operation, value in self._writers.get(key, ()):
-            first = bisect_right(self._slots, max(low, self._above[operation.index]))
-            inside = first < len(self._slots) and self._slots[first] <= high
-            if operation not in but and inside and fits(value) and operation not in found:
-                found.append(operation)
-        return found
+        for value in [want.value] if want.equal else self._writers[key]:
+            if not want.fits(value):
+                continue
+            for operation in self._writers[key].get(value, ()):
+                first = bisect_right(self._slots, max(low, self._above[operation.index]))
+                if first < len(self._slots) and self._slots[first] <= high and operation not in but:
+                    yield operation
 
     def _unexplained(self, key: str, fact: Fact, last: Fact | None) -> tuple[str, list[Operation]]:
         seen, after, named = fact.operation, "on the empty store", [fact.operation]
@@ -172,43 +185,59 @@ class Placement:
 
     # -- where an unknown operation may stand -----------------------------------------------------------------------
 
-    def _stands(self, operation: Operation, slot: int) -> Stand:
+    def _stands(self, operation: Operation, effects: list[tuple[str, str | None]], slot: int) -> Stand:
         """NEVER only if `operation` at `slot` contradicts a timeline whatever the other unknown operations did."""
-        effects = set(possible_effects(operation))
-        found = min(self._survives(operation, key, value, slot) for key, value in effects)
         if operation.f == "txn":
-            return Stand.ALONE if found is Stand.ALONE else Stand.WITH_OTHERS
+            # Which branch it took, and so which of the effects it had, is open.
+            alone = all(self._survives(operation, key, value, slot) is Stand.ALONE for key, value in effects)
+            return Stand.ALONE if alone else Stand.WITH_OTHERS
         ((key, value),) = effects
-        return found and min(found, self._applies(operation, key, value, slot))
+        survives = self._survives(operation, key, value, slot)
+        return survives and min(survives, self._applies(operation, key, value, slot))
 
     def _applies(self, operation: Operation, key: str, value: str | None, slot: int) -> Stand:
         """Whether it can have changed anything: a compare must hold, and what is deleted must exist."""
         facts = self._lines.get(key, [])
-        place = bisect_left(self._moments.get(key, []), 2 * slot)
+        place = self._place(key, 2 * slot - 1)
         while place and facts[place - 1].says is Says.IS_NOT:
             place -= 1
         last = facts[place - 1] if place else None
         held, since = (last.value, last.moment) if last is not None else (None, 2 * self._base)
 
-        def fits(held: str | None) -> bool:
-            if value is None and held is None:
-                return False
-            return operation.f != "cas" or bool(held == operation.value[0])
-
-        if fits(held):
+        if operation.f == "cas":
+            if operation.value == [None, None]:
+                return Stand.NEVER
+            want = Want(True, operation.value[0])
+        elif value is None:
+            want = Want(False, None)
+        else:
             return Stand.ALONE
-        return Stand.WITH_OTHERS if self._able(key, fits, since, 2 * slot - 1, [operation]) else Stand.NEVER
+        if want.fits(held):
+            return Stand.ALONE
+        return Stand.WITH_OTHERS if any(self._able(key, want, since, 2 * slot - 1, [operation])) else Stand.NEVER
+
+    def _place(self, key: str, moment: Moment) -> int:
+        """How many facts of a key are at or before a moment; remembered, as every operation on the key asks."""
+        known = self._known_places[key]
+        place = known.get(moment)
+        if place is None:
+            place = known[moment] = bisect_right(self._moments.get(key, []), moment)
+        return place
 
     def _survives(self, operation: Operation, key: str, value: str | None, slot: int) -> Stand:
         """Whether what is seen next can be its value, unless that is overwritten before."""
         facts = self._lines.get(key, [])
-        for fact in facts[bisect_right(self._moments.get(key, []), 2 * slot) :]:
+        for place in range(self._place(key, 2 * slot), len(facts)):
+            fact = facts[place]
             if fact.says is Says.SET or (fact.says is Says.IS and fact.value == value):
                 break
             if fact.says is Says.IS_NOT and fact.value != value:
                 continue
-            fits = _equals(fact.value) if fact.says is Says.IS else _differs(fact.value)
-            return Stand.WITH_OTHERS if self._able(key, fits, 2 * slot, fact.moment, [operation]) else Stand.NEVER
+            if fact.says is Says.IS and fact.value not in self._writers[key]:
+                return Stand.NEVER
+            want = Want(fact.says is Says.IS, fact.value)
+            others = any(self._able(key, want, 2 * slot, fact.moment, [operation]))
+            return Stand.WITH_OTHERS if others else Stand.NEVER
         return Stand.ALONE
 
     # -- one operation for each gap ---------------------------------------------------------------------------------
@@ -250,11 +279,3 @@ class Placement:
 
 def _at_least(edges: Mapping[int, list[tuple[Stand, int]]], least: Stand) -> Callable[[int], Iterator[int]]:
     return lambda node: (other for stand, other in edges.get(node, ()) if stand >= least)
-
-
-def _equals(value: str | None) -> Fits:
-    return lambda other: other == value
-
-
-def _differs(value: str | None) -> Fits:
-    return lambda other: other != value

@@ -5,20 +5,16 @@ measured is the cluster; it shares the processors with the nodes when they are o
 """
 
 import json
-import os
 import secrets
 import shutil
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import click
-import msgspec
 import psutil
 import yaml
 from hdrh.histogram import HdrHistogram
@@ -29,6 +25,7 @@ from quorumd.config import Config, load_config
 from quorumd.environment import read_key
 from quorumd.errors import Rejected
 from quorumd.supervisor.launch import temporary
+from quorumd.supervisor.sandbox import make_directory, private_host, settings_of
 from quorumd_fastpath.load import LoadGenerator
 from quorumd_fastpath.udp import pack_addr
 
@@ -230,9 +227,7 @@ def _as_it_is(config: Config) -> Iterator[Config]:
 @contextmanager
 def fresh_cluster(config: Config) -> Iterator[Config]:
     """A cluster like `config` on a loopback address of its own, in a directory beside config's that is removed."""
-    beside = config.data_path
-    beside.parent.mkdir(parents=True, exist_ok=True)  # not the system's /tmp: that may be memory, which syncs for free
-    directory = Path(tempfile.mkdtemp(prefix=f"{beside.name}-bench-", dir=beside.parent))
+    directory = make_directory(config, "bench")
     try:
         path = directory / "bench.yaml"
         path.write_text(yaml.safe_dump(_alike(config, private_host())))
@@ -243,19 +238,11 @@ def fresh_cluster(config: Config) -> Iterator[Config]:
 
 
 def _alike(config: Config, host: str) -> dict[str, Any]:
-    plain: dict[str, Any] = msgspec.to_builtins(config)
-    for key in ("source", "key_file"):
-        del plain[key]
+    plain = settings_of(config)
     plain["data_dir"] = "state"
     for i, node in enumerate(plain["nodes"]):
         node |= {"peer": f"{host}:{7101 + i}", "client": f"{host}:{7201 + i}"}
     return plain
-
-
-def private_host() -> str:
-    """A loopback address that belongs to this process alone, made from its pid, so that every port is free."""
-    pid = os.getpid()
-    return f"127.{128 + (pid >> 16 & 63)}.{pid >> 8 & 255}.{pid & 255}"
 
 
 @contextmanager

@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "cas": ("data", "cas"),
     "bench": ("bench", "bench"),
     "sim": ("sim", "sim"),
+    "chaos": ("chaos", "chaos"),
     "transfer-leader": ("cluster", "transfer_leader"),
     "check-config": ("check", "check_config"),
     "logdump": ("logdump", "logdump"),

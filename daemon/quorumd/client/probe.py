@@ -47,6 +47,11 @@ class StatusProbe:
         return self
 
     @property
+    def is_open(self) -> bool:
+        """Between `open` and `close`."""
+        return self._socket is not None
+
+    @property
     def _open_socket(self) -> socket.socket:
         if self._socket is None:
             raise ValueError("the probe is not open")

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from quorumd import eventlog
@@ -45,8 +45,11 @@ class NodeProcess:
         """None when it does not run."""
         return self._child.pid if self._child else None
 
-    def start(self, command: Sequence[str]) -> None:
-        """Spawns it with stdout and stderr in its log. `pid_fd` becomes readable when it ends. Raises OSError."""
+    def start(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        """Spawns it with stdout and stderr in its log. `pid_fd` becomes readable when it ends. Raises OSError.
+
+        environment: of the process; None: this one's.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         if self.log_path.exists() and self.log_path.stat().st_size > self.log_max_bytes:
             eventlog.rotate(self.log_path, self.log_keep)
@@ -54,7 +57,7 @@ class NodeProcess:
         try:
             # A process group of its own: Ctrl-C in the terminal reaches the supervisor alone, which stops in order.
             self._child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0, env=environment
             )
         finally:
             os.close(log)

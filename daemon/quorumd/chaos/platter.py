@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-SECTOR = 512
+from quorumd.chaos.preload import environment
+from quorumd.limits import SECTOR_BYTES as SECTOR
+
 BLOCK = 128 * SECTOR
 TORN = 0.1  # of the sectors that are not lost: disks write sectors whole, but nothing here may depend on it
 # Diagnostics for people, of which nothing is promised. Kept, so that they can tell what went wrong.
@@ -42,14 +44,15 @@ class Platter:
             directory.mkdir(parents=True)
         self._write_names(self.cache)
 
-    def environment(self, library: Path, sync_us: str) -> dict[str, str]:
-        """What a process runs with, so that it can lose power. sync_us: "lowest-highest" time of a sync."""
-        return {
-            "LD_PRELOAD": str(library),
-            "POWERLOSS_DIR": str(self.cache),
-            "POWERLOSS_PLATTER": str(self.disk),
-            "POWERLOSS_SYNC_US": sync_us,
-        }
+    def environment(self, library: Path, sync_us: str, full: Path | None = None) -> dict[str, str]:
+        """What a process runs with, so that it can lose power; arguments as preload.environment."""
+        return environment(library, self.cache, platter=self.disk, sync_us=sync_us, full=full)
+
+    def damage(self, path: Path, offset: int, mask: int) -> None:
+        """Flips the bits of `mask` in one byte of a file of `cache`, in both trees: no cut heals it."""
+        for target in (path, self.disk / "data" / str(path.stat().st_ino)):
+            if target.exists() and target.stat().st_size > offset:
+                flip(target, offset, mask)
 
     def cut(self, rng: random.Random, lose: tuple[float, float] = (0.8, 1.0)) -> Counter[str]:
         """The power fails. lose: the range that each file's and directory's share of losses is drawn from.
@@ -103,7 +106,7 @@ class Platter:
         for name in sorted(names):
             if name in durable:
                 if durable[name].kind == "d":
-                    raise NotImplementedError(f"{path / name}: a directory that was removed cannot come back")
+                    raise ValueError(f"{path / name}: a directory that was removed cannot come back")
                 os.link(self.disk / "held" / str(durable[name].inode), path / name)
 
     def _read_names(self, path: Path) -> Entries:
@@ -138,6 +141,15 @@ class Platter:
                     file.seek(at)
                     file.write(survived[at : at + SECTOR])
                 file.truncate(len(survived))
+
+
+def flip(path: Path, offset: int, mask: int) -> None:
+    """Flips the bits of `mask` in the byte at `offset`."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        (byte,) = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte ^ mask]))
 
 
 def entries(path: Path) -> Entries:

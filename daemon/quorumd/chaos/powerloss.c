@@ -1,6 +1,9 @@
-// The memory that a power cut takes away: a preload library for the power-loss tests, and for nothing else.
+// The memory that a power cut takes away, and a disk that is full: a preload library for `quorumd chaos` and the
+// power-loss tests, and for nothing else.
 //
-// Two trees on one file system. What a process writes below $POWERLOSS_DIR goes to the real files there at once, so
+// While a file $POWERLOSS_FULL exists, files below $POWERLOSS_DIR whose names begin with "wal-" do not grow: ENOSPC.
+//
+// For power cuts, two trees on one file system. What a process writes below $POWERLOSS_DIR goes to the real files there at once, so
 // that it reads back what it wrote however it reads: these files play the page cache. $POWERLOSS_PLATTER plays the
 // disk, and holds everything back that was not synced:
 //
@@ -42,9 +45,9 @@ typedef struct {
     pthread_mutex_t syncing;  // a second sync must not return before the first has copied what it took over
 } tracked_file;
 
-static char root[PATH_MAX], platter[PATH_MAX];
+static char root[PATH_MAX], platter[PATH_MAX], full[PATH_MAX];
 static dev_t root_device;
-static int active;
+static int active;  // whether writes are held back; never without `root`
 static uint64_t latency_lowest_us, latency_highest_us, latency_state;
 static tracked_file table[MAX_FILES];
 static int tracked;
@@ -60,11 +63,14 @@ __attribute__((constructor)) static void begin(void) {
     const char* directory = getenv("POWERLOSS_DIR");
     const char* disk = getenv("POWERLOSS_PLATTER");
     const char* latency = getenv("POWERLOSS_SYNC_US");
+    const char* no_room = getenv("POWERLOSS_FULL");
     struct stat info;
-    if (directory == NULL || disk == NULL) return;
-    if (realpath(directory, root) == NULL || realpath(disk, platter) == NULL) give_up("POWERLOSS_DIR or _PLATTER");
-    if (stat(root, &info) != 0) give_up(root);
+    if (directory == NULL) return;
+    if (realpath(directory, root) == NULL || stat(root, &info) != 0) give_up("POWERLOSS_DIR");
     root_device = info.st_dev;
+    if (no_room != NULL && snprintf(full, sizeof full, "%s", no_room) >= PATH_MAX) give_up("POWERLOSS_FULL");
+    if (disk == NULL) return;
+    if (realpath(disk, platter) == NULL) give_up("POWERLOSS_PLATTER");
     if (latency != NULL) sscanf(latency, "%lu-%lu", &latency_lowest_us, &latency_highest_us);
     latency_state = ((uint64_t)getpid() << 32 | (uint64_t)time(NULL)) | 1;
     active = 1;
@@ -85,6 +91,18 @@ static int path_below_root(int fd, char* path) {
     path[length] = '\0';
     size_t prefix = strlen(root);
     return strncmp(path, root, prefix) == 0 && (path[prefix] == '/' || path[prefix] == '\0');
+}
+
+// Whether writing up to `end` would make a log file grow on a disk that is full; errno is ENOSPC then. A disk that is
+// full takes what overwrites, so a segment that was filled ahead is written as before.
+static int no_room(int fd, off_t end) {
+    char path[PATH_MAX];
+    struct stat info;
+    if (full[0] == '\0' || access(full, F_OK) != 0) return 0;
+    if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode) || info.st_dev != root_device || end <= info.st_size) return 0;
+    if (!path_below_root(fd, path) || strncmp(strrchr(path, '/'), "/wal-", 5) != 0) return 0;
+    errno = ENOSPC;
+    return 1;
 }
 
 // Under table_lock. A file is known by its inode, so that it does not matter how often and by which name it is open.
@@ -272,39 +290,56 @@ int fdatasync(int fd) {
     return commit(fd) ? 0 : (int)syscall(SYS_fdatasync, fd);
 }
 
+static off_t total(const struct iovec* vecs, int count) {
+    off_t size = 0;
+    for (int i = 0; i < count; i++) size += (off_t)vecs[i].iov_len;
+    return size;
+}
+
+static off_t here(int fd) {
+    return full[0] == '\0' ? 0 : lseek(fd, 0, SEEK_CUR);
+}
+
 static ssize_t written(int fd, off_t offset, ssize_t size) {
     if (size > 0) note_written(fd, offset, size);
     return size;
 }
 
 ssize_t write(int fd, const void* data, size_t size) {
+    if (no_room(fd, here(fd) + (off_t)size)) return -1;
     return written(fd, -1, syscall(SYS_write, fd, data, size));
 }
 
 ssize_t writev(int fd, const struct iovec* vecs, int count) {
+    if (no_room(fd, here(fd) + total(vecs, count))) return -1;
     return written(fd, -1, syscall(SYS_writev, fd, vecs, count));
 }
 
 ssize_t pwrite(int fd, const void* data, size_t size, off_t offset) {
+    if (no_room(fd, offset + (off_t)size)) return -1;
     return written(fd, offset, syscall(SYS_pwrite64, fd, data, size, offset));
 }
 
 // 64-bit systems pass an offset in the first of its two words.
 ssize_t pwritev(int fd, const struct iovec* vecs, int count, off_t offset) {
+    if (no_room(fd, offset + total(vecs, count))) return -1;
     return written(fd, offset, syscall(SYS_pwritev, fd, vecs, count, offset, 0));
 }
 
 ssize_t pwritev2(int fd, const struct iovec* vecs, int count, off_t offset, int flags) {
+    if (no_room(fd, offset + total(vecs, count))) return -1;
     return written(fd, offset, syscall(SYS_pwritev2, fd, vecs, count, offset, 0, flags));
 }
 
 int ftruncate(int fd, off_t size) {
+    if (no_room(fd, size)) return -1;
     int rc = (int)syscall(SYS_ftruncate, fd, size);
     if (rc == 0) note_resized(fd);
     return rc;
 }
 
 int fallocate(int fd, int mode, off_t offset, off_t size) {
+    if (no_room(fd, offset + size)) return -1;
     int rc = (int)syscall(SYS_fallocate, fd, mode, offset, size);
     if (rc == 0) note_resized(fd);
     return rc;

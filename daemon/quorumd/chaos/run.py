@@ -1,0 +1,255 @@
+"""One run, in order:
+
+    start        a fresh cluster, the relay between its nodes, clients that record
+    storm, calm  rounds of the plan; after each, a write begun after the last heal must succeed within CHAOS_LIVENESS_S
+    settle       clients stop, all is healed, every node is killed and started once more; all must come to one state
+    judge        read everything, check the history and the workload's promises
+
+Meanwhile a watch asks the nodes for their figures and ends the run at the first thing that must not happen.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from quorumd import limits
+from quorumd.chaos.cluster import ChaosCluster, Disks, sentence
+from quorumd.chaos.display import Display, View
+from quorumd.chaos.faults import FAULTS, DiskFull, Injection, PowerLoss
+from quorumd.chaos.preload import compile_library
+from quorumd.chaos.schedule import Round, plan
+from quorumd.chaos.verdict import Report, agreed, broken_promises
+from quorumd.chaos.workload import PADDING_BYTES, Workload
+from quorumd.checker.history import pair
+from quorumd.checker.linearizability import check
+from quorumd.checker.page import write_page
+from quorumd.config import Config
+from quorumd.errors import QuorumdError
+
+WATCH_S: Final = 0.25
+POLL_S: Final = 0.05
+LAST: Final = 0
+"""The number of the restart that ends the run; injections count from 1."""
+
+
+class Options(NamedTuple):
+    """What a run is to be. rate: operations a second of all clients together."""
+
+    seconds: float
+    faults: tuple[str, ...]
+    clients: int
+    rate: float
+    seed: int
+    nodes: int
+
+
+class Violated(Exception):
+    """Something happened that must not, or did not that must; the message says what."""
+
+
+class Timeline:
+    """What was injected and healed when, on the history's clock: JSON lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    def add(self, action: str, injection: Injection) -> None:
+        """action: inject, heal."""
+        drawn = injection.drawn
+        self.lines.append(
+            {
+                "time_ns": time.monotonic_ns(), "action": action, "number": injection.number,
+                "fault": injection.fault, "words": injection.words, "nodes": drawn.nodes, "links": drawn.links,
+            }
+        )
+
+    def dump(self, path: Path) -> None:
+        """Raises OSError."""
+        path.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+
+
+class ChaosRun:
+    """One run in `directory`. The history goes to `history`, the timeline beside it."""
+
+    def __init__(self, config: Config, options: Options, directory: Path, history: Path, display: Display) -> None:
+        self.options = options
+        self.directory = directory
+        self.history = history
+        self.display = display
+        self.timeline = Timeline()
+        self.report = Report(options.seed, options.faults, options.nodes)
+        self.active: list[Injection] = []
+        self.phase = "starting"
+        faults = options.faults
+        power, full = PowerLoss.name in faults, DiskFull.name in faults
+        disks = Disks(compile_library(directory), power, full) if power or full else None
+        self._power = power
+        self.cluster = ChaosCluster(config, directory, nodes=options.nodes, seed=options.seed, disks=disks)
+        self.workload = Workload(
+            self.cluster.endpoints, key=self.cluster.key, clients=options.clients, rate=options.rate, seed=options.seed
+        )
+        self._rounds = plan(options.seed, options.seconds, faults, self.cluster.nodes)
+        self._planned_s = sum(each.storm_s + each.calm_s for each in self._rounds)
+        self._begun_s = time.monotonic()
+
+    async def run(self) -> Report:
+        """All of it. Raises OSError, QuorumdError if the run itself could not go on."""
+        self._begun_s = time.monotonic()
+        final: dict[str, str | None] | None = None
+        try:
+            final = await self._watched(self._drive())
+        except Violated as violation:
+            self.report.violations.append(str(violation))
+        finally:
+            with suppress(Violated):
+                await self.workload.stop()
+            await self.cluster.close()
+        self.report.seconds = round(time.monotonic() - self._begun_s, 1)
+        self._sum_up(final)
+        self._check_history()
+        return self.report
+
+    async def _watched(self, drive: Coroutine[Any, Any, dict[str, str | None]]) -> dict[str, str | None]:
+        """Runs `drive`, unless the watch finds something first."""
+        driver, watch = asyncio.create_task(drive), asyncio.create_task(self._watch())
+        try:
+            await asyncio.wait((driver, watch), return_when=asyncio.FIRST_COMPLETED)
+            if watch.done():
+                watch.result()  # raises
+            return await driver
+        finally:
+            for task in (driver, watch):
+                task.cancel()
+            await asyncio.gather(driver, watch, return_exceptions=True)
+
+    # -- the watch ----------------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        while True:
+            self.cluster.ask()
+            self.workload.check()
+            self._raise_what_is_wrong()
+            self._show()
+            await asyncio.sleep(WATCH_S)
+
+    def _raise_what_is_wrong(self) -> None:
+        for node, reason in self.cluster.exits:
+            raise Violated(f"node {node} ended by itself: {reason}")
+        for problem in (*self.cluster.problems, *self.workload.tally.nonsense):
+            raise Violated(problem)
+
+    def _show(self) -> None:
+        cluster, tally = self.cluster, self.workload.tally
+        self.display.show(
+            View(
+                time.monotonic() - self._begun_s, self._planned_s, self.phase, tally.rate, tally.outcomes,
+                self.active, cluster.statuses(), cluster.states(), cluster.restarts(),
+            )
+        )
+
+    # -- the course of things -----------------------------------------------------------------------------------------
+
+    async def _drive(self) -> dict[str, str | None]:
+        workload = self.workload
+        await self.cluster.start()
+        await self._until(self._agreed, limits.CHAOS_START_S, "all nodes vote and follow one leader")
+        await workload.open_accounts()
+        workload.start()
+        for number, each in enumerate(self._rounds, 1):
+            self.phase = f"round {number} of {len(self._rounds)}"
+            await self._storm(each)
+            await self._recovered(each.calm_s)
+            self.report.rounds += 1
+        await self._settle()
+        self.phase = "reading everything"
+        try:
+            return await workload.read_all()
+        except QuorumdError as error:
+            raise Violated(f"with everything healed a read failed: {type(error).__name__}: {error}") from error
+
+    async def _storm(self, storm: Round) -> None:
+        begun_s = time.monotonic()
+        moments = [(each.begin_s, "inject", each) for each in storm.injections]
+        moments += [(each.end_s, "heal", each) for each in storm.injections if each.end_s is not None]
+        for at_s, action, injection in sorted(moments, key=lambda moment: moment[0]):
+            await asyncio.sleep(begun_s + at_s - time.monotonic())
+            await self._act(action, injection)
+
+    async def _act(self, action: str, injection: Injection) -> None:
+        fault = FAULTS[injection.fault]
+        self.timeline.add(action, injection)
+        if action == "inject":
+            self._tell(f"+ {injection.words}")
+            self.active.append(injection)
+            self.report.injected[fault.name] = self.report.injected.get(fault.name, 0) + 1
+            await fault.inject(self.cluster, injection)
+        else:
+            self._tell(f"- {injection.words}")
+            self.active.remove(injection)
+            await fault.heal(self.cluster, injection)
+        self.workload.padding = PADDING_BYTES if self.cluster.bulky else 0
+
+    def _tell(self, text: str) -> None:
+        self.display.note(f"{time.monotonic() - self._begun_s:6.1f} s  {text}")
+
+    async def _recovered(self, calm_s: float) -> None:
+        """Progress since the last heal, and a moment of peace."""
+        healed_ns = time.monotonic_ns()
+        tally = self.workload.tally
+        what = "a write succeeds, with everything healed"
+        await self._until(lambda: tally.written_ns > healed_ns, limits.CHAOS_LIVENESS_S, what)
+        took_s = (tally.written_ns - healed_ns) / 1e9
+        self.report.recovery_s = round(max(self.report.recovery_s, took_s), 3)
+        await asyncio.sleep(max(0.0, calm_s - took_s))
+
+    async def _settle(self) -> None:
+        cluster = self.cluster
+        self.phase = "settling"
+        await self.workload.stop()
+        await cluster.stop(cluster.nodes, LAST)
+        if self._power:
+            await cluster.cut_power(cluster.nodes)
+        await cluster.release(cluster.nodes, LAST)
+        await self._until(self._agreed, limits.CHAOS_START_S, "all nodes have the same state, after a last restart")
+        cluster.check_damaged()
+        self._raise_what_is_wrong()
+
+    def _agreed(self) -> bool:
+        return agreed(self.cluster.statuses(), self.cluster.voters())
+
+    async def _until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
+        """Raises Violated, with the state of every node, if `condition` does not hold within `seconds`."""
+        deadline_s = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() >= deadline_s:
+                states = sentence(self.cluster.statuses(), self.cluster.states())
+                raise Violated(f"no progress: not within {seconds:g} s: {what}; {states}")
+            await asyncio.sleep(POLL_S)
+
+    # -- the verdict --------------------------------------------------------------------------------------------------
+
+    def _sum_up(self, final: dict[str, str | None] | None) -> None:
+        report, tally = self.report, self.workload.tally
+        report.outcomes, report.errors = dict(tally.outcomes), dict(tally.errors)
+        report.increments = sum(tally.acknowledged.values())
+        report.restarts = sum(self.cluster.restarts().values())
+        if final is not None:
+            report.violations += broken_promises(tally, final)
+
+    def _check_history(self) -> None:
+        self.workload.recorder.dump(self.history)
+        self.timeline.dump(self.history.with_suffix(".timeline.jsonl"))
+        operations = pair(self.workload.recorder.events)
+        self._tell(f"checking {len(operations):,} operations")
+        verdict = check(operations, seconds=limits.CHAOS_CHECK_S)
+        self.report.linearizable = verdict.ok
+        if verdict.ok is False:
+            page = self.history.with_suffix(".html")
+            write_page(page, operations, verdict)
+            self.report.violations.append(f"not linearizable: {verdict.reason} ({page.name} shows it)")
+        elif verdict.ok is None:
+            self.report.undecided = verdict.reason

@@ -1,0 +1,122 @@
+"""What ends a run: a node that ends by itself, no progress, a damaged log that is accepted. No process is started."""
+
+import asyncio
+
+import pytest
+
+from quorumd import limits
+from quorumd.chaos.bitflip import Place
+from quorumd.chaos.cluster import Damage, Exit
+from quorumd.chaos.display import Silent
+from quorumd.chaos.run import ChaosRun, Options, Violated
+from quorumd.config import load_config
+
+NAME = "wal-0000000000000001.seg"
+NAMED = {"voter": False, "role": "follower", "reason": f"/data/{NAME}: offset 512, entry 3: bad_payload"}
+
+
+@pytest.fixture
+def run(tmp_path):
+    options = Options(seconds=1, faults=("kill",), clients=1, rate=1, seed=1, nodes=3)
+    return ChaosRun(load_config(), options, tmp_path, tmp_path / "history.jsonl", Silent())
+
+
+async def forever():
+    await asyncio.Event().wait()
+
+
+def watched(run):
+    return asyncio.run(run._watched(forever()))
+
+
+@pytest.fixture
+def deaf(run, monkeypatch):
+    """A run that asks nobody, as nobody is there."""
+    monkeypatch.setattr(run.cluster, "ask", lambda: None)
+    return run
+
+
+def test_a_node_that_ends_by_itself_is_a_violation(deaf):
+    deaf.cluster.exits.append(Exit(2, "a defect stopped it (exit code 6): halted reason=x"))
+    with pytest.raises(Violated, match="node 2 ended by itself: a defect stopped it"):
+        watched(deaf)
+
+
+def test_a_client_that_dies_ends_the_run(deaf):
+    async def dies():
+        raise ZeroDivisionError
+
+    async def go():
+        deaf.workload._tasks.append(asyncio.create_task(dies()))
+        await deaf._watched(forever())
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(go())
+
+
+def test_no_progress_is_a_violation_that_names_the_state_of_every_node(deaf, monkeypatch):
+    monkeypatch.setattr(limits, "CHAOS_LIVENESS_S", 0.01)
+    deaf.cluster._members[1].status = {"voter": True, "role": "leader", "term": 4, "leader": 1, "disk_full": True}
+    deaf.cluster._members[1].status_s = float("inf")
+    deaf.cluster._members[2].down.add(7)
+    with pytest.raises(Violated) as violation:
+        asyncio.run(deaf._recovered(0.0))
+    assert "a write succeeds, with everything healed" in str(violation.value)
+    assert "node 1: leader, disk full, term 4" in str(violation.value)
+    assert "node 2: down; node 3: does not answer" in str(violation.value)
+
+
+def test_progress_is_a_write_that_began_after_the_last_heal(deaf, monkeypatch):
+    deaf.workload.tally.written_ns = 1 << 62
+    asyncio.run(deaf._recovered(0.0))
+
+
+@pytest.fixture
+def damaged(run, tmp_path):
+    path = tmp_path / NAME
+    path.write_bytes(b"damaged")
+    run.cluster.damage = Damage(2, Place(path, 3, 1), b"damaged")
+    return run.cluster
+
+
+def test_a_node_that_names_its_damage_and_stays_out_is_fine(damaged):
+    damaged._judge_damaged(NAMED)
+    damaged.check_damaged()
+    assert damaged.problems == []
+    assert damaged.voters() == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("change", "objection"),
+    [
+        ({"voter": True}, "node 2 votes with a damaged log"),
+        ({"role": "leader"}, "node 2 votes with a damaged log"),
+        ({"reason": ""}, "does not name the damage"),
+    ],
+)
+def test_damage_that_is_accepted_is_a_violation(damaged, change, objection):
+    for _ in range(2):
+        damaged._judge_damaged(NAMED | change)
+    (problem,) = damaged.problems
+    assert objection in problem
+
+
+def test_a_voter_that_leaves_the_quorum_by_itself_is_a_violation(run):
+    member = run.cluster._members[3]
+    run.cluster._judge(member, {"voter": False, "reason": "waits for node 2"})  # not founded yet
+    run.cluster._judge(member, {"voter": True, "reason": ""})
+    assert run.cluster.problems == []
+    run.cluster._judge(member, NAMED)
+    (problem,) = run.cluster.problems
+    assert "node 3 stays out of the quorum, and nobody damaged its log" in problem
+
+
+@pytest.mark.parametrize("content", [b"repaired", None])
+def test_damage_that_is_cut_silently_is_a_violation(damaged, content):
+    path = damaged.damage.place.path
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    damaged.check_damaged()
+    assert damaged.problems == [f"node 2 changed {NAME}, which is damaged at offset 3"]

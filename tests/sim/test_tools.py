@@ -1,0 +1,187 @@
+"""What stands around the runs: the disk's promises, replay commands, shrinking, the command line."""
+
+import json
+import random
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from quorumd.checker.invariants import Entry, Invariants, Violation
+from quorumd.cli.sim import replay
+from quorumd.sim import shrink as shrinking
+from quorumd.sim.disk import SECTOR, SimDisk
+from quorumd.sim.run import Outcome, Run
+from quorumd.sim.scenario import FAULTS, Scenario, draw
+from quorumd.sim.world import World
+
+SIZE = 64 * SECTOR
+
+
+class Bytes:
+    """A finished batch, as far as a disk looks at it."""
+
+    def __init__(self, data):
+        self._data = data
+
+    def data(self):
+        return memoryview(self._data)
+
+
+def disk(sync_ns=1000):
+    world = World()
+    made = SimDisk("d", world, random.Random(1), (sync_ns, sync_ns))
+    made.create(1, SIZE)
+    return world, made
+
+
+def test_what_was_synced_survives_a_power_loss_and_the_rest_is_chance():
+    world, d = disk()
+    d.append(1, 0, Bytes(b"a" * SECTOR), 1)
+    world.run(world.now + 1000)
+    assert d.durable() == 1 and d.holds(1, 0, SECTOR)
+    d.append(1, SECTOR, Bytes(b"b" * 8 * SECTOR), 2)
+    assert not d.holds(1, SECTOR, 1)
+    d.lost_power(0.5)
+    kept = [bytes(d.load(1)[at * SECTOR : (at + 1) * SECTOR]) for at in range(9)]
+    assert kept[0] == b"a" * SECTOR
+    assert set(kept[1:]) == {b"b" * SECTOR, bytes(SECTOR)}
+    assert d.durable() == 0  # a new process has queued nothing yet
+
+
+def test_a_killed_process_loses_what_it_queued_and_keeps_what_the_page_cache_has():
+    world, d = disk()
+    d.append(1, 0, Bytes(b"a" * SECTOR), 1)
+    d.append(1, SECTOR, Bytes(b"b" * SECTOR), 2)  # waits for the next cycle
+    d.killed()
+    world.run(world.now + 10_000)
+    assert bytes(d.load(1)[SECTOR : SECTOR + 1]) == b"\0"
+    d.begin_segment(1, b"h" * SECTOR)
+    d.killed()
+    assert bytes(d.load(1)[:1]) == b"h"
+    d.lost_power(1.0)
+    assert bytes(d.load(1)[:1]) == b"\0"
+
+
+def test_a_hanging_disk_finishes_nothing_until_it_works_again():
+    world, d = disk()
+    d.hang(True)
+    d.append(1, 0, Bytes(b"a" * SECTOR), 1)
+    world.run(world.now + 10_000)
+    assert d.durable() == 0 and d.oldest_pending_ns() == 10_000
+    d.hang(False)
+    assert d.durable() == 1
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_a_scenario_survives_its_replay_command(seed):
+    dice = random.Random(seed)
+    scenario = replace(
+        draw(seed, nodes=dice.choice((None, 3))), skip=(3, 4), keys=2, sizes=(0, 7), seconds=dice.choice((60, 12.5))
+    )
+    words = replay(scenario).replace("'", "").split()[2:]
+    options = dict(zip(words[::2], words[1::2], strict=False))
+    rebuilt = draw(
+        int(options["--seed"]),
+        nodes=int(options["--nodes"]) if "--nodes" in options else None,
+        only=options["--faults"].split(",") if "--faults" in options else None,
+    )
+    assert (rebuilt.nodes, rebuilt.faults) == (scenario.nodes, scenario.faults)
+    assert options["--skip"] == "3,4"
+
+
+def test_every_fault_is_drawn_and_has_its_method():
+    from quorumd.sim.faults import Faults
+
+    drawn = {fault for seed in range(200) for fault in draw(seed).faults}
+    assert drawn == set(FAULTS)
+    assert all(hasattr(Faults, "_" + fault.replace("-", "_")) for fault in FAULTS)
+
+
+def test_shrinking_keeps_what_fails_and_drops_the_rest(monkeypatch):
+    """A rule that breaks whenever fault 5 of a kill strikes."""
+
+    class Fake(Run):
+        def go(self):
+            s = self.scenario
+            fails = "kill" in s.faults and 5 not in s.skip
+            outcome = Outcome(s, "two-leaders" if fails else "", simulated_s=10.0)
+            outcome.struck.update({"kill": 8})
+            return outcome
+
+    monkeypatch.setattr(shrinking, "Run", Fake)
+    scenario = Scenario(1, 5, faults=("loss", "kill", "pause"), clients=4, workers=4, keys=8)
+    smallest = shrinking.shrink(Fake(scenario).go(), budget=500).scenario
+    assert (smallest.faults, smallest.nodes, smallest.clients, smallest.keys) == (("kill",), 1, 1, 1)
+    assert set(smallest.skip) == {1, 2, 3, 4, 6, 7, 8}
+
+
+# -- invariants: each one fails on what it forbids ----------------------------------------------------------------
+
+
+def terms(*of):
+    return lambda index: (0, *of)[index] if index <= len(of) else None
+
+
+def test_each_rule_is_broken_by_what_it_forbids():
+    def broken(check, *steps):
+        rules = Invariants([1, 2, 3])
+        with pytest.raises(Violation) as found:
+            for name, *arguments in steps:
+                getattr(rules, name)(*arguments)
+        assert found.value.check == check
+
+    vote = ("votes", 3, 4, 1, (4, 1))
+    broken("elected-by-too-few", ("leads", 1, 4, terms()))
+    broken("two-leaders", vote, ("leads", 1, 4, terms()), ("leads", 2, 4, terms()))
+    broken("leader-completeness", ("commits", 1, 2, terms(1, 1)), vote, ("leads", 1, 4, terms(1, 2)))
+    broken("voted-twice", vote, ("votes", 3, 4, 2, (5, 0)))
+    broken("vote-before-durable", ("votes", 3, 4, 1, (4, 0)))
+    broken("term-before-durable", ("speaks", 3, 4, 3))
+    broken("hard-state-lost", vote, ("started", 3, 4, 2))
+    broken("hard-state-lost", ("speaks", 3, 4, 4), ("started", 3, 3, 0))
+    broken("commit-before-quorum", ("leader_commits", 1, 4, 9, 4, True))
+    broken("older-term-counted", ("leader_commits", 1, 4, 9, 3, True))
+    broken("log-matching", ("appended", 1, 2, [Entry(3, 1, 7)]), ("appended", 2, 2, [Entry(3, 2, 7)]))
+    broken("log-matching", ("appended", 1, 2, [Entry(3, 1, 7)]), ("appended", 2, 2, [Entry(3, 1, 8)]))
+    broken("leader-append-only", ("shortened", 1, 5, True))
+    broken("committed-cut", ("commits", 1, 2, terms(1, 1)), ("shortened", 1, 1, False))
+    broken("commit-moved-back", ("commits", 1, 2, terms(1, 1)), ("commits", 1, 1, terms(1, 1)))
+    broken("committed-missing", ("commits", 1, 2, terms(1)))
+    broken("committed-differs", ("commits", 1, 2, terms(1, 1)), ("commits", 2, 2, terms(1, 2)))
+    broken("state-differs", ("applied", 1, 5, 1), ("applied", 2, 5, 2))
+    broken("ack-before-durable", ("acknowledges", 1, 1, 5, False))
+
+
+# -- the command line ---------------------------------------------------------------------------------------------
+
+
+def sim(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "quorumd", "sim", *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_one_run_as_json_and_a_campaign():
+    done = sim("--seed", "2", "--json")
+    facts = json.loads(done.stdout)
+    assert done.returncode == 0 and facts["counts"] and facts["violation"] == "" and facts["scenario"]["seed"] == 2
+    done = sim("--seeds", "2..3", "--jobs", "2", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["runs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--seeds", "9..1"], "not a range"),
+        (["--faults", "meteor"], "unknown fault 'meteor'"),
+        (["--seeds", "1..2", "--trace", "x"], "for one run"),
+        (["--seed", "1", "--set", "nonsense=1"], "there are seed"),
+        (["--seed", "1", "--set", "keys=many"], "not a JSON value"),
+        (["--seed", "1", "--set", "keys=[1]"], "must be like"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_exit_code_2(arguments, says):
+    done = sim(*arguments)
+    assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1
