@@ -6,6 +6,7 @@ caught-by, within --max-seeds seeds; for pytest a failing test. Before that the 
 
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -80,7 +81,7 @@ def judge(mutant: Mutant, directory: Path, max_seeds: int, jobs: int) -> Result:
         else:
             by, seeds, detail = simulate(copy, mutant.sim, max_seeds, jobs)
             caught = by in mutant.caught_by
-    except BadMutant as error:
+    except (BadMutant, subprocess.TimeoutExpired) as error:
         detail = str(error)
     return Result(mutant.name, caught, by, seeds, round(time.monotonic() - began, 1), detail)
 
@@ -119,11 +120,14 @@ def main(only: tuple[str, ...], max_seeds: int, jobs: int, to: str | None) -> No
             click.echo(result.row())
             if not result.caught:
                 click.echo(f"    {result.detail}", err=True)
+            shutil.rmtree(directory / mutant.name, ignore_errors=True)
     if to:
         machine = {"machine": platform.platform(), "python": platform.python_version(), "max_seeds": max_seeds}
         Path(to).write_text(json.dumps({**machine, "results": [asdict(result) for result in results]}, indent=1))
     alive = [result.mutant for result in results if not result.caught]
-    click.echo(f"{len(results) - len(alive)} of {len(results)} mutants caught" + "".join(f"; NOT {n}" for n in alive))
+    click.echo(f"{len(results) - len(alive)} of {len(results)} mutants caught")
+    if alive:
+        click.echo(f"not caught: {', '.join(alive)}")
     sys.exit(bool(alive))
 
 

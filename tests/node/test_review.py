@@ -72,6 +72,9 @@ def test_a_ready_in_two_batches_is_not_called_synced_for_the_first_of_them():
         world.step()
         assert storage.synced_to <= unsynced_from(world, 1)
     assert storage._number == before + 1
+    (first, _, _), (_, seq, _) = storage._in_flight
+    member.disk.durable = lambda: first
+    assert storage.poll(world.now) < seq
 
 
 def filled_segments(seed):

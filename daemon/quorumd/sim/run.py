@@ -167,8 +167,8 @@ class Run:
         for machine in cluster.machines.values():
             machine.disk.hang(False)
             machine.resume()
-            if machine.core is None:
-                machine.start()
+            if machine.core is None and not machine.start():
+                machine.start()  # it lost power while it started
         healthy = [node for node in cluster.ids if node not in cluster.observer.damaged]
         reader = cluster.add_program(workers=0)
         for key in range(self.scenario.keys):
