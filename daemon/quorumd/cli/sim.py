@@ -131,7 +131,8 @@ def _campaign(
 def _line(total: "Total", elapsed: float) -> str:
     return (
         f"{total.runs} runs, {total.counting} count, {total.simulated_s / 3600:.1f} simulated hours, "
-        f"{total.simulated_s / max(elapsed, 0.001):.0f} simulated s/s, {len(total.failures)} violations"
+        f"{total.simulated_s / max(elapsed, 0.001):.0f} simulated s/s, {total.undecided} undecided, "
+        f"{len(total.failures)} violations"
     )
 
 
@@ -217,6 +218,7 @@ def _facts(outcome: "Outcome", elapsed: float) -> dict[str, Any]:
         "violation": outcome.violation,
         "detail": outcome.detail,
         "counts": outcome.counts,
+        "undecided": outcome.undecided,
         "simulated_s": outcome.simulated_s,
         "cpu_s": round(elapsed, 3),
         "operations": outcome.operations,
@@ -238,6 +240,8 @@ def _tell(outcome: "Outcome", elapsed: float) -> None:
     click.echo("struck:  " + (", ".join(f"{kind} {n}" for kind, n in sorted(outcome.struck.items())) or "nothing"))
     if outcome.violation:
         click.echo(f"VIOLATION {outcome.violation}: {outcome.detail}\n    replay: {replay(scenario)}")
+    elif outcome.undecided:
+        click.echo("undecided: too many unknown outcomes to find an order within the limits of the checker")
     elif not outcome.counts:
         click.echo("too quiet to count: fewer than 60 s, 300 operations or two kinds of fault")
     else:

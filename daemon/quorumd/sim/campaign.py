@@ -29,6 +29,7 @@ class Total:
 
     runs: int = 0
     counting: int = 0
+    undecided: int = 0
     simulated_s: float = 0.0
     cpu_s: float = 0.0
     operations: int = 0
@@ -41,6 +42,7 @@ class Total:
         """One more run."""
         self.runs += 1
         self.counting += outcome.counts and not outcome.violation
+        self.undecided += outcome.undecided
         self.simulated_s += outcome.simulated_s
         self.cpu_s += cpu_s
         self.operations += outcome.operations
@@ -60,6 +62,7 @@ class Total:
         return {
             "runs": self.runs,
             "counting": self.counting,
+            "undecided": self.undecided,
             "simulated_s": round(self.simulated_s, 1),
             "cpu_s": round(self.cpu_s, 1),
             "operations": self.operations,
