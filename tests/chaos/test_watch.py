@@ -71,6 +71,19 @@ def test_progress_is_a_write_that_began_after_the_last_heal(deaf, monkeypatch):
     asyncio.run(deaf._recovered(0.0))
 
 
+@pytest.mark.parametrize(("read", "ok"), [("1.1", True), (None, False)])
+def test_a_history_that_is_not_linearizable_is_a_violation_with_a_page(run, read, ok):
+    recorder = run.workload.recorder
+    recorder.invoke(1, "write", "key/1", "1.1", 10)
+    recorder.complete(1, "ok", 20, revision=2)
+    recorder.invoke(2, "read", "key/1", None, 30)
+    recorder.complete(2, "ok", 40, value=read, revision=2)
+    run._check_history()
+    assert run.report.ok is ok
+    assert run.history.with_suffix(".html").exists() is not ok
+    assert bool(run.report.violations) is not ok
+
+
 @pytest.fixture
 def damaged(run, tmp_path):
     path = tmp_path / NAME

@@ -227,10 +227,11 @@ class Worker:
             (token, revision), = seen
             call = calls.txn([(counter, "mod_revision", "=", revision)], [("write", counter, str(int(token) + 1))])
             tally = self.workload.tally
+            tally.unknown[counter] += 1  # until its answer comes, which may be never: clients are stopped in mid-call
             outcome = await self.perform(call)
             if outcome is None:
-                tally.unknown[counter] += 1
                 return
+            tally.unknown[counter] -= 1
             if not isinstance(outcome, Answer):
                 return  # refused for certain
             if outcome.succeeded:
