@@ -28,6 +28,7 @@ SOAK_MINUTES ?= 30
 soak: build
 	$(BIN)/python bench/prove_powerloss.py --rounds 20
 	for seed in 1 2 3; do $(BIN)/quorumd chaos --seconds 120 --seed $$seed || exit 1; done
+	QUORUMD_SOAK=1 $(BIN)/python -m pytest tests/powerloss/test_chaos.py
 	QUORUMD_SEEDS=500 $(BIN)/python -m pytest tests/node/test_random_world.py tests/consensus
 	$(BIN)/quorumd sim --minutes $(SOAK_MINUTES) --jobs 2
 
