@@ -139,7 +139,7 @@ def _line(total: "Total", elapsed: float) -> str:
 def _show(total: "Total", elapsed: float) -> None:
     from quorumd.sim.coverage import WORDS  # noqa: PLC0415
 
-    click.echo()
+    click.echo(err=True)  # behind the line of progress
     click.echo(_line(total, elapsed))
     click.echo(
         f"{total.committed:,} entries committed, {total.committed / max(elapsed, 0.001):,.0f} a second; "
