@@ -1,15 +1,17 @@
 """What ends a run: a node that ends by itself, no progress, a damaged log that is accepted. No process is started."""
 
 import asyncio
+import random
 
 import pytest
 
 from quorumd import limits
 from quorumd.chaos.bitflip import Place
-from quorumd.chaos.cluster import Damage, Exit
+from quorumd.chaos.cluster import ChaosCluster, Damage, Disks, Exit
 from quorumd.chaos.display import Silent
 from quorumd.chaos.run import ChaosRun, Options, Violated
 from quorumd.config import load_config
+from quorumd.limits import SECTOR_BYTES
 
 NAME = "wal-0000000000000001.seg"
 NAMED = {"voter": False, "role": "follower", "reason": f"/data/{NAME}: offset 512, entry 3: bad_payload"}
@@ -112,6 +114,28 @@ def test_damage_that_is_accepted_is_a_violation(damaged, change, objection):
         damaged._judge_damaged(NAMED | change)
     (problem,) = damaged.problems
     assert objection in problem
+
+
+def test_what_a_power_cut_takes_from_a_damaged_file_is_not_the_nodes_doing(tmp_path):
+    disks = Disks(tmp_path / "unused.so", power=True, full=False)
+    cluster = ChaosCluster(load_config(), tmp_path, nodes=3, seed=1, disks=disks)
+    path = tmp_path / "node-2" / "cache" / NAME
+    path.write_bytes(bytes(64 * SECTOR_BYTES))  # a name and bytes that nobody synced
+    cluster.damage = Damage(2, Place(path, 3, 1), path.read_bytes())
+    path.write_bytes(b"x" + bytes(64 * SECTOR_BYTES - 1))
+    asyncio.run(cluster.cut_power([1]))
+    (problem,) = cluster.problems
+    assert "node 2 changed" in problem  # which a cut elsewhere does not hide
+    cluster.problems.clear()
+    platter = cluster._members[2].platter
+    platter.cut(random.Random(1), lose=(0.0, 0.0))
+    path.write_bytes(b"y" + bytes(64 * SECTOR_BYTES - 1))
+    cluster.damage = Damage(2, Place(path, 3, 1), path.read_bytes())
+    before = path.read_bytes()
+    asyncio.run(cluster.cut_power([2]))
+    cluster.check_damaged()
+    assert cluster.problems == []
+    assert path.read_bytes() != before
 
 
 def test_a_voter_that_leaves_the_quorum_by_itself_is_a_violation(run):

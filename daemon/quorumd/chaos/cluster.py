@@ -33,7 +33,7 @@ from quorumd.types import NodeId
 
 SEGMENT_MIB: Final = 4
 """The least: a run of a minute is to cross segment ends, and to notice a full disk."""
-SYNC_US: Final = "1000-6000"
+SYNC_US: Final = "1000-15000"
 """How long a sync takes in a run with power loss, so that there is always something to lose."""
 
 
@@ -231,9 +231,12 @@ class ChaosCluster:
 
     async def cut_power(self, nodes: Iterable[NodeId]) -> None:
         """Takes away what nodes that are down had not synced."""
+        self.check_damaged()
         for member in self._some(nodes):
             if member.platter is not None and member.process.pid is None:
                 await asyncio.to_thread(member.platter.cut, random.Random(self._rng.getrandbits(64)))
+        if self.damage is not None:  # the power may have taken what the damaged file held besides
+            self.damage = self.damage._replace(content=self.damage.place.path.read_bytes())
 
     def pause(self, nodes: Iterable[NodeId], number: int) -> None:
         """SIGSTOP."""
