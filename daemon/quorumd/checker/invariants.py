@@ -48,11 +48,6 @@ class Invariants:
         """The highest index that any node took for committed."""
         return len(self._committed)
 
-    @property
-    def terms_led(self) -> int:
-        """In how many terms there was a leader."""
-        return len(self._leaders)
-
     # -- what a node is -----------------------------------------------------------------------------------------
 
     def started(self, node: NodeId, term: Term, vote: NodeId) -> None:

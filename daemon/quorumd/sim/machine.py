@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from quorumd import limits
-from quorumd.consensus.engine import Role
 from quorumd.core import Core, NodeRandom, Settings
 from quorumd.errors import ConfigError, DiskError
 from quorumd.sim.disk import PowerCut, SimDisk
@@ -69,7 +68,6 @@ class Machine:
         self.paused = False
         self.failed = ""  # why the last process ended by itself
         self.lives = 0
-        self.dropped = 0  # by full sockets
         self.turns = 0
         self._settings = settings
         self._turn_ns = turn_ns
@@ -153,16 +151,14 @@ class Machine:
 
     def _from_peer(self, data: bytes, source: Address) -> None:
         if self.core is None or len(self._peer_queue) >= BUFFERED:
-            self.dropped += 1
-            return
+            return  # nobody listens, or the socket's buffer is full
         self._peer_queue.append((data, source))
         if not self._hears_at:
             self._wake(self.world.now)
 
     def _from_client(self, data: bytes, source: Address) -> None:
         if self.core is None or len(self._client_queue) >= BUFFERED:
-            self.dropped += 1
-            return
+            return  # nobody listens, or the socket's buffer is full
         self._client_queue.append((data, source))
         self._wake(self.world.now)
 
@@ -248,14 +244,3 @@ class Machine:
     def runs(self) -> bool:
         """Whether there is a process, and it is not stopped."""
         return self.core is not None and not self.paused
-
-    @property
-    def votes(self) -> bool:
-        """Whether its process takes part in elections."""
-        return self.core is not None and self.core.engine is not None and not self.core.out_of_quorum
-
-    @property
-    def leads(self) -> bool:
-        """Whether it believes to lead."""
-        engine = self.core.engine if self.core is not None else None
-        return engine is not None and engine.role is Role.LEADER
