@@ -102,7 +102,7 @@ class _Replay:
         something here was synced, so was the header before it; then it did not get lost in a torn write.
         """
         self._check_whole(number, data)
-        claimed = claimed_synced(bytes(data), number * self.storage.segment_bytes)
+        claimed = claimed_synced(data, number * self.storage.segment_bytes)
         if claimed is None and not any(data[: limits.SECTOR_BYTES]):
             self.prepared.append(number)
             return
@@ -165,16 +165,14 @@ class _Replay:
                 records.truncate(index)
 
 
-def claimed_synced(data: bytes, base: int) -> int | None:
+def claimed_synced(data: memoryview, base: int) -> int | None:
     """The highest `synced_to` of whatever looks like a batch header of the segment at WAL position `base`."""
     claimed: int | None = None
-    at = data.find(BATCH_MAGIC)
-    while at >= 0:
-        if at % limits.SECTOR_BYTES == 0 and at + BATCH_PLACE.size <= len(data):
+    for at in range(0, len(data) - BATCH_PLACE.size + 1, limits.SECTOR_BYTES):
+        if data[at : at + len(BATCH_MAGIC)] == BATCH_MAGIC:
             position, synced_to = BATCH_PLACE.unpack_from(data, at)
             if position == base + at and synced_to <= position:
                 claimed = max(claimed or 0, synced_to)
-        at = data.find(BATCH_MAGIC, at + 1)
     return claimed
 
 

@@ -76,6 +76,23 @@ def history(
     return events
 
 
+def lose_answers(events: list[Event], first: int, last: int) -> list[Event]:
+    """The same history with the answers of its `first` to `last` operations lost; their clients go on as new ones."""
+    names: dict[int, int] = {}
+    free, count = max(event.process for event in events) + 1, 0
+    found = []
+    for event in copy.deepcopy(events):
+        process = event.process
+        event.process = names.get(process, process)
+        if event.type != "invoke":
+            count += 1
+            if first < count <= last:
+                event.type, event.revision, event.succeeded, event.results = "info", None, None, None
+                names[process], free = free, free + 1
+        found.append(event)
+    return found
+
+
 def propose(random, process, keys, values, functions, stale, numbers, targets) -> Call:
     def new():
         return str(next(numbers)) if values is None else random.choice(values)

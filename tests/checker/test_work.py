@@ -48,6 +48,19 @@ def test_revisions_of_everything_on_few_keys(unknown):
     assert verdict.steps < 4000
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("keys", [3, 8])
+def test_a_burst_of_unknown_outcomes_between_known_ones(keys, seed):
+    """After an outage entries commit at once whose clients have given up: who made which of them is told by nobody."""
+    events = generate.history(
+        seed, operations=1000, processes=20, keys=[f"k{i}" for i in range(keys)], values=None, unknown=0.0, failed=0.0,
+        stale=0.1, functions="read write cas txn", targets="value mod_revision",
+    )  # fmt: skip
+    verdict = check(pair(generate.lose_answers(events, 400, 416)))
+    assert verdict.ok is True
+    assert verdict.steps < 20_000
+
+
 def test_a_search_is_bounded_in_memory(monkeypatch):
     monkeypatch.setattr(search, "CHECK_CONFIGURATIONS", 100)
     verdict = check(large(False, 1, operations=1000))

@@ -6,15 +6,15 @@ may still be contradictory; a replay decides.
 """
 
 import time
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from quorumd.checker.history import Operation
 from quorumd.checker.matching import augment
-from quorumd.checker.timeline import Fact, Moment, Says, possible_effects
+from quorumd.checker.timeline import Fact, Lull, Moment, Says, possible_effects
 
 Slots = list[int]
 """Revisions that an unknown operation may have made, ascending."""
@@ -56,17 +56,26 @@ class Contradiction(Exception):
 class Placement:
     """The revisions that each unknown operation may have made, and a matching that gives each gap one of them.
 
-    `lines` are the timelines of what was answered, `unknown` the operations that may have had effect with the revision
-    above which each took it, `slots` the revisions that may be theirs, `gaps` those that must be, `base` the revision
-    of the empty store, `deadline` a reading of time.monotonic. Raises Contradiction and OutOfTime.
+    `lines` and `lulls` are the timelines of what was answered, `unknown` the operations that may have had effect with
+    the revision above which each took it, `slots` the revisions that may be theirs, `gaps` those that must be, `base`
+    the revision of the empty store, `deadline` a reading of time.monotonic. Raises Contradiction and OutOfTime.
     """
 
     def __init__(
-        self, lines: dict[str, list[Fact]], unknown: list[tuple[Operation, int]], slots: Slots, gaps: Slots, base: int,
-        deadline: float,
+        self, lines: dict[str, list[Fact]], lulls: dict[str, list[Lull]], unknown: list[tuple[Operation, int]],
+        slots: Slots, gaps: Slots, base: int, deadline: float,
     ) -> None:
         self._deadline = deadline
         self._lines = lines
+        self._lulls = lulls
+        self._open = set(slots)
+        self._musts: defaultdict[int, set[str]] = defaultdict(set)  # the keys that a slot's maker wrote, as was seen
+        for key, spans in lulls.items():
+            for span in spans:
+                self._musts[span.after].add(key)
+        self._writes: defaultdict[str, list[int]] = defaultdict(list)  # the revisions in which an answered write set it
+        for key, facts in lines.items():
+            self._writes[key] = [fact.moment // 2 for fact in facts if fact.says is Says.SET and not fact.moment & 1]
         self._slots = slots
         self._base = base
         self._above = {operation.index: above for operation, above in unknown}
@@ -87,14 +96,16 @@ class Placement:
         self._places: defaultdict[int, list[tuple[Stand, int]]] = defaultdict(list)
         for operation in sorted(self._operations.values(), key=self._urgency):
             self._look_at_clock()
-            effects = list(dict.fromkeys(possible_effects(operation)))
             for slot in self._span(operation, self._above[operation.index]):
-                stand = self._stands(operation, effects, slot)
+                stand = self._stands(operation, slot)
                 if stand is not Stand.NEVER:
                     self._makers[slot].append((stand, operation.index))
                     self._places[operation.index].append((stand, slot))
-        for edges in (*self._makers.values(), *self._places.values()):
-            edges.sort(key=lambda edge: -edge[0])
+        # An operation that took effect did so soon, most likely: while its client waited.
+        for makers in self._makers.values():
+            makers.sort(key=lambda edge: (-edge[0], -self._above[edge[1]]))
+        for places in self._places.values():
+            places.sort(key=lambda edge: (-edge[0], edge[1]))
         self._chosen = self._match(gaps)
 
     def _look_at_clock(self) -> None:
@@ -185,33 +196,61 @@ class Placement:
 
     # -- where an unknown operation may stand -----------------------------------------------------------------------
 
-    def _stands(self, operation: Operation, effects: list[tuple[str, str | None]], slot: int) -> Stand:
+    def _stands(self, operation: Operation, slot: int) -> Stand:
         """NEVER only if `operation` at `slot` contradicts a timeline whatever the other unknown operations did."""
-        if operation.f == "txn":
-            # Which branch it took, and so which of the effects it had, is open.
-            alone = all(self._survives(operation, key, value, slot) is Stand.ALONE for key, value in effects)
-            return Stand.ALONE if alone else Stand.WITH_OTHERS
-        ((key, value),) = effects
-        survives = self._survives(operation, key, value, slot)
-        return survives and min(survives, self._applies(operation, key, value, slot))
+        if operation.f != "txn":
+            ((key, value),) = possible_effects(operation)
+            if not self._musts.get(slot, set()) <= {key}:
+                return Stand.NEVER
+            survives = self._survives(operation, key, value, slot)
+            return survives and min(survives, self._applies(operation, value, slot))
+        return max(self._branch_stands(operation, branch, slot) for branch in ("success", "failure"))
 
-    def _applies(self, operation: Operation, key: str, value: str | None, slot: int) -> Stand:
+    def _branch_stands(self, operation: Operation, branch: str, slot: int) -> Stand:
+        """The same for a transaction that takes one of its branches."""
+        effects = {op[1]: op[2] for op in operation.value[branch] if op[0] == "write"}
+        if not effects or not self._musts.get(slot, set()) <= effects.keys():
+            return Stand.NEVER
+        stand = Stand.ALONE
+        for key, value in effects.items():
+            stand = min(stand, self._survives(operation, key, value, slot))
+            if stand is Stand.NEVER:
+                return stand
+        if branch == "failure":
+            return stand if operation.value["compare"] else Stand.NEVER
+        for compare in operation.value["compare"]:
+            stand = min(stand, self._holds(operation, compare, slot))
+        return stand
+
+    def _holds(self, operation: Operation, compare: list[Any], slot: int) -> Stand:
+        """Whether a compare can hold just before `slot`."""
+        key, target, relation, operand = compare
+        if target == "value" and relation in ("=", "!="):
+            return self._finds(operation, key, Want(relation == "=", operand), slot)
+        if target == "mod_revision" and relation == "=" and operand:
+            # The key was written at that revision and not since.
+            writes = self._writes[key]
+            place = bisect_left(writes, slot)
+            last = writes[place - 1] if place else self._base
+            return Stand.ALONE if last == operand or (last < operand < slot and operand in self._open) else Stand.NEVER
+        return Stand.ALONE
+
+    def _applies(self, operation: Operation, value: str | None, slot: int) -> Stand:
         """Whether it can have changed anything: a compare must hold, and what is deleted must exist."""
+        if operation.f == "cas":
+            if operation.value == [None, None]:
+                return Stand.NEVER
+            return self._finds(operation, operation.key, Want(True, operation.value[0]), slot)
+        return Stand.ALONE if value is not None else self._finds(operation, operation.key, Want(False, None), slot)
+
+    def _finds(self, operation: Operation, key: str, want: Want, slot: int) -> Stand:
+        """Whether `operation` can find such a value just before `slot`."""
         facts = self._lines.get(key, [])
         place = self._place(key, 2 * slot - 1)
         while place and facts[place - 1].says is Says.IS_NOT:
             place -= 1
         last = facts[place - 1] if place else None
         held, since = (last.value, last.moment) if last is not None else (None, 2 * self._base)
-
-        if operation.f == "cas":
-            if operation.value == [None, None]:
-                return Stand.NEVER
-            want = Want(True, operation.value[0])
-        elif value is None:
-            want = Want(False, None)
-        else:
-            return Stand.ALONE
         if want.fits(held):
             return Stand.ALONE
         return Stand.WITH_OTHERS if any(self._able(key, want, since, 2 * slot - 1, [operation])) else Stand.NEVER
@@ -226,6 +265,10 @@ class Placement:
 
     def _survives(self, operation: Operation, key: str, value: str | None, slot: int) -> Stand:
         """Whether what is seen next can be its value, unless that is overwritten before."""
+        spans = self._lulls.get(key, [])
+        place = bisect_left(spans, (slot,))
+        if place and spans[place - 1].before > slot and (value is not None or operation.f != "txn"):
+            return Stand.NEVER
         facts = self._lines.get(key, [])
         for place in range(self._place(key, 2 * slot), len(facts)):
             fact = facts[place]

@@ -18,7 +18,7 @@ from quorumd.checker.history import Operation
 from quorumd.checker.placement import Contradiction, OutOfTime, Placement
 from quorumd.checker.realtime import floors, out_of_time
 from quorumd.checker.replay import Misfit, Replay, Slot
-from quorumd.checker.timeline import Fact, Makes, makes_revision, possible_effects, timelines
+from quorumd.checker.timeline import Fact, Makes, lulls, makes_revision, possible_effects, timelines
 from quorumd.checker.verdict import Verdict
 from quorumd.invariants import InvariantBroken
 
@@ -120,7 +120,7 @@ class _Check:
             if self._lines is None:
                 self._lines = timelines(self._answered)
             try:
-                placement = Placement(self._lines, unknown, open_, gaps, base, self._deadline)
+                placement = Placement(self._lines, lulls(self._answered), unknown, open_, gaps, base, self._deadline)
             except OutOfTime:
                 return UNDECIDED
             except Contradiction as contradiction:

@@ -34,6 +34,13 @@ class Fact(NamedTuple):
     operation: Operation
 
 
+class Lull(NamedTuple):
+    """Nothing wrote the key between two revisions, both excluded: a compare found the first as its mod revision."""
+
+    after: int
+    before: int
+
+
 class Makes(Enum):
     """Whether an answered operation made the revision it carries."""
 
@@ -89,7 +96,7 @@ def possible_effects(operation: Operation) -> Iterator[tuple[str, str | None]]:
                 yield from {op[1]: op[2] for op in operation.value[part] if op[0] == "write"}.items()
 
 
-def _seen(operation: Operation, keys: Iterable[str]) -> Iterator[tuple[str, Says, str | None]]:
+def seen(operation: Operation, keys: Iterable[str]) -> Iterator[tuple[str, Says, str | None]]:
     """What an answered operation found before its own writes; `keys` are all that there are."""
     match operation.f:
         case "read":
@@ -126,6 +133,20 @@ def _seen_by_compares(operation: Operation) -> Iterator[tuple[str, Says, str | N
             yield key, Says.IS_NOT, operand
 
 
+def lulls(answered: Iterable[Operation]) -> dict[str, list[Lull]]:
+    """The spans in which a key kept its mod revision, as the compares that held show; ascending, and one for each."""
+    longest: defaultdict[str, dict[int, int]] = defaultdict(dict)
+    for operation in answered:
+        if operation.f != "txn" or not operation.succeeded or makes_revision(operation) is Makes.PERHAPS:
+            continue
+        revision = operation.revision or 0
+        before = revision if makes_revision(operation) is Makes.YES else revision + 1
+        for key, target, relation, operand in operation.value["compare"]:
+            if target == "mod_revision" and relation == "=" and operand:
+                longest[key][operand] = max(before, longest[key].get(operand, 0))
+    return {key: [Lull(*span) for span in sorted(spans.items())] for key, spans in longest.items()}
+
+
 def timelines(answered: Iterable[Operation]) -> dict[str, list[Fact]]:
     """The facts of every key in the order of their moments; where moments are equal, what was set stands first."""
     answered = list(answered)
@@ -137,7 +158,7 @@ def timelines(answered: Iterable[Operation]) -> dict[str, list[Fact]]:
         if makes is not Makes.PERHAPS:
             # Whether a delete found the state before its revision or the one at it, only a replay can tell.
             before = state - 2 if makes is Makes.YES else state
-            for key, says, value in _seen(operation, keys):
+            for key, says, value in seen(operation, keys):
                 found[key].append(Fact(before, says, value, operation))
         if makes is not Makes.NO:
             moment = state if makes is Makes.PERHAPS else state - 1

@@ -1,17 +1,25 @@
 """Many runs: seeds over worker processes, what they showed together, and the command that replays a failure."""
 
+import ctypes
+import gc
 import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any, Final, NamedTuple
 
 from quorumd.sim.coverage import WORDS
 from quorumd.sim.run import Outcome, Run
 from quorumd.sim.scenario import draw
 
-COVERED_BY = 100  # seeds after which every word of coverage.WORDS must have been reached
+AHEAD: Final = 4  # tasks handed out for each worker
+M_MMAP_THRESHOLD: Final = -3  # malloc.h: larger blocks are mapped, and given back when they are freed
+LARGE_BYTES: Final = 131_072
+COVERED_BY: Final = 100  # seeds after which every word of coverage.WORDS must have been reached
 
 
 class Failure(NamedTuple):
@@ -94,8 +102,29 @@ def one(task: tuple[int, Limits]) -> tuple[Outcome, float]:
     """One run and the CPU time it took; in a worker process."""
     seed, limits = task
     began = time.process_time()
-    outcome = Run(draw(seed, nodes=limits.nodes, only=limits.only)).go()
+    with _collected_once():
+        outcome = Run(draw(seed, nodes=limits.nodes, only=limits.only)).go()
     return outcome, time.process_time() - began
+
+
+@contextmanager
+def _collected_once() -> Iterator[None]:
+    """Garbage is collected at the end of a run, and only then.
+
+    What is left of a run are cycles around a few large buffers; a collector that counts objects finds them too small to
+    bother, and after a hundred runs they fill the memory. During a run there is next to nothing to collect.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.collect()
+        if enabled:
+            gc.enable()
 
 
 def until(seeds: Iterable[int], deadline: float | None) -> Iterator[int]:
@@ -126,19 +155,24 @@ def campaign(
             if len(total.failures) >= stop_after:
                 break
         return total
-    # Spawned, not forked: a worker begins with nothing of ours but the seed.
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        for outcome, cpu_s in pool.imap_unordered(one, paced(tasks, total, jobs)):
-            total.add(outcome, cpu_s, limits.command(outcome.scenario.seed))
-            progress(total)
-            if len(total.failures) >= stop_after:
-                break
+    for outcome, cpu_s in _spread(tasks, jobs):
+        total.add(outcome, cpu_s, limits.command(outcome.scenario.seed))
+        progress(total)
+        if len(total.failures) >= stop_after:
+            break
     return total
 
 
-def paced(tasks: Iterator[tuple[int, Limits]], total: Total, jobs: int) -> Iterator[tuple[int, Limits]]:
-    """Hands out tasks only a few ahead of what is done: a pool would take all there ever will be."""
-    for given, task in enumerate(tasks):
-        while given - total.runs >= 4 * jobs:
-            time.sleep(0.005)
-        yield task
+def _spread(tasks: Iterator[tuple[int, Limits]], jobs: int) -> Iterator[tuple[Outcome, float]]:
+    """The tasks' outcomes as they come. Raises BrokenProcessPool if a worker dies."""
+    # Spawned, not forked: a worker begins with nothing of ours but the seed.
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        running = {pool.submit(one, task) for task in islice(tasks, AHEAD * jobs)}
+        try:
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                running |= {pool.submit(one, task) for task in islice(tasks, len(done))}
+                for future in done:
+                    yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -259,6 +259,11 @@ class SimDisk:
 
     # -- what the world does to it ------------------------------------------------------------------------------
 
+    @property
+    def failed(self) -> bool:
+        """Whether a sync has failed since the node was started."""
+        return self._error != 0
+
     def hang(self, hanging: bool) -> None:
         """A cycle does not come to its end before the disk works again."""
         self.stalled = hanging

@@ -345,7 +345,9 @@ class Faults:
 
         def undo() -> None:
             machine.disk.failing = False
-            if machine.core is None:
+            if machine.core is None or machine.disk.failed:
+                # A node that is about to be told of the failed sync ends as well.
+                machine.stop()
                 machine.disk.lost_power(1.0)
                 self.revive(machine)
 

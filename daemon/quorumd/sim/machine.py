@@ -14,7 +14,7 @@ from quorumd.core import Core, NodeRandom, Settings
 from quorumd.errors import ConfigError, DiskError
 from quorumd.sim.disk import PowerCut, SimDisk
 from quorumd.sim.network import SimNetwork
-from quorumd.sim.world import World
+from quorumd.sim.world import World, between
 from quorumd.types import Address, Nanoseconds, NodeId
 from quorumd_fastpath.wire import Outbox, Slab
 
@@ -197,7 +197,7 @@ class Machine:
         self._peers.clear()
         self._clients.clear()
         self.after_turn(self)
-        self._busy_until = self.world.now + self.rng.randint(*self._turn_ns)
+        self._busy_until = self.world.now + between(self.rng, self._turn_ns)
         due = core.deadline(began)
         self._idle_until = max(due, began)
         # Rounded up: a turn just before its deadline would find nothing to do, again and again.

@@ -8,6 +8,7 @@ import random
 from dataclasses import dataclass
 from typing import Protocol
 
+from quorumd.sim.world import between
 from quorumd.types import Address, Nanoseconds
 
 Link = tuple[Address, Address]
@@ -60,7 +61,7 @@ class SimNetwork:
         if weather.flip and rng.random() < weather.flip:
             self.flipped += 1
             data = flipped(data, rng)
-        delay = rng.randint(*weather.delay)
+        delay = between(rng, weather.delay)
         if weather.late and rng.random() < weather.late:
             self.overtaken += 1
             delay += rng.randint(0, weather.late_by)

@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Callable
+from random import Random
 from typing import TextIO
 
 from quorumd import limits
@@ -9,6 +10,12 @@ from quorumd.types import Address, Nanoseconds
 
 BEGINNING = 1_000 * limits.SECOND
 """The first instant. Not zero: production code must not take a time of 0 for "never"."""
+
+
+def between(rng: Random, bounds: tuple[Nanoseconds, Nanoseconds]) -> Nanoseconds:
+    """Some time of [low, high): what is drawn for every datagram and every turn, so not with the costly `randint`."""
+    low, high = bounds
+    return low + int(rng.random() * (high - low))
 
 
 class World:
