@@ -1,0 +1,1 @@
+"""Multi-Paxos (Lamport, "Paxos Made Simple"; van Renesse & Altinbuken, "Paxos Made Moderately Complex")."""
