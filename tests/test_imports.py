@@ -36,7 +36,7 @@ MODULES = {
     **dict.fromkeys(
         (
             *("admission", "applier", "auth", "clientplane", "digests", "fragments", "join", "log"),
-            *("peercodec", "ports"),
+            *("entryruns", "paxoscodec", "peercodec", "ports"),
             *("recovery", "sources", "statemachine", "storage", "transport"),
         ),
         "node parts",

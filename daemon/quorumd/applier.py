@@ -63,7 +63,7 @@ class Applier:
         Raises Diverged if this replica must stop.
         """
         transport = self.transport
-        if self.storage.reads or transport.recalls:
+        if self.storage.reads or transport.runs.recalls:
             self._recalled(now, term)
         if self.applied < self.commit:
             self._apply(now)
@@ -102,16 +102,16 @@ class Applier:
                 self._recalling = 0
             entries = take_entries(data, record.entries)
             self.log.keep_recalled(first, last, entries)
-            for wanted in transport.awaited(first, last):  # a follower's log may end within a record
+            for wanted in transport.runs.awaited(first, last):  # a follower's log may end within a record
                 self.log.keep_recalled(wanted, last, entries[skip_entries(entries, wanted - first) :])
                 transport.on_recalled(wanted, term, now)
-        transport.recalls = {first for first in sorted(transport.recalls) if not self.storage.recall(first)}
+        transport.runs.recalls = {first for first in sorted(transport.runs.recalls) if not self.storage.recall(first)}
 
     def superseded(self, first: Index) -> None:
         """Entries from `first` on were replaced: what was read back, or is being read, may be of the old ones."""
         self.log.forget_recalled()
         self.storage.forget_reads()
-        self.transport.forget_parked()
+        self.transport.runs.forget_parked()
         self.clients.pending.drop_from(first)
         self._recalling = 0
 

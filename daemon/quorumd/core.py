@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from quorumd import limits
+from quorumd import limits, peercodec
 from quorumd.admission import Admission
 from quorumd.applier import Applier
 from quorumd.clientplane import ClientPlane
@@ -133,14 +133,9 @@ class Core:
         self.disk.write_meta(Meta(cluster, node, incarnation))
         identity = Identity(node, incarnation, self.settings.hashes)
         self.transport = Transport(
-            identity,
-            self.settings.peers,
-            self.peer_outbox,
-            self.log,
-            self.random.u64,
-            self.settings.mtu_peer,
-            filter_incarnations=self.settings.filter_incarnations,
-        )
+            identity, self.settings.peers, self.peer_outbox, self.log, peercodec.RAFT, self.random.u64,
+            self.settings.mtu_peer, filter_incarnations=self.settings.filter_incarnations,
+        )  # fmt: skip
         self.clients = ClientPlane(node, self.client_outbox, self.settings.mtu_client, incarnation)
         self.clients.hello = self._hello_body
         self.clients.status = self.status

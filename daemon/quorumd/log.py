@@ -108,6 +108,10 @@ class Log:
         upto = min(last, record.first + record.entries - 1, first + max(max_bytes // each, 1) - 1)
         return upto, (upto - first + 1) * each
 
+    def island(self, first: Index, last: Index) -> bytes | None:
+        """Entries behind a hole, packed. None: there are none; this log has no holes."""
+        return None
+
     # -- reading back -------------------------------------------------------------------------------------------
 
     def recalled(self, first: Index, last: Index) -> tuple[Index, bytes] | None:

@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from quorumd.consensus.messages import (
+    AppendEntries,
     AppendEntriesReply,
     Heartbeat,
     HeartbeatReply,
-    PeerMessage,
     RequestVote,
     RequestVoteReply,
     TimeoutNow,
 )
-from quorumd.types import Index
+from quorumd.types import Index, NodeId, Term
 from quorumd_fastpath import wire
 
 PRE = 1
@@ -50,16 +50,33 @@ Encoded: TypeAlias = tuple[int, int, Index, Index, bytes]
 class Decoded(NamedTuple):
     """A message, and what rode on it: a digest at an index (0: none), and whether a follower's disk is full."""
 
-    message: PeerMessage
+    message: Any
     digest_index: Index = 0
     digest: int = 0
     disk_full: bool | None = None
 
 
-def decode(frame: wire.Frame, body: memoryview) -> Decoded | None:
-    """The message in a frame; None for a kind that is not here. Raises struct.error for a body of the wrong size."""
-    decoder = _DECODERS.get(frame[2])
-    return None if decoder is None else decoder(frame, body)
+class RunFields(NamedTuple):
+    """What the body of a frame with entries says, and where they are (sources.py); None: there are none."""
+
+    prev_term: Term
+    entries_term: Term
+    entries: int
+    source: object
+
+
+class EntryRun(NamedTuple):
+    """A message that carries entries first..last of one term out of the log, as its frames need it; none: first - 1."""
+
+    kind: int
+    flags: int
+    to: NodeId
+    term: Term
+    first: Index
+    last: Index
+    commit: Index
+    prev_term: Term
+    entries_term: Term
 
 
 def report(applied: Index, digest_index: Index, digest: int, *, disk_full: bool) -> Report:
@@ -112,16 +129,6 @@ def _get_timeout_now(frame: wire.Frame, body: memoryview) -> Decoded:
     return Decoded(TimeoutNow(frame[5], frame[6], frame[9]))
 
 
-_DECODERS: dict[int, Callable[[wire.Frame, memoryview], Decoded]] = {
-    wire.KIND_REQUEST_VOTE: _get_vote,
-    wire.KIND_REQUEST_VOTE_REPLY: _get_vote_reply,
-    wire.KIND_APPEND_ENTRIES_REPLY: _get_append_reply,
-    wire.KIND_HEARTBEAT: _get_heartbeat,
-    wire.KIND_HEARTBEAT_REPLY: _get_heartbeat_reply,
-    wire.KIND_TIMEOUT_NOW: _get_timeout_now,
-}
-
-
 def _put_vote(m: RequestVote, report: Reporter, verdict: bytes) -> Encoded:
     flags = PRE * m.pre | TRANSFER * m.transfer
     return wire.KIND_REQUEST_VOTE, flags, m.last_index, 0, BODY_VOTE.pack(m.last_term)
@@ -151,12 +158,56 @@ def _put_timeout_now(m: TimeoutNow, report: Reporter, verdict: bytes) -> Encoded
     return wire.KIND_TIMEOUT_NOW, 0, 0, 0, b""
 
 
-# By type of message: its frame, given who reports for this node and what a heartbeat carries (see `verdict`).
-ENCODERS: Mapping[type, Callable[[Any, Reporter, bytes], Encoded]] = {
-    RequestVote: _put_vote,
-    RequestVoteReply: _put_vote_reply,
-    AppendEntriesReply: _put_append_reply,
-    Heartbeat: _put_heartbeat,
-    HeartbeatReply: _put_heartbeat_reply,
-    TimeoutNow: _put_timeout_now,
-}
+def _get_append(frame: wire.Frame, run: RunFields) -> AppendEntries | None:
+    if run.entries_term > frame[9] or run.prev_term > frame[9]:
+        return None
+    return AppendEntries(
+        frame[5], frame[6], frame[9], frame[10], run.prev_term, frame[11], run.entries_term, run.entries, run.source
+    )
+
+
+def _put_append(m: AppendEntries) -> EntryRun:
+    first, last = m.prev_index + 1, m.prev_index + m.entries
+    return EntryRun(wire.KIND_APPEND_ENTRIES, 0, m.to, m.term, first, last, m.commit, m.prev_term, m.entries_term)
+
+
+class Codec(NamedTuple):
+    """The frames that one engine speaks.
+
+    `decoders` by kind raise struct.error for a body that cannot be; `encoders` by type of message are given who reports
+    for this node and what a heartbeat carries (see `verdict`). The other two are of messages that carry entries; a run
+    decoder returns None for what cannot be.
+    """
+
+    decoders: Mapping[int, Callable[[wire.Frame, memoryview], Decoded]]
+    encoders: Mapping[type, Callable[[Any, Reporter, bytes], Encoded]]
+    run_decoders: Mapping[int, Callable[[wire.Frame, RunFields], Any]]
+    run_encoders: Mapping[type, Callable[[Any], EntryRun]]
+
+
+SHARED = Codec(
+    decoders={
+        wire.KIND_HEARTBEAT: _get_heartbeat,
+        wire.KIND_HEARTBEAT_REPLY: _get_heartbeat_reply,
+        wire.KIND_TIMEOUT_NOW: _get_timeout_now,
+    },
+    encoders={Heartbeat: _put_heartbeat, HeartbeatReply: _put_heartbeat_reply, TimeoutNow: _put_timeout_now},
+    run_decoders={},
+    run_encoders={},
+)
+RAFT = Codec(
+    decoders={
+        **SHARED.decoders,
+        wire.KIND_REQUEST_VOTE: _get_vote,
+        wire.KIND_REQUEST_VOTE_REPLY: _get_vote_reply,
+        wire.KIND_APPEND_ENTRIES_REPLY: _get_append_reply,
+    },
+    encoders={
+        **SHARED.encoders,
+        RequestVote: _put_vote,
+        RequestVoteReply: _put_vote_reply,
+        AppendEntriesReply: _put_append_reply,
+    },
+    run_decoders={wire.KIND_APPEND_ENTRIES: _get_append},
+    run_encoders={AppendEntries: _put_append},
+)

@@ -13,14 +13,15 @@ Frame bodies are in peercodec.py. Longer than most files: admission of frames an
 
 import struct
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from quorumd import limits, peercodec
-from quorumd.consensus.messages import AppendEntries, Heartbeat, HeartbeatReply, PeerMessage
+from quorumd.consensus.messages import Heartbeat, HeartbeatReply
+from quorumd.entryruns import EntryRuns, Sender
 from quorumd.fragments import Fragmenter, Reassembler
 from quorumd.log import Log
-from quorumd.peercodec import BODY_APPEND, ENCODERS, Reporter
-from quorumd.sources import BytesSource, SlabSource, chunks
+from quorumd.peercodec import BODY_APPEND, Codec, Reporter, RunFields
+from quorumd.sources import BytesSource, SlabSource
 from quorumd.types import Address, Incarnation, Index, Nanoseconds, NodeId, Term
 from quorumd_fastpath import wire
 from quorumd_fastpath.beats import Beats
@@ -39,7 +40,6 @@ HELLO_REPLIES_PER_TURN = 16
 SILENT_AFTER = 1 * limits.SECOND
 TICK_EVERY = 5 * limits.MILLISECOND
 NEVER: Nanoseconds = 1 << 62
-MAX_PARKED = 256  # messages that wait for entries from disk, by first index
 MAX_CLAIMS = 1024  # digests kept for one turn
 
 
@@ -96,6 +96,7 @@ class Transport:
         peers: Mapping[NodeId, Address],
         outbox: Outbox,
         log: Log,
+        codec: Codec,
         random_u64: Callable[[], int],
         mtu: int,
         *,
@@ -107,7 +108,7 @@ class Transport:
         self.term = 0  # the engine's, as of the last turn; told in handshakes
         self.peers = {node: Peer(node, address) for node, address in peers.items() if node != identity.node}
         self.outbox = outbox
-        self.log = log
+        self._codec = codec
         self.counters = Counters()
         self.report: Reporter = peercodec.nothing_to_report
         self.verdict = peercodec.verdict(0, 0)  # what this node's heartbeats say a majority has
@@ -117,8 +118,8 @@ class Transport:
         self.verdicts: set[tuple[Term, NodeId, Index, int]] = set()
         self.settled: tuple[Term, Index, int] = (0, 0, 0)  # term, index, digest: equal to ours, to be heard no more
         self.refusals: list[tuple[NodeId, str]] = []  # for the node's log; taken by core
-        self.single_bytes = mtu - limits.HEADER_BYTES - limits.MAC_BYTES  # payload of a frame that needs no fragments
         self.fragmenter: Fragmenter[NodeId] = Fragmenter(mtu, first_id=identity.incarnation)
+        self.runs = EntryRuns(outbox, log, self.fragmenter, mtu - limits.HEADER_BYTES - limits.MAC_BYTES)
         self.reassembler: Reassembler[tuple[NodeId, Incarnation]] = Reassembler()
         self._random_u64 = random_u64
         # `tick` has nothing to do before the first of these, and the second is worth a turn of its own.
@@ -127,19 +128,16 @@ class Transport:
         self._filter = filter_incarnations
         self._hello_replies = 0  # since the last tick
         self._beats = Beats(identity.node, identity.incarnation, limits.MAX_NUMBER, Heartbeat, HeartbeatReply)
-        # By the first index they wait for from disk, then by receiver; a newer message replaces the older one.
-        self._parked: dict[Index, dict[NodeId, AppendEntries]] = {}
-        self.recalls: set[Index] = set()  # first indexes wanted from the WAL; taken by applier
 
     # -- receiving ----------------------------------------------------------------------------------------------
 
-    def receive(self, slab: Slab, now: Nanoseconds) -> list[PeerMessage]:
+    def receive(self, slab: Slab, now: Nanoseconds) -> list[Any]:
         """Decodes every datagram of the slab; sources in the result are valid until slab.clear().
 
         Lone heartbeats come first, as the network could have had it: on an idle node nothing else arrives. They need
         none of the questions of _admit, and what is done with them is what _admit and _message do.
         """
-        messages: list[PeerMessage] = []
+        messages: list[Any] = []
         beats, others = self._beats.take(slab, self.cluster, self.term)
         for beat, disk_full, digest_index, digest in beats:
             peer = self.peers[beat.sender]
@@ -154,19 +152,19 @@ class Transport:
                 self._frame(frame, slab, slot, now, messages)
         return messages
 
-    def _frame(self, frame: wire.Frame, slab: Slab, slot: int, now: Nanoseconds, out: list[PeerMessage]) -> None:
+    def _frame(self, frame: wire.Frame, slab: Slab, slot: int, now: Nanoseconds, out: list[Any]) -> None:
         kind = frame[2]
         peer = self._admit(frame, kind, now)
         if peer is None:
             return
         offset, length = frame[0], frame[1]
-        if kind == wire.KIND_APPEND_ENTRIES:
+        if kind in self._codec.run_decoders:
             view = slab.view(slot)
             if length > BODY_APPEND.size:
                 source: object = SlabSource(slab, slot, offset + BODY_APPEND.size, length - BODY_APPEND.size)
             else:
                 source = None
-            self._append_entries(frame, view, offset, length, source, out)
+            self._entries(frame, view, offset, length, source, out)
             return
         if kind in (wire.KIND_HELLO, wire.KIND_HELLO_REPLY):
             self._hello(peer, frame, slab.view(slot)[offset : offset + length], now)
@@ -179,16 +177,16 @@ class Transport:
         else:
             self._message(peer, frame, slab.view(slot)[offset : offset + length], out)
 
-    def _message(self, peer: Peer, frame: wire.Frame, body: memoryview, out: list[PeerMessage]) -> None:
+    def _message(self, peer: Peer, frame: wire.Frame, body: memoryview, out: list[Any]) -> None:
+        decode = self._codec.decoders.get(frame[2])
+        if decode is None:
+            self.counters.increment(wire.DROP_BAD_KIND)
+            return
         try:
-            decoded = peercodec.decode(frame, body)
+            message, index, digest, disk_full = decode(frame, body)
         except struct.error:
             self.counters.increment(wire.DROP_BAD_BODY)
             return
-        if decoded is None:
-            self.counters.increment(wire.DROP_BAD_KIND)
-            return
-        message, index, digest, disk_full = decoded
         if disk_full is not None:
             peer.disk_full = disk_full
         if index:
@@ -234,24 +232,24 @@ class Transport:
         newest = max(self.term, peer.term) + limits.MAX_TERM_STEP
         return term <= newest and max(term, index, commit) < limits.MAX_NUMBER
 
-    def _append_entries(
-        self, frame: wire.Frame, view: memoryview, offset: int, length: int, source: object, out: list[PeerMessage]
+    def _entries(
+        self, frame: wire.Frame, view: memoryview, offset: int, length: int, source: object, out: list[Any]
     ) -> None:
-        count = frame[12]
-        body = BODY_APPEND.size
+        """A frame whose body holds entries, from `offset` of `view` on."""
+        count, body = frame[12], BODY_APPEND.size
         if length < body or not check_entries(view, offset + body, length - body, count):
             self.counters.increment(wire.DROP_BAD_BODY)
             return
         prev_term, entries_term, reserved = BODY_APPEND.unpack_from(view, offset)
-        if reserved or entries_term > frame[9] or prev_term > frame[9]:
+        decoder = self._codec.run_decoders[frame[2]]
+        message = None if reserved else decoder(frame, RunFields(prev_term, entries_term, count, source))
+        if message is None:
             self.counters.increment(wire.DROP_BAD_BODY)
             return
-        out.append(
-            AppendEntries(frame[5], frame[6], frame[9], frame[10], prev_term, frame[11], entries_term, count, source)
-        )
+        out.append(message)
 
     def _fragment(
-        self, peer: Peer, frame: wire.Frame, payload: bytes, now: Nanoseconds, out: list[PeerMessage]
+        self, peer: Peer, frame: wire.Frame, payload: bytes, now: Nanoseconds, out: list[Any]
     ) -> None:
         self._tick_due = min(self._tick_due, now + TICK_EVERY)  # which drops what never becomes whole
         ack, message = self.reassembler.on_fragment((peer.node, peer.incarnation), frame, payload, now)
@@ -263,11 +261,11 @@ class Transport:
             return
         # The whole message is a frame of its own, checked like any other; fragments do not nest.
         for inner, inner_payload in wire.parse_datagram(message, self.counters):
-            if inner[2] != wire.KIND_APPEND_ENTRIES or self._admit(inner, inner[2], now) is not peer:
+            if inner[2] not in self._codec.run_decoders or self._admit(inner, inner[2], now) is not peer:
                 self.counters.increment(wire.DROP_BAD_BODY)
                 return
             source = BytesSource(inner_payload, BODY_APPEND.size) if len(inner_payload) > BODY_APPEND.size else None
-            self._append_entries(inner, memoryview(inner_payload), 0, len(inner_payload), source, out)
+            self._entries(inner, memoryview(inner_payload), 0, len(inner_payload), source, out)
 
     # -- handshake ----------------------------------------------------------------------------------------------
 
@@ -345,19 +343,30 @@ class Transport:
 
     # -- sending ------------------------------------------------------------------------------------------------
 
-    def send(self, message: PeerMessage, now: Nanoseconds) -> None:
+    def send(self, message: Any, now: Nanoseconds) -> None:
         """Puts one engine message into the outbox (or parks it until its entries are back from disk)."""
         peer = self.peers[message.to]
         if peer.refusal or not peer.incarnation:
             self._greet(peer, now)
             return
-        if type(message) is AppendEntries:
-            self._send_append(peer, message, now)
+        if (run_of := self._codec.run_encoders.get(type(message))) is not None:
+            self.runs.send(self._sender(), peer, run_of(message), now)
         else:
-            kind, flags, index, commit, body = ENCODERS[type(message)](message, self.report, self.verdict)
+            encode = self._codec.encoders[type(message)]
+            kind, flags, index, commit, body = encode(message, self.report, self.verdict)
             self.outbox.frame(
                 peer.address, kind, flags, peer.node, peer.incarnation, message.term, index, commit, 0, body
             )
+
+    def _sender(self) -> Sender:
+        return Sender(self.cluster, self.identity.node, self.identity.incarnation)
+
+    def on_recalled(self, first: Index, term: Term, now: Nanoseconds) -> None:
+        """Sends what waited for entries from `first` on."""
+        for run in self.runs.unparked(first, term):
+            peer = self.peers[run.to]
+            if not peer.refusal and peer.incarnation:
+                self.runs.send(self._sender(), peer, run, now)
 
     def _put(
         self,
@@ -374,109 +383,6 @@ class Transport:
         self.outbox.frame(
             peer.address, kind, flags, peer.node, peer.incarnation, term, index, commit, count, payload
         )
-
-    def _send_append(self, peer: Peer, message: AppendEntries, now: Nanoseconds) -> None:
-        first, last = message.prev_index + 1, message.prev_index + message.entries
-        if not message.entries:
-            body = BODY_APPEND.pack(message.prev_term, 0, 0)
-            index, commit = message.prev_index, message.commit
-            self._put(peer, wire.KIND_APPEND_ENTRIES, message.term, index=index, commit=commit, payload=body)
-            return
-        if first < self.log.ring.first:
-            self._send_recalled(peer, message, now)
-            return
-        prev_term = message.prev_term
-        while first <= last:
-            done = self.log.ring.send_run(
-                self.outbox,
-                peer.address,
-                wire.KIND_APPEND_ENTRIES,
-                0,
-                peer.node,
-                peer.incarnation,
-                message.term,
-                first - 1,
-                message.commit,
-                prev_term,
-                message.entries_term,
-                0,
-                first,
-                last,
-            )
-            if done >= first:
-                prev_term = message.entries_term
-                first = done + 1
-                continue
-            if self.log.ring.size_bytes(first, first) + BODY_APPEND.size <= self.single_bytes:
-                return  # the outbox is full: the engine will find the gap and send again
-            single = message._replace(prev_index=first - 1, prev_term=prev_term, entries=1)
-            if not self._send_fragmented(peer, single, self.log.ring.copy(first, first), now):
-                return
-            prev_term = message.entries_term
-            first += 1
-
-    def _send_fragmented(self, peer: Peer, message: AppendEntries, entries: bytes, now: Nanoseconds) -> bool:
-        body = BODY_APPEND.pack(message.prev_term, message.entries_term, 0)
-        frame = wire.encode_frame(
-            wire.KIND_APPEND_ENTRIES,
-            0,
-            self.cluster,
-            self.identity.node,
-            peer.node,
-            self.identity.incarnation,
-            peer.incarnation,
-            message.term,
-            message.prev_index,
-            message.commit,
-            message.entries,
-            body + entries,
-        )
-        return self.fragmenter.send(peer.node, frame, now, (message.term, message.prev_index))
-
-    def _send_recalled(self, peer: Peer, message: AppendEntries, now: Nanoseconds) -> None:
-        """Entries older than the ring: from what the WAL gave back, else asked for and the message parked."""
-        first, last = message.prev_index + 1, message.prev_index + message.entries
-        found = self.log.recalled(first, last)
-        if found is None:
-            if first in self._parked or len(self._parked) < MAX_PARKED:  # else lost, like any datagram
-                self._parked.setdefault(first, {})[peer.node] = message
-                self.recalls.add(first)
-            return
-        upto, entries = found
-        prev_term = message.prev_term
-        for chunk_first, chunk_last, chunk in chunks(entries, first, upto, self.single_bytes):
-            entries_here = chunk_last - chunk_first + 1
-            part = message._replace(prev_index=chunk_first - 1, prev_term=prev_term, entries=entries_here)
-            if len(chunk) + BODY_APPEND.size > self.single_bytes:
-                if not self._send_fragmented(peer, part, chunk, now):
-                    return
-            else:
-                body = BODY_APPEND.pack(prev_term, message.entries_term, 0)
-                self._put(
-                    peer,
-                    wire.KIND_APPEND_ENTRIES,
-                    part.term,
-                    index=part.prev_index,
-                    commit=part.commit,
-                    count=part.entries,
-                    payload=body + chunk,
-                )
-            prev_term = message.entries_term
-
-    def forget_parked(self) -> None:
-        """What messages wait for was superseded; the engine sends again what is still wanted."""
-        self._parked.clear()
-        self.recalls.clear()
-
-    def awaited(self, first: Index, last: Index) -> list[Index]:
-        """The indexes within first..last that messages wait for; what was read back may begin before them."""
-        return sorted(index for index in self._parked if first <= index <= last)
-
-    def on_recalled(self, first: Index, term: int, now: Nanoseconds) -> None:
-        """Sends what waited for entries from `first` on; messages of a term gone by are dropped."""
-        for message in self._parked.pop(first, {}).values():
-            if message.term == term:
-                self.send(message, now)
 
     def tick(self, now: Nanoseconds) -> None:
         """Greets peers that are unknown or silent, resends fragments."""
