@@ -75,8 +75,21 @@ BAD = [
         "2: engine: has no value; write for example `engine: raft`",
     ),
     (
-        "unknown engine", "engine: raft", "engine: paxos",
-        "2: engine: this version has no engine paxos; use one of: raft",
+        "unknown engine", "engine: raft", "engine: zab",
+        "2: engine: this version has no engine zab; use one of: raft, paxos",
+    ),
+    (
+        "flexible quorums with raft", "engine: raft", "engine: raft\nquorums: {phase1: 3, phase2: 1}",
+        "3: quorums: raft knows majorities only; write engine: paxos, or leave quorums out",
+    ),
+    (
+        "quorums that do not intersect", "engine: raft", "engine: paxos\nquorums: {phase1: 1, phase2: 2}",
+        "3: quorums: a phase-1 quorum of 1 and a phase-2 quorum of 2 of 3 nodes need not share a node, so a new leader "
+        "could miss what was committed; make them at least 4 together, for example phase1: 2",
+    ),
+    (
+        "a quorum of more nodes than there are", "engine: raft", "engine: paxos\nquorums: {phase1: 4, phase2: 2}",
+        "3: quorums.phase1: 4 of 3 nodes; give at most 3",
     ),
     (
         "out of range", "heartbeat_ms: 40", "heartbeat_ms: 0",

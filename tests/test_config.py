@@ -49,7 +49,7 @@ def test_omitted_keys_have_the_documented_defaults():
 def test_shipped_configs_are_good_and_explain_every_key_with_the_default_that_the_code_has(path):
     config = configs.load_config(path)
     text = path.read_text()
-    assert re.search(r"^engine: raft$", text, re.M)
+    assert re.search(r"^engine: (raft|paxos)$", text, re.M)
     settings = msgspec.structs.asdict(configs.Settings(cluster="x", nodes=config.nodes))
     sections = {name: value for name, value in settings.items() if isinstance(value, msgspec.Struct)}
     top = {name: value for name, value in settings.items() if name not in sections}
@@ -57,7 +57,7 @@ def test_shipped_configs_are_good_and_explain_every_key_with_the_default_that_th
         for key, default in where.items():
             comment = re.search(rf"((?:^ *#.*\n)+)^ *#?{key}:", text, re.M)
             assert comment, f"{key} is not explained"
-            if key in ("cluster", "nodes", "data_dir", "key_file", "crash_loop"):
+            if key in ("cluster", "nodes", "data_dir", "key_file", "crash_loop", "phase1", "phase2"):
                 continue
             words = " ".join(comment[1].replace("#", " ").split())
             shown = json.dumps(default).strip('"')
@@ -137,6 +137,15 @@ def test_a_difference_is_named_by_its_key():
     assert configs.disagreement(mine, mine) is None
     assert configs.disagreement(mine, theirs) == "nodes differs: 1,2,3 here, 1,2,4 there"
     assert configs.disagreement(mine, mine | {"engine": "paxos"}) == "engine differs: raft here, paxos there"
+
+
+def test_flexible_quorums_are_part_of_what_nodes_agree_on():
+    majorities = with_nodes(1, 2, 3, 4, 5, extra="engine: paxos\n")
+    flexible = with_nodes(1, 2, 3, 4, 5, extra="engine: paxos\nquorums: {phase1: 4, phase2: 2}\n")
+    assert majorities.quorum_sizes == (3, 3)
+    assert flexible.quorum_sizes == (4, 2)
+    mine, theirs = configs.agreement(flexible), configs.agreement(majorities)
+    assert configs.disagreement(mine, theirs) == "quorums differs: 4+2 here, 3+3 there"
 
 
 # -- schema -------------------------------------------------------------------------------------------------------

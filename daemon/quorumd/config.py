@@ -21,7 +21,7 @@ from quorumd.errors import ConfigError
 from quorumd.types import NodeId
 from quorumd.yamlsource import Source
 
-ENGINES: Final = ("raft",)
+ENGINES: Final = ("raft", "paxos")
 DEFAULT_PATH: Final = Path(__file__).with_name("default.yaml")
 ENVIRONMENT_VARIABLE: Final = "QUORUMD_CONFIG"
 
@@ -114,6 +114,29 @@ class Raft(_Strict, frozen=True, kw_only=True):
     ] = False
 
 
+class Paxos(_Strict, frozen=True, kw_only=True):
+    """Knobs of the paxos engine."""
+
+    max_inflight_kib: Annotated[
+        int,
+        Meta(
+            ge=64, le=1 << 20, examples=[4096],
+            description="KiB of log sent to one node and not yet accepted by it.",
+        ),
+    ] = limits.DEFAULT_INFLIGHT_BYTES // limits.KIB
+
+
+class Quorums(_Strict, frozen=True, kw_only=True):
+    """Flexible quorums (Howard, Malkhi & Spiegelman 2016): together they must be more than there are nodes."""
+
+    phase1: Annotated[
+        int, Meta(ge=1, le=limits.MAX_MEMBERS, description="Promises that make a leader.", examples=[2])
+    ]
+    phase2: Annotated[
+        int, Meta(ge=1, le=limits.MAX_MEMBERS, description="Acceptances that commit a write.", examples=[2])
+    ]
+
+
 class CrashLoop(_Strict, frozen=True, kw_only=True):
     """When a node that keeps dying is given up."""
 
@@ -160,7 +183,14 @@ class Settings(_Strict, frozen=True, kw_only=True):
             examples=[[{"id": 1, "peer": "127.0.0.1:7101", "client": "127.0.0.1:7201"}]],
         ),
     ]
-    engine: Annotated[Literal["raft"], Meta(description="The consensus algorithm.", examples=["raft"])] = "raft"
+    engine: Annotated[
+        Literal["raft", "paxos"],
+        Meta(description="The consensus algorithm: raft or (Multi-)paxos.", examples=["raft"]),
+    ] = "raft"
+    quorums: Annotated[
+        Quorums | None,
+        Meta(description="Nodes in a quorum, with paxos only. Default: a majority for both.", examples=[None]),
+    ] = None
     data_dir: Annotated[
         str | None,
         Meta(
@@ -191,6 +221,7 @@ class Settings(_Strict, frozen=True, kw_only=True):
     timing: Timing = Timing()
     storage: Storage = Storage()
     raft: Raft = Raft()
+    paxos: Paxos = Paxos()
     supervisor: Supervisor = Supervisor()
 
 
@@ -236,6 +267,19 @@ class Config(Settings, frozen=True, kw_only=True):
                 return node
         known = ", ".join(map(str, self.members))
         raise self.source.error("nodes", f"no node has the id {node_id}", f"use one of: {known}")
+
+    @property
+    def quorum_sizes(self) -> tuple[int, int]:
+        """Nodes that elect a leader, and nodes that commit."""
+        if self.quorums is not None:
+            return self.quorums.phase1, self.quorums.phase2
+        majority = len(self.nodes) // 2 + 1
+        return majority, majority
+
+    @property
+    def max_inflight_bytes(self) -> int:
+        """The chosen engine's bound on what is sent to one peer and not yet acknowledged."""
+        return (self.raft if self.engine == "raft" else self.paxos).max_inflight_kib * limits.KIB
 
     @property
     def mtu_bytes(self) -> int:
@@ -315,6 +359,7 @@ def _complaints(config: Config) -> Iterator[ConfigError]:
     yield from _address_clashes(config)
     yield from _reach(config)
     yield from _timing(config)
+    yield from _quorums(config)
     yield from _paths(config)
 
 
@@ -396,6 +441,27 @@ def _timing(config: Config) -> Iterator[ConfigError]:
         )
 
 
+def _quorums(config: Config) -> Iterator[ConfigError]:
+    if config.quorums is None:
+        return
+    count, majority = len(config.nodes), len(config.nodes) // 2 + 1
+    phase1, phase2 = config.quorum_sizes
+    if config.engine != "paxos" and (phase1, phase2) != (majority, majority):
+        yield config.source.error(
+            "quorums", f"{config.engine} knows majorities only", "write engine: paxos, or leave quorums out"
+        )
+    for key, size in (("phase1", phase1), ("phase2", phase2)):
+        if size > count:
+            yield config.source.error(f"quorums.{key}", f"{size} of {count} nodes", f"give at most {count}")
+    if phase1 + phase2 <= count:
+        yield config.source.error(
+            "quorums",
+            f"a phase-1 quorum of {phase1} and a phase-2 quorum of {phase2} of {count} nodes need not share a node, "
+            "so a new leader could miss what was committed",
+            f"make them at least {count + 1} together, for example phase1: {count + 1 - phase2}",
+        )
+
+
 def _paths(config: Config) -> Iterator[ConfigError]:
     if config.cluster.endswith("\n"):  # which `$` in the pattern lets through
         yield config.source.error("cluster", "ends with a line break", "write it as plain text: cluster: local-3")
@@ -410,11 +476,11 @@ def _paths(config: Config) -> Iterator[ConfigError]:
 
 def agreement(config: Config) -> dict[str, str]:
     """What every node of a cluster must have alike, by key. Addresses may differ: one host has many names."""
-    majority = len(config.nodes) // 2 + 1
+    phase1, phase2 = config.quorum_sizes
     return {
         "nodes": ",".join(map(str, config.members)),
         "engine": config.engine,
-        "quorums": f"{majority}+{majority}",
+        "quorums": f"{phase1}+{phase2}",
         "storage.quota_mib": str(config.storage.quota_mib),  # decides which writes get NoSpace, on every node alike
     }
 
