@@ -8,7 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from quorumd.checker.invariants import Entry, Invariants, Violation
+from quorumd.checker.invariants import Violation
+from quorumd.checker.paxos_invariants import PaxosInvariants
+from quorumd.checker.raft_invariants import Entry, RaftInvariants
 from quorumd.cli.sim import replay
 from quorumd.sim import shrink as shrinking
 from quorumd.sim.disk import SECTOR, SimDisk
@@ -124,9 +126,9 @@ def terms(*of):
     return lambda index: (0, *of)[index] if index <= len(of) else None
 
 
-def test_each_rule_is_broken_by_what_it_forbids():
+def test_each_rule_of_raft_is_broken_by_what_it_forbids():
     def broken(check, *steps):
-        rules = Invariants([1, 2, 3])
+        rules = RaftInvariants([1, 2, 3])
         with pytest.raises(Violation) as found:
             for name, *arguments in steps:
                 getattr(rules, name)(*arguments)
@@ -152,6 +154,34 @@ def test_each_rule_is_broken_by_what_it_forbids():
     broken("committed-differs", ("commits", 1, 2, terms(1, 1)), ("commits", 2, 2, terms(1, 2)))
     broken("state-differs", ("applied", 1, 5, 1), ("applied", 2, 5, 2))
     broken("ack-before-durable", ("acknowledges", 1, 1, 5, False))
+
+
+def test_each_rule_of_multi_paxos_is_broken_by_what_it_forbids():
+    def broken(check, *steps):
+        rules = PaxosInvariants([1, 2, 3], 2, 2, lambda ballot: ballot % 10)
+        with pytest.raises(Violation) as found:
+            for name, *arguments in steps:
+                getattr(rules, name)(*arguments)
+        assert found.value.check == check
+
+    def yes(slot):
+        return True
+
+    def no(slot):
+        return False
+
+    chosen = ("takes", 1, 11, 1, [7]), ("accepted", 1, 11, [1], yes), ("accepted", 2, 11, [1], yes)
+    broken("foreign-ballot", ("promises", 3, 11, 11), ("leads", 2, 11))
+    broken("elected-by-too-few", ("leads", 1, 11))
+    broken("promise-before-durable", ("promises", 3, 21, 11))
+    broken("two-values", ("takes", 1, 11, 1, [7]), ("takes", 2, 11, 1, [8]))
+    broken("ack-before-durable", ("accepted", 2, 11, [1], no))
+    broken("commit-before-quorum", ("takes", 1, 11, 1, [7]), ("leader_commits", 1, 11, 0, 1, yes))
+    broken("chosen-overwritten", *chosen, ("takes", 3, 22, 1, [8]))
+    broken("chosen-differs", *chosen, ("takes", 3, 3, 1, [8]), ("commits", 3, 1, lambda slot: 3))
+    broken("chosen-missing", ("commits", 1, 1, lambda slot: None))
+    broken("commit-moved-back", *chosen, ("commits", 1, 1, lambda slot: 11), ("commits", 1, 0, lambda slot: 11))
+    broken("hard-state-lost", ("speaks", 3, 21, 21), ("started", 3, 11, 1))
 
 
 # -- the command line ---------------------------------------------------------------------------------------------

@@ -1,13 +1,11 @@
 """What must be true of a cluster at every moment, seen from outside: facts go in, a Violation comes out.
 
 Whoever watches the nodes (the simulator after every turn) tells what each of them shows: terms, roles, entries, commit
-indexes, digests, and what it says to others. The rules are those of the thesis (figure 3.2: election safety, leader
-append-only, log matching, leader completeness, state machine safety) and of the durability that they stand on. Nothing
-here knows how a node works.
+indexes, digests, and what it says to others. Nothing here knows how a node works. The rules of both engines are here,
+those of one of them in `raft_invariants.py` and `paxos_invariants.py`.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 from quorumd.types import Index, NodeId, Term
 
@@ -21,114 +19,28 @@ class Violation(Exception):
         self.detail = detail
 
 
-class Entry(NamedTuple):
-    """One log entry as a node shows it: its term, the term before it, a checksum of its bytes (None: not visible)."""
-
-    term: Term
-    prev_term: Term
-    checksum: int | None
-
-
 class Invariants:
     """See the module's docstring. `members`: the voters of the cluster."""
 
     def __init__(self, members: Sequence[NodeId]) -> None:
-        self._members = tuple(members)
-        self._leaders: dict[Term, NodeId] = {}
-        self._entries: dict[tuple[Index, Term], Entry] = {}
-        self._committed: list[Term] = []  # term of entry i + 1
+        self.members = tuple(members)
+        self.committed: Index = 0  # the highest index that any node ever took for committed
         self._digests: dict[Index, int] = {}
         self._commit: dict[NodeId, Index] = {}
         self._spoken_term: dict[NodeId, Term] = {}
-        self._votes: dict[tuple[NodeId, Term], NodeId] = {}
-        self._acked: dict[Term, dict[NodeId, Index]] = {}
-
-    @property
-    def committed(self) -> Index:
-        """The highest index that any node took for committed."""
-        return len(self._committed)
-
-    # -- what a node is -----------------------------------------------------------------------------------------
 
     def started(self, node: NodeId, term: Term, vote: NodeId) -> None:
         """A new life, with the term and vote that its disk gave back: they cover all that earlier lives said."""
         spoken = self._spoken_term.get(node, 0)
         if term < spoken:
             raise Violation("hard-state-lost", f"node {node} spoke in term {spoken} and came back in term {term}")
-        promised = self._votes.get((node, term))
-        if promised is not None and promised != vote:
-            raise Violation(
-                "hard-state-lost", f"node {node} voted for {promised} in term {term} and came back with {vote}"
-            )
         self._commit[node] = 0
-
-    def leads(self, node: NodeId, term: Term, term_at: Callable[[Index], Term | None]) -> None:
-        """The node leads the term. Election safety; and leader completeness, when it begins to."""
-        other = self._leaders.setdefault(term, node)
-        if other != node:
-            raise Violation("two-leaders", f"nodes {other} and {node} both lead term {term}")
-        voters = [member for member in self._members if member == node or self._votes.get((member, term)) == node]
-        if len(voters) <= len(self._members) // 2:
-            raise Violation("elected-by-too-few", f"node {node} leads term {term} by the votes of {voters} only")
-        last = len(self._committed)
-        if last and self._committed[-1] < term and term_at(last) != self._committed[-1]:
-            raise Violation(
-                "leader-completeness",
-                f"node {node} leads term {term} without entry {last} of term {self._committed[-1]}, which is committed "
-                f"(it has {term_at(last)} there)",
-            )
-
-    def appended(self, node: NodeId, first: Index, entries: Sequence[Entry]) -> None:
-        """The node's log has these entries from `first` on. Log matching: one index and term, one entry, one past."""
-        for index, entry in enumerate(entries, first):
-            known = self._entries.setdefault((index, entry.term), entry)
-            if known is entry or known == entry:
-                continue
-            if known.prev_term != entry.prev_term:
-                raise Violation(
-                    "log-matching",
-                    f"entry {index} of term {entry.term} follows term {entry.prev_term} on node {node}, "
-                    f"but term {known.prev_term} elsewhere",
-                )
-            if known.checksum is None:
-                self._entries[index, entry.term] = entry
-            elif entry.checksum is not None:
-                raise Violation("log-matching", f"entry {index} of term {entry.term} on node {node} has other bytes")
-
-    def shortened(self, node: NodeId, keeps: Index, led: bool) -> None:
-        """The node's log was cut behind `keeps`. A leader only appends; nobody cuts what it knows to be committed."""
-        if led:
-            raise Violation("leader-append-only", f"node {node} cut its log behind {keeps} while it led")
-        commit = self._commit.get(node, 0)
-        if keeps < commit:
-            raise Violation("committed-cut", f"node {node} cut its log behind {keeps}; {commit} is committed")
-
-    def commits(self, node: NodeId, commit: Index, term_at: Callable[[Index], Term | None]) -> None:
-        """The node takes everything up to `commit` for committed. State machine safety, entry by entry."""
-        before = self._commit.get(node, 0)
-        if commit < before:
-            raise Violation("commit-moved-back", f"node {node}: from {before} to {commit}")
-        committed = self._committed
-        for index in range(before + 1, commit + 1):
-            term = term_at(index)
-            if term is None:
-                raise Violation("committed-missing", f"node {node} committed {commit} but does not hold {index}")
-            if index > len(committed):
-                committed.append(term)
-            elif committed[index - 1] != term:
-                raise Violation(
-                    "committed-differs",
-                    f"entry {index} is committed with term {committed[index - 1]}, on node {node} with term {term}",
-                )
-        self._commit[node] = commit
 
     def applied(self, node: NodeId, index: Index, digest: int) -> None:
         """The node's state after `index`."""
         known = self._digests.setdefault(index, digest)
         if known != digest:
             raise Violation("state-differs", f"after {index} node {node} has digest {digest:016x}, others {known:016x}")
-
-    # -- what a node says ---------------------------------------------------------------------------------------
 
     def speaks(self, node: NodeId, term: Term, durable: Term) -> None:
         """A message of the node names its term; `durable` is the one on its disk."""
@@ -137,36 +49,11 @@ class Invariants:
         if term > self._spoken_term.get(node, 0):
             self._spoken_term[node] = term
 
-    def votes(self, node: NodeId, term: Term, candidate: NodeId, durable: tuple[Term, NodeId]) -> None:
-        """A message of the node grants its vote: one a term, through all its lives. `durable`: what its disk says."""
-        if (term, candidate) != durable and term >= durable[0]:
-            raise Violation("vote-before-durable", f"node {node} voted in term {term}; its disk has {durable}")
-        other = self._votes.setdefault((node, term), candidate)
-        if other != candidate:
-            raise Violation("voted-twice", f"node {node} voted for {other} and for {candidate} in term {term}")
-
-    def acknowledges(self, node: NodeId, term: Term, match: Index, durable: bool) -> None:
-        """A message of the node says that it has everything up to `match` on its disk."""
-        if not durable:
-            raise Violation("ack-before-durable", f"node {node} acknowledged {match} before it was on its disk")
-        acked = self._acked.setdefault(term, {})
-        acked[node] = max(acked.get(node, 0), match)
-
-    def leader_commits(
-        self, node: NodeId, term: Term, commit: Index, entry_term: Term | None, own_durable: bool
-    ) -> None:
-        """The leader of `term` counts `commit` as held by a quorum: enough nodes have said so, itself by its disk.
-
-        It counts entries of its own term only (3.6.2): an older one can be on a majority and yet be overwritten.
-        """
-        if entry_term != term:
-            raise Violation("older-term-counted", f"node {node} committed {commit} of term {entry_term} in term {term}")
-        acked = self._acked.get(term, {})
-        holders = {other for other, match in acked.items() if match >= commit and other != node}
-        if own_durable:
-            holders.add(node)
-        if len(holders) <= len(self._members) // 2:
-            raise Violation(
-                "commit-before-quorum",
-                f"node {node} committed {commit} in term {term}; only nodes {sorted(holders)} have it on their disks",
-            )
+    def advances(self, node: NodeId, commit: Index) -> Index:
+        """The node takes everything up to `commit` for committed; returns what it did before."""
+        before = self._commit.get(node, 0)
+        if commit < before:
+            raise Violation("commit-moved-back", f"node {node}: from {before} to {commit}")
+        self._commit[node] = commit
+        self.committed = max(self.committed, commit)
+        return before

@@ -4,7 +4,7 @@ from typing import TextIO
 
 from quorumd import limits
 from quorumd.checker.history import Recorder
-from quorumd.checker.invariants import Invariants
+from quorumd.checker.raft_invariants import RaftInvariants
 from quorumd.consensus.raft import RaftConfig
 from quorumd.core import Settings
 from quorumd.peercodec import BODY_APPEND
@@ -12,7 +12,7 @@ from quorumd.sim.clients import Program
 from quorumd.sim.disk import SimDisk
 from quorumd.sim.machine import Machine, client_address, peer_address
 from quorumd.sim.network import SimNetwork, Weather
-from quorumd.sim.observer import Observer
+from quorumd.sim.raft_observer import RaftObserver
 from quorumd.sim.scenario import Scenario
 from quorumd.sim.workload import Mix
 from quorumd.sim.world import World
@@ -34,8 +34,8 @@ class Cluster:
             self.world, scenario.rng("network"), Weather((low * MICROSECOND, high * MICROSECOND))
         )
         self.ids: list[NodeId] = list(range(1, scenario.nodes + 1))
-        self.invariants = Invariants(self.ids)
-        self.observer = Observer(self.invariants)
+        self.invariants = RaftInvariants(self.ids)
+        self.observer = RaftObserver(self.invariants)
         self.history = Recorder()
         self.programs: list[Program] = []
         self.former: list[Program] = []  # killed

@@ -1,35 +1,41 @@
 """Looks at every node after each of its turns, and listens to what it says, on behalf of checker.invariants.
 
 It reads what the node shows anyway (engine, log, store) and stands between the node and its outbox; it changes
-nothing. Most turns change nothing either, so the first comparison is what has to be cheap.
+nothing. Most turns change nothing either, so the first comparison is what has to be cheap. What differs between the
+engines is in raft_observer.py and paxos_observer.py.
 """
 
 import zlib
 from collections import Counter, deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from quorumd.checker.invariants import Entry, Invariants, Violation
-from quorumd.consensus.engine import Append, HardState, Role
-from quorumd.consensus.messages import (
-    AppendEntries,
-    AppendEntriesReply,
-    HeartbeatReply,
-    PeerMessage,
-    RequestVote,
-    RequestVoteReply,
-)
+from quorumd.checker.invariants import Invariants, Violation
+from quorumd.consensus.engine import Append, Engine, HardState, Role
 from quorumd.core import Core
 from quorumd.log import entry_length
 from quorumd.sim.machine import Machine
 from quorumd.storage import Storage
 from quorumd.types import Index, Nanoseconds, NodeId, Term
 
-Seen = tuple[Term, Role, Index, Term | None, Index, Index]
-NOTHING_SEEN: Seen = (0, Role.FOLLOWER, 0, 0, 0, 0)
+Rules = TypeVar("Rules", bound=Invariants)
 
 
-class _Life:
+class Seen(NamedTuple):
+    """What a node shows after a turn."""
+
+    term: Term
+    role: Role
+    last: Index
+    last_term: Term | None
+    commit: Index
+    applied: Index
+
+
+NOTHING_SEEN = Seen(0, Role.FOLLOWER, 0, 0, 0, 0)
+
+
+class Life:
     """What was last seen of one node."""
 
     def __init__(self) -> None:
@@ -40,20 +46,20 @@ class _Life:
         self.written: deque[tuple[int, HardState]] = deque()  # (ticket of the disk, what is durable with it)
 
 
-class Observer:
+class Observer(Generic[Rules]):
     """See the module's docstring. `reached` counts what runs have reached, by coverage.py's words."""
 
-    def __init__(self, invariants: Invariants) -> None:
+    def __init__(self, invariants: Rules) -> None:
         self.invariants = invariants
         self.reached: Counter[str] = Counter()
         self.damaged: set[NodeId] = set()  # their storage was damaged where it must be noticed, or taken away
-        self._lives: dict[NodeId, _Life] = {}
+        self._lives: dict[NodeId, Life] = {}
         self._executed: set[tuple[bytes, int]] = set()
         self._counted: Index = 0  # entries whose commands were looked at
 
     def watch(self, machine: Machine) -> None:
         """From now on, through all lives of its node."""
-        self._lives[machine.node] = _Life()
+        self._lives[machine.node] = Life()
         machine.after_turn = self._after_turn
         machine.on_event = self._on_event
         machine.on_stop = self.add_up
@@ -70,29 +76,28 @@ class Observer:
             self._look_at_start(machine, core, life)
             if engine is None:
                 return
-        last = engine.last
-        commit, applied = core.applier.commit, core.applier.applied
-        seen = (engine.term, engine.role, last, engine.term_at(last), commit, applied)
+        last, applier = engine.last, core.applier
+        seen = Seen(engine.term, engine.role, last, engine.term_at(last), applier.commit, applier.applied)
         if seen == life.seen:
             return
         before, life.seen = life.seen, seen
-        node = machine.node
-        led = before[1] is Role.LEADER and engine.role is Role.LEADER and before[0] == engine.term
-        if seen[2:4] != before[2:4]:
-            self._log_changed(node, core, life, led)
-        if engine.role is Role.LEADER and not led:
-            self.invariants.leads(node, engine.term, engine.term_at)
-            self.reached["elections"] += 1
-        if commit != before[4]:
-            if led:
-                own = holds(machine, core, commit)
-                self.invariants.leader_commits(node, engine.term, commit, engine.term_at(commit), own)
-            self.invariants.commits(node, commit, engine.term_at)
-        if applied != before[5]:
-            self.invariants.applied(node, applied, core.store.digest)
-            self._count_commands(core, applied)
+        self.changed(machine, core, engine, life, before)
+        if seen.applied != before.applied:
+            self.invariants.applied(machine.node, seen.applied, core.store.digest)
+            self._count_commands(core, seen.applied)
 
-    def _look_at_start(self, machine: Machine, core: Core, life: _Life) -> None:
+    def changed(self, machine: Machine, core: Core, engine: Engine, life: Life, before: Seen) -> None:
+        """The node shows something new, `life.seen`."""
+        raise NotImplementedError
+
+    def heard(self, machine: Machine, core: Core, message: Any, durable: HardState) -> None:
+        """The node says something, while its disk has `durable`."""
+        raise NotImplementedError
+
+    def written(self, node: NodeId, core: Core, appends: Sequence[Append]) -> None:
+        """The node hands entries to its disk."""
+
+    def _look_at_start(self, machine: Machine, core: Core, life: Life) -> None:
         """A new process, or one that has no log yet: does it take part, and may it?"""
         node = machine.node
         takes_part = core.engine is not None and not core.out_of_quorum
@@ -107,34 +112,12 @@ class Observer:
             life.durable = core.storage.hard_state
             life.written.clear()
             self.invariants.started(node, *life.durable)
-            self._read_along(machine, core.storage, life)
+            self._read_along(machine, core, core.storage, life)
         self._listen(machine, core, life)
         self.reached["lives"] += 1
 
-    def _log_changed(self, node: NodeId, core: Core, life: _Life, led: bool) -> None:
-        """Finds what is new in the log, from its end back to what was there before."""
-        engine = core.engine
-        if engine is None:
-            return
-        terms, last = life.terms, engine.last
-        same = min(len(terms) - 1, last)
-        while same and terms[same] != engine.term_at(same):
-            same -= 1
-        if same < len(terms) - 1:
-            self.invariants.shortened(node, same, led)
-            self.reached["truncations"] += 1
-            self.reached["superseded entries"] += min(last, len(terms) - 1) - same
-            del terms[same + 1 :]
-        checksums = self._checksums(core, same + 1, last)
-        entries: list[Entry] = []
-        for index in range(same + 1, last + 1):
-            term = engine.term_at(index) or 0
-            entries.append(Entry(term, terms[-1], checksums.get(index)))
-            terms.append(term)
-        self.invariants.appended(node, same + 1, entries)
-
     @staticmethod
-    def _checksums(core: Core, first: Index, last: Index) -> dict[Index, int]:
+    def checksums(core: Core, first: Index, last: Index) -> dict[Index, int]:
         """Of the entries that the ring holds."""
         first = max(first, core.log.ring.first)
         found: dict[Index, int] = {}
@@ -165,49 +148,29 @@ class Observer:
 
     # -- what it says -------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _read_along(machine: Machine, storage: Storage, life: _Life) -> None:
+    def _read_along(self, machine: Machine, core: Core, storage: Storage, life: Life) -> None:
         write = storage.write
 
         def read(seq: int, hard_state: HardState | None, appends: Sequence[Append], commit: Index) -> None:
             write(seq, hard_state, appends, commit)
             if hard_state is not None:
                 life.written.append((machine.disk.newest, hard_state))
+            if appends:
+                self.written(machine.node, core, appends)
 
         vars(storage)["write"] = read
 
-    def _listen(self, machine: Machine, core: Core, life: _Life) -> None:
+    def _listen(self, machine: Machine, core: Core, life: Life) -> None:
         send = core.transport.send
-        invariants, node = self.invariants, machine.node
 
-        def hear(message: PeerMessage, now: Nanoseconds) -> None:
+        def hear(message: Any, now: Nanoseconds) -> None:
             while life.written and life.written[0][0] <= machine.disk.synced:
                 life.durable = life.written.popleft()[1]
-            match message:
-                case AppendEntriesReply():
-                    invariants.speaks(node, message.term, life.durable.term)
-                    self._acknowledges(machine, core, message)
-                case RequestVoteReply(granted=True, pre=False):
-                    invariants.votes(node, message.term, message.to, life.durable)
-                    invariants.speaks(node, message.term, life.durable.term)
-                case RequestVote(pre=False):
-                    invariants.votes(node, message.term, node, life.durable)
-                    invariants.speaks(node, message.term, life.durable.term)
-                case AppendEntries() | HeartbeatReply():
-                    invariants.speaks(node, message.term, life.durable.term)
+            self.heard(machine, core, message, life.durable)
             send(message, now)
 
         # An instance's own attribute: the class, which others use, stays as it is.
         vars(core.transport)["send"] = hear
-
-    def _acknowledges(self, machine: Machine, core: Core, message: AppendEntriesReply) -> None:
-        engine = core.engine
-        if message.rejected or engine is None:
-            return
-        current = message.term == engine.term and message.match <= engine.last
-        durable = not current or holds(machine, core, message.match)
-        self.reached["acknowledgements"] += 1
-        self.invariants.acknowledges(machine.node, message.term, message.match, durable)
 
     def _on_event(self, node: NodeId, what: str, detail: dict[str, Any]) -> None:
         word = EVENT_WORDS.get(what)
@@ -244,5 +207,3 @@ def holds(machine: Machine, core: Core, index: Index) -> bool:
     record = records.at(place)
     number, offset = divmod(record.position, core.storage.segment_bytes)
     return machine.disk.holds(number, offset, record.length)
-
-

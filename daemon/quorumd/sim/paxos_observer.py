@@ -1,0 +1,64 @@
+"""What the observer looks for in a Multi-Paxos node."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from quorumd.checker.paxos_invariants import PaxosInvariants
+from quorumd.consensus.engine import Append, Engine, HardState, Role
+from quorumd.consensus.messages import HeartbeatReply
+from quorumd.consensus.paxos.messages import Accept, Accepted, Prepare, Promise
+from quorumd.core import Core
+from quorumd.sim.machine import Machine
+from quorumd.sim.observer import Life, Observer, Seen, holds
+from quorumd.types import NodeId
+
+
+class PaxosObserver(Observer[PaxosInvariants]):
+    """See observer.py."""
+
+    def changed(self, machine: Machine, core: Core, engine: Engine, life: Life, before: Seen) -> None:
+        """See Observer.changed."""
+        node, seen, rules = machine.node, life.seen, self.invariants
+        led = before.role is Role.LEADER and seen.role is Role.LEADER and before.term == seen.term
+        if seen.role is Role.LEADER and not led:
+            rules.leads(node, seen.term)
+            self.reached["elections"] += 1
+        if seen.commit != before.commit:
+            if led:
+                rules.leader_commits(
+                    node, seen.term, before.commit, seen.commit, lambda slot: holds(machine, core, slot)
+                )
+            rules.commits(node, seen.commit, engine.term_at)
+
+    def written(self, node: NodeId, core: Core, appends: Sequence[Append]) -> None:
+        """See Observer.written. Only what no later item of the same Ready replaced is still there to be looked at."""
+        replaced: set[int] = set()
+        for item in reversed(appends):
+            values = self.checksums(core, item.first, item.last)
+            slots = range(item.first, item.last + 1)
+            self.invariants.takes(
+                node, item.term, item.first, [None if slot in replaced else values.get(slot) for slot in slots]
+            )
+            replaced.update(slots)
+
+    def heard(self, machine: Machine, core: Core, message: Any, durable: HardState) -> None:
+        """See Observer.heard."""
+        rules, node = self.invariants, machine.node
+        match message:
+            case Promise(granted=True, pre=False):
+                rules.promises(node, message.ballot, durable.term)
+                rules.speaks(node, message.ballot, durable.term)
+            case Accepted():
+                rules.speaks(node, message.ballot, durable.term)
+                self._accepted(machine, core, message)
+            case Prepare(pre=False) | Accept() | HeartbeatReply():
+                rules.speaks(node, message.term, durable.term)
+
+    def _accepted(self, machine: Machine, core: Core, message: Accepted) -> None:
+        engine = core.engine
+        if engine is None or message.ballot != engine.term:
+            return  # said before a higher promise: the log may have changed since
+        self.reached["acknowledgements"] += 1
+        ranges = ((core.applier.commit + 1, message.match), *message.above)
+        slots = [slot for first, last in ranges for slot in range(first, last + 1)]
+        self.invariants.accepted(machine.node, message.ballot, slots, lambda slot: holds(machine, core, slot))
