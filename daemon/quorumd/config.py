@@ -21,7 +21,6 @@ from quorumd.errors import ConfigError
 from quorumd.types import NodeId
 from quorumd.yamlsource import Source
 
-ENGINES: Final = ("raft", "paxos")
 DEFAULT_PATH: Final = Path(__file__).with_name("default.yaml")
 ENVIRONMENT_VARIABLE: Final = "QUORUMD_CONFIG"
 

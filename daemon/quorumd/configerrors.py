@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import inspect
 
-from quorumd.config import ENGINES, Settings
+from quorumd.config import Settings
 from quorumd.errors import ConfigError
+from quorumd.types import ENGINES
 from quorumd.yamlsource import Source
 
 _KINDS = {

@@ -1,6 +1,6 @@
 """The words of the field as types. A leaf: imports nothing of ours."""
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 NodeId: TypeAlias = int
 """1..65535; 0 on the wire means "any" or "nobody"."""
@@ -18,3 +18,5 @@ SessionId: TypeAlias = bytes
 """16 random bytes chosen by the client."""
 
 NOBODY: NodeId = 0
+ENGINES: Final = ("raft", "paxos")
+"""The consensus engines that a config may name."""

@@ -12,6 +12,7 @@ import click
 
 from quorumd.cli.options import config_option, load
 from quorumd.errors import ConfigError, Rejected
+from quorumd.types import ENGINES
 
 if TYPE_CHECKING:
     from quorumd.chaos.run import Options
@@ -36,7 +37,7 @@ UNDECIDED: Final = 3
     help="Operations a second of all clients together.",
 )
 @click.option("--nodes", type=click.IntRange(1, 9), help="How many; default: as many as CONFIG has.")
-@click.option("--engine", type=click.Choice(["raft"]), help="Instead of CONFIG's.")
+@click.option("--engine", type=click.Choice(ENGINES), help="Instead of CONFIG's.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Repeats the faults of an earlier run.")
 @click.option("--history", type=click.Path(dir_okay=False, path_type=Path), help="Write the history there.")
 @click.option("--keep", is_flag=True, help="Keep data, logs and history even if nothing is wrong.")
@@ -60,7 +61,7 @@ def chaos(
     if engine is not None:
         from msgspec.structs import replace  # noqa: PLC0415
 
-        config = replace(config, engine=engine)
+        config = replace(config, engine=engine, quorums=config.quorums if engine == "paxos" else None)
     count = nodes or len(config.nodes)
     try:
         wanted = parse(faults, count)

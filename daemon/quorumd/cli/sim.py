@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from quorumd.types import ENGINES
+
 if TYPE_CHECKING:
     from quorumd.sim.campaign import Total
     from quorumd.sim.run import Outcome
@@ -42,7 +44,7 @@ def fault_list(text: str | None) -> list[str] | None:
 
 
 @click.command()
-@click.option("--engine", type=click.Choice(["raft"]), default="raft", show_default=True, help="Consensus engine.")
+@click.option("--engine", type=click.Choice(ENGINES), default="raft", show_default=True, help="Consensus engine.")
 @click.option("--seed", type=int, help="One run; the default is a fresh one.")
 @click.option("--seeds", metavar="A..B", help="Every seed from A to B.")
 @click.option("--minutes", type=click.FloatRange(min=0), metavar="M", help="Fresh seeds for so long.")
@@ -81,9 +83,9 @@ def sim(
     if seeds is not None or minutes is not None:
         if seed is not None or trace or history or changes or skip:
             raise click.UsageError("--seed, --trace, --history, --set and --skip are for one run")
-        return _campaign(seeds, minutes, jobs, nodes, only, keep_going=keep_going, as_json=as_json)
+        return _campaign(seeds, minutes, jobs, engine, nodes, only, keep_going=keep_going, as_json=as_json)
     return _one_run(
-        _scenario(secrets.randbits(32) if seed is None else seed, nodes, only, skip, changes),
+        _scenario(secrets.randbits(32) if seed is None else seed, engine, nodes, only, skip, changes),
         trace, history, shrink=shrink, as_json=as_json,
     )
 
@@ -95,6 +97,7 @@ def _campaign(
     seeds: str | None,
     minutes: float | None,
     jobs: int,
+    engine: str,
     nodes: int | None,
     only: list[str] | None,
     *,
@@ -114,7 +117,7 @@ def _campaign(
 
     total = campaign(
         chosen,
-        Limits(nodes, only),
+        Limits(engine, nodes, only),
         jobs=jobs,
         deadline=None if minutes is None else began + 60 * minutes,
         progress=progress,
@@ -137,7 +140,7 @@ def _line(total: "Total", elapsed: float) -> str:
 
 
 def _show(total: "Total", elapsed: float) -> None:
-    from quorumd.sim.coverage import WORDS  # noqa: PLC0415
+    from quorumd.sim.coverage import words  # noqa: PLC0415
 
     click.echo(err=True)  # behind the line of progress
     click.echo(_line(total, elapsed))
@@ -147,7 +150,7 @@ def _show(total: "Total", elapsed: float) -> None:
         "a CPU second"
     )
     click.echo("struck:  " + ", ".join(f"{kind} {count:,}" for kind, count in sorted(total.struck.items())))
-    click.echo("reached: " + ", ".join(f"{word} {total.reached[word]:,}" for word in WORDS))
+    click.echo("reached: " + ", ".join(f"{word} {total.reached[word]:,}" for word in words(total.engine)))
     if total.unreached:
         click.echo("NOT REACHED: " + ", ".join(total.unreached))
     for failure in total.failures:
@@ -158,13 +161,13 @@ def _show(total: "Total", elapsed: float) -> None:
 
 
 def _scenario(
-    seed: int, nodes: int | None, only: list[str] | None, skip: str, changes: tuple[str, ...]
+    seed: int, engine: str, nodes: int | None, only: list[str] | None, skip: str, changes: tuple[str, ...]
 ) -> "Scenario":
     from dataclasses import replace  # noqa: PLC0415
 
     from quorumd.sim.scenario import draw  # noqa: PLC0415
 
-    scenario = draw(seed, nodes=nodes, only=only)
+    scenario = draw(seed, engine=engine, nodes=nodes, only=only)
     numbers = [number for number in skip.split(",") if number]
     if not all(number.isdecimal() for number in numbers):
         raise click.BadParameter("--skip takes numbers separated by commas")
@@ -252,16 +255,17 @@ def replay(scenario: "Scenario") -> str:
     """The command that repeats a run, whatever was changed of what its seed draws."""
     from quorumd.sim.scenario import draw  # noqa: PLC0415
 
-    words = [f"quorumd sim --seed {scenario.seed}"]
-    drawn, facts = draw(scenario.seed).facts(), scenario.facts()
+    words = ["quorumd sim", *(["--engine", scenario.engine] if scenario.engine != "raft" else [])]
+    words.append(f"--seed {scenario.seed}")
+    drawn, facts = draw(scenario.seed, engine=scenario.engine).facts(), scenario.facts()
     if facts["nodes"] != drawn["nodes"]:
         words.append(f"--nodes {scenario.nodes}")
-        drawn["faults"] = draw(scenario.seed, nodes=scenario.nodes).facts()["faults"]
+        drawn = draw(scenario.seed, engine=scenario.engine, nodes=scenario.nodes).facts()
     if facts["faults"] != drawn["faults"]:
         words.append(f"--faults {','.join(scenario.faults)}")
     if scenario.skip:
         words.append(f"--skip {','.join(map(str, scenario.skip))}")
     for name, value in facts.items():
-        if name not in ("seed", "nodes", "faults", "skip") and value != drawn[name]:
+        if name not in ("seed", "engine", "nodes", "faults", "skip") and value != drawn[name]:
             words.append(f"--set '{name}={json.dumps(value)}'")
     return " ".join(words)

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from quorumd.sim.coverage import WORDS
+from quorumd.sim.coverage import words
 from quorumd.sim.run import Outcome, Run
 from quorumd.sim.scenario import draw
 
 AHEAD: Final = 4  # tasks handed out for each worker
 M_MMAP_THRESHOLD: Final = -3  # malloc.h: larger blocks are mapped, and given back when they are freed
 LARGE_BYTES: Final = 131_072
-COVERED_BY: Final = 100  # seeds after which every word of coverage.WORDS must have been reached
+COVERED_BY: Final = 100  # seeds after which every word of coverage.words must have been reached
 
 
 class Failure(NamedTuple):
@@ -35,6 +35,7 @@ class Failure(NamedTuple):
 class Total:
     """What a campaign showed. Seconds are of simulated time, `cpu_s` of this machine's, over all workers."""
 
+    engine: str = "raft"
     runs: int = 0
     counting: int = 0
     undecided: int = 0
@@ -63,11 +64,12 @@ class Total:
     @property
     def unreached(self) -> list[str]:
         """Words of the coverage table that enough runs should have reached and did not."""
-        return [word for word in WORDS if not self.reached[word]] if self.runs >= COVERED_BY else []
+        return [word for word in words(self.engine) if not self.reached[word]] if self.runs >= COVERED_BY else []
 
     def facts(self) -> dict[str, Any]:
         """As JSON."""
         return {
+            "engine": self.engine,
             "runs": self.runs,
             "counting": self.counting,
             "undecided": self.undecided,
@@ -85,12 +87,13 @@ class Total:
 class Limits(NamedTuple):
     """What every run of a campaign is drawn with instead of what its seed says; None: what it says."""
 
+    engine: str = "raft"
     nodes: int | None = None
     only: Sequence[str] | None = None
 
     def command(self, seed: int) -> str:
         """The command that replays one run."""
-        words = [f"quorumd sim --seed {seed}"]
+        words = ["quorumd sim", *(["--engine", self.engine] if self.engine != "raft" else []), f"--seed {seed}"]
         if self.nodes is not None:
             words.append(f"--nodes {self.nodes}")
         if self.only is not None:
@@ -103,7 +106,7 @@ def one(task: tuple[int, Limits]) -> tuple[Outcome, float]:
     seed, limits = task
     began = time.process_time()
     with _collected_once():
-        outcome = Run(draw(seed, nodes=limits.nodes, only=limits.only)).go()
+        outcome = Run(draw(seed, engine=limits.engine, nodes=limits.nodes, only=limits.only)).go()
     return outcome, time.process_time() - began
 
 
@@ -145,7 +148,7 @@ def campaign(
     stop_after: int = 1,
 ) -> Total:
     """Runs every seed, or those that there is time for. stop_after: failures after which no more is begun."""
-    total = Total()
+    total = Total(limits.engine)
     tasks = ((seed, limits) for seed in until(seeds, deadline))
     if jobs == 1:
         for task in tasks:

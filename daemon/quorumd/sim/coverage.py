@@ -1,15 +1,15 @@
 """What runs have reached: a campaign that never came to a torn write has not tested torn writes.
 
-`WORDS` must all be non-zero over any hundred seeds (campaign.py); the rest is for the curious.
+`words` of the engine must all be non-zero over any hundred seeds (campaign.py); the rest is for the curious.
 """
 
 from collections import Counter
 
 from quorumd.sim.cluster import Cluster
 
-WORDS = (
-    "elections", "transfers", "quorums lost", "stalls noticed",
-    "truncations", "superseded entries", "cut tails", "refused damage", "lives", "segments begun", "read-backs",
+COMMON = (
+    "elections", "transfers", "quorums lost", "stalls noticed", "cut tails",
+    "refused damage", "lives", "segments begun", "read-backs",
     "deduplicated retries", "expired sessions", "reads confirmed", "redirects and refusals", "unknown outcomes",
     "messages reassembled", "requests reassembled", "acknowledgements",
     "datagrams lost", "datagrams doubled", "datagrams overtaken", "datagrams strayed", "datagrams flipped",
@@ -17,8 +17,19 @@ WORDS = (
 )
 
 
+OF_ENGINE = {
+    "raft": ("truncations", "superseded entries"),
+    "paxos": ("holes closed", "values kept", "values fetched", "accepted behind holes", "promises refused"),
+}
+
+
+def words(engine: str) -> tuple[str, ...]:
+    """What a hundred runs of an engine must have reached."""
+    return (*COMMON, *OF_ENGINE[engine])
+
+
 def reach(cluster: Cluster) -> Counter[str]:
-    """What one run has reached so far, by WORDS and more."""
+    """What one run has reached so far, by `words` and more."""
     for machine in cluster.machines.values():
         if machine.core is not None:
             cluster.observer.add_up(machine.core)

@@ -39,6 +39,9 @@ class Scenario:
 
     seed: int
     nodes: int
+    engine: str = "raft"
+    phase1: int = 0  # sizes of Multi-Paxos's quorums; 0: a majority
+    phase2: int = 0
     seconds: float = MIN_SECONDS  # of the safety phase; longer until enough operations ended
     heartbeat_ms: int = 40
     election_timeout_ms: int = 120
@@ -78,7 +81,9 @@ class Scenario:
         return asdict(self)
 
 
-def draw(seed: int, *, nodes: int | None = None, only: Sequence[str] | None = None) -> Scenario:
+def draw(
+    seed: int, *, engine: str = "raft", nodes: int | None = None, only: Sequence[str] | None = None
+) -> Scenario:
     """The scenario of a seed. nodes, only (faults that may strike): instead of what the seed draws."""
     dice = random.Random(f"{seed}/scenario")
     drawn = dice.choice((1, 3, 3, 3, 3, 3, 5, 5, 7))
@@ -129,4 +134,14 @@ def draw(seed: int, *, nodes: int | None = None, only: Sequence[str] | None = No
         scenario = replace(scenario, faults=("loss", "kill", "power-loss"))
     if scenario.nodes == 1:
         scenario = replace(scenario, faults=tuple(fault for fault in scenario.faults if fault not in NEEDS_PEERS))
-    return scenario
+    return scenario if engine == "raft" else _with_paxos(scenario)
+
+
+def _with_paxos(scenario: Scenario) -> Scenario:
+    """The same with Multi-Paxos, in every third run with quorums other than majorities.
+
+    Phase 1 needs more nodes then, phase 2 fewer: the other way round nothing would be gained.
+    """
+    dice, count = scenario.rng("quorums"), scenario.nodes
+    phase2 = dice.randint(1, count // 2 + 1) if dice.random() < 0.33 else count // 2 + 1
+    return replace(scenario, engine="paxos", phase1=count + 1 - phase2, phase2=phase2)
