@@ -139,12 +139,12 @@ def kill_all(cluster: Cluster) -> None:
     )
 
 
-def run(rounds: int, seconds: float, seed: int) -> tuple[list[str], dict[str, Any]]:
+def run(rounds: int, seconds: float, seed: int, engine: str) -> tuple[list[str], dict[str, Any]]:
     """(what was wrong, figures)"""
     rng = random.Random(seed)
     problems: list[str] = []
     with (
-        Cluster(SETTINGS) as cluster,
+        Cluster(SETTINGS, engine=engine) as cluster,
         LoadProcess(cluster, clients=CLIENTS, value_bytes=VALUE_BYTES) as load,
         cluster.client(PATIENT_S) as client,
     ):
@@ -182,7 +182,7 @@ def main() -> int:
     options = arguments(__doc__ or "", rounds=20, seconds=2.0, seed=1)
     with reported("crash") as report:
         say(f"kill -9 of all nodes under full load: {options.rounds} rounds")
-        problems, figures = run(options.rounds, options.seconds, options.seed)
+        problems, figures = run(options.rounds, options.seconds, options.seed, options.engine)
         report.judge("lost, wrong or repeated writes after kill -9 of all nodes", len(problems), most=0)
         report.judge("writes acknowledged meanwhile", figures["writes_acknowledged"], least=1)
         report.judge("increments acknowledged meanwhile", figures["increments_acknowledged"], least=1)

@@ -42,11 +42,13 @@ def one_round(cluster: Cluster, client: Client, what: signal.Signals, number: in
     return gap_s
 
 
-def series(report: Report, what: signal.Signals, rounds: int, rate: float | None, calibrate_s: float) -> dict[str, Any]:
+def series(
+    report: Report, what: signal.Signals, rounds: int, rate: float | None, calibrate_s: float, engine: str
+) -> dict[str, Any]:
     """`rounds` on one cluster. rate: None for an idle one, 0 for half of what it is measured to bear."""
     name = f"{what.name} of the leader, {'idle' if rate is None else 'half load'}"
     say(f"{name}: {rounds} rounds")
-    with Cluster(SETTINGS) as cluster:
+    with Cluster(SETTINGS, engine=engine) as cluster:
         loaded = rate is not None
         with LoadProcess(cluster, clients=CLIENTS, value_bytes=VALUE_BYTES) if loaded else nullcontext() as load:
             if load is not None:
@@ -73,8 +75,9 @@ def main() -> int:
         figures: dict[str, Any] = {}
         rate = 0.0
         for what in (signal.SIGKILL, signal.SIGSTOP):
-            figures[f"{what.name} idle"] = series(report, what, options.rounds, None, options.seconds)
-            figures[f"{what.name} half load"] = series(report, what, options.rounds, rate, options.seconds)
+            plan = options.seconds, options.engine
+            figures[f"{what.name} idle"] = series(report, what, options.rounds, None, *plan)
+            figures[f"{what.name} half load"] = series(report, what, options.rounds, rate, *plan)
             rate = figures[f"{what.name} half load"]["load_per_s"]
     return report.finish(figures)
 

@@ -36,6 +36,7 @@ from quorumd import config as configs  # noqa: E402
 from quorumd.client import Client  # noqa: E402
 from quorumd.client.probe import Status, StatusProbe, sample  # noqa: E402
 from quorumd.supervisor import record  # noqa: E402
+from quorumd.types import ENGINES  # noqa: E402
 from quorumd_fastpath.load import LoadGenerator  # noqa: E402
 from quorumd_fastpath.udp import pack_addr  # noqa: E402
 
@@ -60,7 +61,7 @@ def own_addresses(count: int) -> tuple[str, list[int]]:
 class Cluster:
     """A cluster under its own supervisor. `settings`: further lines of its config, YAML."""
 
-    def __init__(self, settings: str = "", nodes: int = 3) -> None:
+    def __init__(self, settings: str = "", nodes: int = 3, engine: str = "raft") -> None:
         self.base = Path(tempfile.mkdtemp(prefix="quorumd-bench-"))
         self.host, ports = own_addresses(2 * nodes)
         members = [
@@ -68,7 +69,8 @@ class Cluster:
             for i in range(nodes)
         ]
         self.path = self.base / "cluster.yaml"
-        self.path.write_text("\n".join(["cluster: bench", "data_dir: data", settings, "nodes:", *members, ""]))
+        lines = ["cluster: bench", "data_dir: data", f"engine: {engine}", settings, "nodes:", *members, ""]
+        self.path.write_text("\n".join(lines))
         self.config = configs.load_config(self.path)
         self.members = self.config.members
         self._probe = StatusProbe(self.config, None)
@@ -376,7 +378,7 @@ def reported(script: str) -> Iterator[Report]:
 
 
 def arguments(description: str, **defaults: float) -> argparse.Namespace:
-    """--NAME for each default, of its type."""
+    """--NAME for each default, of its type; and --engine."""
     parser = parser_of(description, **defaults)
     return parser.parse_args()
 
@@ -386,4 +388,5 @@ def parser_of(description: str, **defaults: float) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in defaults.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=f"({default})")
+    parser.add_argument("--engine", choices=ENGINES, default="raft", help="(raft)")
     return parser

@@ -66,7 +66,7 @@ def free_places(host: str, count: int) -> list[Place]:
 class Target:
     """The cluster: three processes of our own, node 1 behind the relay, and where everything listens."""
 
-    def __init__(self, base: Path, *, key: bool, asan: bool) -> None:
+    def __init__(self, base: Path, *, key: bool, asan: bool, engine: str) -> None:
         from addresses import private_host
 
         self.base = base
@@ -79,6 +79,7 @@ class Target:
         self.taps = (next(places), next(places))
         self.key = secrets.token_bytes(32) if key else None
         self.asan = asan
+        self.engine = engine
         self.cluster_id = secrets.randbits(63) | 1
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
         for node in NODES:
@@ -94,7 +95,7 @@ class Target:
             "  - {id: %d, peer: '%s:%d', client: '%s:%d'}" % (each, *peers[each], *self.clients[each])  # noqa: UP031
             for each in NODES
         ]
-        lines = ["cluster: hostile", "data_dir: data", f"mtu: {MTU}", "nodes:", *members]
+        lines = ["cluster: hostile", "data_dir: data", f"engine: {self.engine}", f"mtu: {MTU}", "nodes:", *members]
         if self.key:
             secret = self.base / "cluster.key"
             secret.write_bytes(self.key)
@@ -379,7 +380,7 @@ def judge_after(report: Report, target: Target) -> None:
 def attacked(options: Any) -> Iterator[tuple[Target, Attack]]:
     """Cluster, relay, enemy and the load that counts, all running."""
     with tempfile.TemporaryDirectory(prefix="quorumd-hostile-", ignore_cleanup_errors=True) as directory:
-        target = Target(Path(directory), key=options.key, asan=options.asan)
+        target = Target(Path(directory), key=options.key, asan=options.asan, engine=options.engine)
         targets = (target.peers[TARGET], target.clients[TARGET])
         path = Actor(relay, target.lanes())
         actor = Actor(enemy, target.taps, targets, options.seed, options.key)

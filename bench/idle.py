@@ -39,8 +39,8 @@ def window(pids: Mapping[int, int], seconds: float) -> dict[int, float]:
     return {node: 100 * (cpu_s(pid) - begun[node]) / took_s for node, pid in pids.items()}
 
 
-def run(settle_s: float, seconds: float, windows: int) -> dict[str, Any]:
-    with Cluster() as cluster:
+def run(settle_s: float, seconds: float, windows: int, engine: str) -> dict[str, Any]:
+    with Cluster(engine=engine) as cluster:
         time.sleep(settle_s)
         pids = {node: each.pid for node, each in cluster.processes().items()}
         before, leader = cluster.figures(), cluster.settle()
@@ -68,7 +68,7 @@ def main() -> int:
         runs = []
         for _ in range(options.rounds):
             say(f"idle for {options.settle:g} s, then {options.windows} times measured for {options.seconds:g} s")
-            runs.append(run(options.settle, options.seconds, options.windows))
+            runs.append(run(options.settle, options.seconds, options.windows, options.engine))
         nodes = [node for each in runs for node in each.values()]
         report.judge("resident memory of a node, MB", max(node["rss_mb"] for node in nodes), most=MOST_RSS_MB)
         most = max(node["cpu_percent"] for node in nodes)

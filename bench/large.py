@@ -39,7 +39,8 @@ PUT_S = 60.0
 class LossyCluster:
     """Three nodes that this process starts, one config each, and the relay between them."""
 
-    def __init__(self, loss: float, client_loss: float, seed: int) -> None:
+    def __init__(self, loss: float, client_loss: float, seed: int, engine: str) -> None:
+        self.engine = engine
         self._directory = tempfile.TemporaryDirectory(prefix="quorumd-bench-")
         self.base = Path(self._directory.name)
         host, ports = own_addresses(4 * len(NODES))
@@ -67,7 +68,8 @@ class LossyCluster:
             ))
             nodes.append(f"  - {{id: {node}, peer: '{peer}', client: '{client}'}}")
         path = self.base / f"node-{owner}.yaml"
-        path.write_text("\n".join(["cluster: lossy", "data_dir: data", f"mtu: {MTU}", "nodes:", *nodes, ""]))
+        lines = ["cluster: lossy", "data_dir: data", f"engine: {self.engine}", f"mtu: {MTU}", "nodes:", *nodes, ""]
+        path.write_text("\n".join(lines))
         return path
 
     def __enter__(self) -> Self:
@@ -128,10 +130,10 @@ def one_value(client: Client, rng: random.Random, key: bytes) -> tuple[float, fl
     return put_s - begun_s, time.monotonic() - put_s, found is not None and found.value == value
 
 
-def run(rounds: int, loss: float, client_loss: float, seed: int) -> dict[str, Any]:
+def run(rounds: int, loss: float, client_loss: float, seed: int, engine: str) -> dict[str, Any]:
     rng = random.Random(seed)
     puts, gets, failed = [], [], 0
-    with LossyCluster(loss, client_loss, seed) as cluster:
+    with LossyCluster(loss, client_loss, seed, engine) as cluster:
         endpoints = [f"{host}:{port}" for _, (host, port) in cluster.clients.values()]
         before = cluster.figures()
         with Client.connect(endpoints, timeout=DEADLINE_S) as client:
@@ -164,7 +166,7 @@ def main() -> int:
     options = parser.parse_args()
     with reported("large") as report:
         say(f"{options.rounds} values of 1 MiB, mtu {MTU}, {options.loss:.0%} loss between nodes")
-        figures = run(options.rounds, options.loss, options.client_loss, options.seed)
+        figures = run(options.rounds, options.loss, options.client_loss, options.seed, options.engine)
         say(f"  {figures}")
         report.judge("values that did not commit, or came back changed", figures["failed"], most=0)
         report.judge("elections meanwhile", figures["elections"], most=0)

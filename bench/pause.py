@@ -207,9 +207,9 @@ def one_round(cluster: Cluster, history: History, seconds: float) -> dict[str, A
         }
 
 
-def run(rounds: int, seconds: float) -> tuple[History, dict[str, Any]]:
+def run(rounds: int, seconds: float, engine: str) -> tuple[History, dict[str, Any]]:
     history = History()
-    with Cluster() as cluster, ExitStack() as stack:
+    with Cluster(engine=engine) as cluster, ExitStack() as stack:
         workers = Workers()
         stack.callback(workers.stop)
         for register in range(REGISTERS):
@@ -236,7 +236,7 @@ def main() -> int:
     options = arguments(__doc__ or "", rounds=10, seconds=5.0)
     with reported("pause") as report:
         say(f"SIGSTOP of the leader for {options.seconds:g} s: {options.rounds} rounds")
-        history, figures = run(options.rounds, options.seconds)
+        history, figures = run(options.rounds, options.seconds, options.engine)
         report.judge("stale reads and lost writes", len(history.problems), most=0)
         report.judge("rounds in which another node took over", sum(each["moved"] for each in figures["rounds"]),
                      least=options.rounds)

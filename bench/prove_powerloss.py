@@ -24,6 +24,7 @@ from brokenbuilds import with_early_replies, without_fdatasync  # noqa: E402 - f
 from powercluster import SYNC_US, Trial  # noqa: E402
 
 from quorumd.chaos.preload import compile_library  # noqa: E402
+from quorumd.types import ENGINES  # noqa: E402
 
 BROKEN: dict[str, Callable[[Path], Path]] = {
     "without_fdatasync": without_fdatasync,
@@ -31,7 +32,9 @@ BROKEN: dict[str, Callable[[Path], Path]] = {
 }
 
 
-def trial(name: str, build: Callable[[Path], Path] | None, rounds: int, seed: int, library: Path) -> dict[str, Any]:
+def trial(
+    name: str, build: Callable[[Path], Path] | None, rounds: int, seed: int, library: Path, engine: str
+) -> dict[str, Any]:
     """At most `rounds` on one build (None: the installed one) in a directory of its own; what came of it."""
 
     def tell(line: str) -> None:
@@ -40,7 +43,7 @@ def trial(name: str, build: Callable[[Path], Path] | None, rounds: int, seed: in
     with tempfile.TemporaryDirectory(prefix="powerloss-") as directory:
         base = Path(directory)
         shadows = [build(base)] if build else []
-        outcome = Trial(base, library, seed=seed, shadows=shadows).run(
+        outcome = Trial(base, library, seed=seed, shadows=shadows, engine=engine).run(
             rounds, cut_at_founding=build is None, tell=tell
         )
     if outcome.broken:
@@ -52,12 +55,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--engine", choices=ENGINES, default="raft")
     arguments = parser.parse_args()
-    rounds, seed = arguments.rounds, arguments.seed
+    rounds, seed, engine = arguments.rounds, arguments.seed, arguments.engine
     with tempfile.TemporaryDirectory(prefix="powerloss-") as directory:
         library = compile_library(Path(directory))
-        good = trial("good build", None, rounds, seed, library)
-        broken = {name: trial(name, build, rounds, seed, library) for name, build in BROKEN.items()}
+        good = trial("good build", None, rounds, seed, library, engine)
+        broken = {name: trial(name, build, rounds, seed, library, engine) for name, build in BROKEN.items()}
     passed = not good["broken"] and all(outcome["broken"] for outcome in broken.values())
     summary = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.platform()}",

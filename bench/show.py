@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 from harness import machine, say
 
+from quorumd.types import ENGINES
+
 BENCH = Path(__file__).parent
 
 
@@ -102,6 +104,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(SCRIPTS)}; default: all")
     parser.add_argument("--quick", action="store_true", help="short runs, to try the scripts rather than to measure")
+    parser.add_argument("--engine", choices=ENGINES, default="raft", help="of the cluster that is measured (raft)")
     parser.add_argument("--floor", help="the yardstick's binary, for throughput")
     parser.add_argument("--results", type=Path, default=BENCH / "results", help="directory to write to")
     options = parser.parse_args()
@@ -115,10 +118,13 @@ def main() -> int:
         extra = script.quick if options.quick else script.full
         if options.floor and name == "throughput":
             extra = [*extra, "--floor", options.floor]
+        if options.engine != "raft":
+            extra = [*extra, "--engine", options.engine]
         results[name] = run(name, script, extra)
     options.results.mkdir(parents=True, exist_ok=True)
     slug = re.sub(r"[^a-z0-9]+", "-", f"{where['cpu']} {where['cores']} cores".lower()).strip("-")
-    path = options.results / f"{today}-{slug}{'-quick' if options.quick else ''}"
+    path = options.results / f"{today}-{slug}{'' if options.engine == 'raft' else '-' + options.engine}"
+    path = path.with_name(path.name + "-quick" * options.quick)
     whole = {"machine": where, "date": today, "results": results}
     path.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n")
     text = table(results, where, today)

@@ -94,9 +94,9 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {**found, "runs": runs}
 
 
-def run(rounds: int, seconds: float, floor: str | None) -> dict[str, Any]:
+def run(rounds: int, seconds: float, floor: str | None, engine: str) -> dict[str, Any]:
     runs: dict[str, list[dict[str, Any]]] = {load.name: [] for load in WORKLOADS}
-    with Cluster() as cluster:
+    with Cluster(engine=engine) as cluster:
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
             for load in WORKLOADS:
@@ -112,7 +112,7 @@ def main() -> int:
     parser.add_argument("--floor", help="the yardstick's binary")
     options = parser.parse_args()
     with reported("throughput") as report:
-        figures = run(options.rounds, options.seconds, options.floor)
+        figures = run(options.rounds, options.seconds, options.floor, options.engine)
         for name, found in figures.items():
             ratio = f", {found['of_the_floor']} of the floor" if "of_the_floor" in found else ""
             say(f"{name}: {found['ops_per_s']:,.0f}/s, p50 {found['p50_us']} us{ratio}")

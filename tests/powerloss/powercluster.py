@@ -54,7 +54,7 @@ class Broken(Exception):
 class PowerCluster:
     """The processes. `shadows`: directories with packages that the nodes import instead of the installed ones."""
 
-    def __init__(self, base: Path, library: Path, shadows: Sequence[Path] = ()) -> None:
+    def __init__(self, base: Path, library: Path, shadows: Sequence[Path] = (), engine: str = "raft") -> None:
         self.base = base
         self.platter = Platter(base)
         self.host = private_host()
@@ -66,7 +66,7 @@ class PowerCluster:
         ]
         self.config = base / "cluster.yaml"
         self.config.write_text(
-            f"cluster: powerloss\ndata_dir: {self.platter.cache}/data\nsocket_buffer_kib: 4096\n"
+            f"cluster: powerloss\nengine: {engine}\ndata_dir: {self.platter.cache}/data\nsocket_buffer_kib: 4096\n"
             "timing: {heartbeat_ms: 50, election_timeout_ms: 250, session_ttl_ms: 600000}\n"
             "storage: {segment_mib: 4}\nnodes:\n" + "".join(nodes)
         )
@@ -391,9 +391,11 @@ class Outcome:
 class Trial:
     """Rounds of power loss on one cluster."""
 
-    def __init__(self, base: Path, library: Path, *, seed: int, shadows: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, base: Path, library: Path, *, seed: int, shadows: Sequence[Path] = (), engine: str = "raft"
+    ) -> None:
         self.rng = random.Random(seed)
-        self.cluster = PowerCluster(base, library, shadows)
+        self.cluster = PowerCluster(base, library, shadows, engine)
         self.load = Load(self.cluster.clients, self.rng.getrandbits(64))
         self.outcome = Outcome(losses=self.cluster.platter.losses)
 
