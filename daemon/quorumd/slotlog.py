@@ -19,10 +19,10 @@ from bisect import bisect_right
 
 from quorumd import limits
 from quorumd.consensus.engine import KEPT
-from quorumd.invariants import invariant
+from quorumd.invariants import InvariantBroken, invariant
 from quorumd.log import Log, entry_length, skip_entries
 from quorumd.types import Index
-from quorumd_fastpath.ring import Ring
+from quorumd_fastpath.ring import Ring, check_entries
 
 
 class _Piece:
@@ -153,9 +153,12 @@ class SlotLog(Log):
         if source is KEPT:
             invariant(self._holds(first, last), f"slots {first}..{last} are to be kept, and not all are here")
             return 0
-        invariant(isinstance(source, bytes), "entries are placed as bytes")
-        data = source[skip_entries(source, skip) :] if isinstance(source, bytes) else b""
-        data = data[: skip_entries(data, count)]
+        if not isinstance(source, bytes):
+            raise InvariantBroken(f"not entries in bytes: {source!r}")
+        if skip or not check_entries(source, 0, len(source), count):  # seldom: not all of it is wanted
+            source = source[skip_entries(source, skip) :]
+            source = source[: skip_entries(source, count)]
+        data = source
         invariant(first >= self.ring.first, f"slot {first} has left the ring: it is chosen")
         changed = 0
         inside = min(last, self.ring.last)
