@@ -218,7 +218,7 @@ def test_a_slot_that_left_the_ring_is_not_placed_again():
 def test_only_what_is_chosen_is_yielded():
     log = SlotLog(Ring(120, 16))
     assert log.yieldable(9) == 0
-    log.chosen = 5
+    log.committed = 5
     assert (log.yieldable(9), log.yieldable(3)) == (5, 3)
 
 

@@ -101,7 +101,7 @@ class RecordIndex:
         return self._counts[place]
 
     def place_of(self, index: Index) -> int:
-        """Number of the record that holds entry `index`, or -1. With holes: of the last record that begins before it."""
+        """Number of the record that holds entry `index`, or -1. With holes: of the last one that begins before it."""
         return bisect_right(self._firsts, index) - 1
 
 
@@ -111,6 +111,7 @@ class Log:
     def __init__(self, ring: Ring) -> None:
         self.ring = ring
         self.records = RecordIndex()
+        self.committed: Index = 0  # entries up to here are committed, and in this log as they were
         self.staged_entry_bytes = limits.ENTRY_HEADER_BYTES  # average of what waits in the staging area
         self._recalled: dict[Index, tuple[Index, bytes]] = {}
         self._recalled_bytes = 0
@@ -139,6 +140,9 @@ class Log:
         each = max(record.length // max(record.entries, 1), 1)
         upto = min(last, record.first + record.entries - 1, first + max(max_bytes // each, 1) - 1)
         return upto, (upto - first + 1) * each
+
+    def absorb(self) -> None:
+        """What waits outside the ring moves into it as far as it can: nothing, unless the log may have holes."""
 
     def yieldable(self, written: Index) -> Index:
         """The last entry that may leave the ring although it is not applied; `written`: what can be read back."""

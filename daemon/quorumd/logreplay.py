@@ -11,7 +11,7 @@ from quorumd.errors import ConfigError
 from quorumd.invariants import invariant
 from quorumd.log import Log, RecordAt, skip_entries
 from quorumd.slotlog import SlotLog
-from quorumd.types import Index, Term
+from quorumd.types import PAXOS, RAFT, Index, Term
 from quorumd_fastpath import walframe
 
 PIN_NOTHING = (1 << 64) - 1
@@ -75,7 +75,7 @@ class TermReplay:
             ring.truncate(index)
             self.log.records.truncate(index)
         else:
-            raise foreign(kind, "raft")
+            raise foreign(kind, RAFT)
 
     def reads_to(self, commit: Index) -> Index:
         """What is not committed is in the ring, or in the WAL."""
@@ -106,7 +106,7 @@ class SlotReplay:
         elif kind == walframe.REACCEPT:
             invariant(ballots.upto(index) >= last, f"slots {index}..{last} are re-accepted and were never accepted")
         else:
-            raise foreign(kind, "multi-paxos")
+            raise foreign(kind, PAXOS)
         ballots.accept(index, last, term)
 
     def reads_to(self, commit: Index) -> Index:
@@ -116,7 +116,7 @@ class SlotReplay:
     def restore(self, first: Index, count: int, entries: memoryview | bytes, commit: Index) -> None:
         """Fills ring and islands; only what is chosen may leave the ring for it."""
         log = self.log
-        log.chosen = commit
+        log.committed = commit
         log.ring.pin = commit + 1
         if not log.appends_at(first) or not log.ring.append(entries, first, count):
             log.place(first, count, bytes(entries))
@@ -125,8 +125,8 @@ class SlotReplay:
 def foreign(kind: int, engine: str) -> ConfigError:
     """A record that this engine never writes."""
     return ConfigError(
-        f"a record of kind {KIND_NAMES.get(kind, kind)} was not written by the engine {engine!r}: the log was made with "
-        f"another 'engine:'; set that one again, or name another data_dir"
+        f"a record of kind {KIND_NAMES.get(kind, kind)} was not written by the engine {engine!r}: the log was made "
+        "with another 'engine:'; set that one again, or name another data_dir"
     )
 
 

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from quorumd import limits
-from quorumd.consensus.engine import HardState
 from quorumd.consensus.ballotlog import BallotLog
+from quorumd.consensus.engine import HardState
 from quorumd.consensus.termlog import TermLog
 from quorumd.errors import ConfigError, CorruptLog
 from quorumd.invariants import invariant

@@ -4,8 +4,8 @@
     islands    accepted slots behind the ring's end, as pieces of packed bytes; they move into the ring when the hole
                before them is closed, without being written again
 
-A slot that the ring has no room for becomes an island too, hole or not, so `place` always succeeds: how much may wait is
-bounded by whoever admits messages (`island_room`). Rules kept here:
+A slot that the ring has no room for becomes an island too, hole or not, so `place` always succeeds: how much may wait
+is bounded by whoever admits messages (`island_room`). Rules kept here:
 
 - Ring and islands do not overlap; islands do not overlap each other.
 - A value placed over another one supersedes that slot alone. Inside the ring, which only grows and shrinks at its end,
@@ -48,7 +48,6 @@ class SlotLog(Log):
 
     def __init__(self, ring: Ring) -> None:
         super().__init__(ring)
-        self.chosen: Index = 0  # every slot up to here is chosen, and so is its value here
         self._pieces: list[_Piece] = []  # the islands, ascending
         self._starts: list[Index] = []  # their first slots
         self._bytes = 0
@@ -136,7 +135,7 @@ class SlotLog(Log):
 
     def yieldable(self, written: Index) -> Index:
         """An open slot may have to be written once more, under a higher ballot."""
-        return min(written, self.chosen)
+        return min(written, self.committed)
 
     # -- placing ------------------------------------------------------------------------------------------------
 

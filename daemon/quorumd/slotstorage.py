@@ -1,9 +1,9 @@
 """The WAL of Multi-Paxos: the policy of storage.py, over a log whose slots are accepted in any order.
 
-An ACCEPT record supersedes exactly its slots. A slot accepted again with the bytes it has costs a REACCEPT record, which
-names slots and ballot and carries no bytes: a new leader's second phase over all open slots always finds room, also on
-a full disk, and needs nothing that may have left the ring. Replay reads records in the order they were written, so the
-bytes it refers to are there, or the re-acceptance is cut off with them.
+An ACCEPT record supersedes exactly its slots. A slot accepted again with the bytes it has costs a REACCEPT record,
+which names slots and ballot and carries no bytes: a new leader's second phase over all open slots finds room on a full
+disk too. Replay reads records in the order they were written, so the bytes it refers to are there, or the re-acceptance
+is cut off with them.
 """
 
 from collections import deque
@@ -51,7 +51,7 @@ class SlotStorage(Storage):
     def surviving(self, appends: Sequence[Append]) -> Sequence[Append]:
         """The items of one Ready, each without the slots that a later one took over.
 
-        Bytes that this very Ready brings are on no disk yet: if a later item keeps them, they are written in its ballot.
+        Bytes that this very Ready brings are on no disk yet: kept by a later item, they are written in its ballot.
         """
         if len(appends) < 2:
             return appends

@@ -1,6 +1,6 @@
 """The words of the field as types. A leaf: imports nothing of ours."""
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 NodeId: TypeAlias = int
 """1..65535; 0 on the wire means "any" or "nobody"."""
@@ -18,3 +18,6 @@ SessionId: TypeAlias = bytes
 """16 random bytes chosen by the client."""
 
 NOBODY: NodeId = 0
+RAFT: Final = "raft"
+PAXOS: Final = "paxos"
+"""The engines, as the config's `engine` and the stamp of a data directory name them."""

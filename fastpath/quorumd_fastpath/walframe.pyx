@@ -1,8 +1,9 @@
-"""WAL framing in memory, format version 2 (1 is read too: it has neither ACCEPT nor REACCEPT). Pure: no system call, no clock; the simulator runs these very bytes.
+"""WAL framing in memory, format version 2. Pure: no system call, no clock; the simulator runs these very bytes.
 
 A segment is a file of `segment_bytes` that starts with a 512-byte header. Then come batches, the unit of group commit,
 each at a 512-byte boundary: a 64-byte header, records of a 40-byte header and their payload, zeros up to the next
-boundary. Layouts are in wal_layout.h. What makes a batch believable:
+boundary. Layouts are in wal_layout.h; version 1, which is read too, has neither ACCEPT nor REACCEPT records. What makes
+a batch believable:
 
 * its header's CRC is seeded by the segment's seed (header CRC and random nonce), so nothing that a recycled file held
   before can pass, and it names its own position, so nothing misplaced can;
@@ -89,12 +90,6 @@ cdef inline bint has_range(uint8_t kind) noexcept nogil:
     return has_entries(kind) or kind == KIND_REACCEPT
 
 
-cdef int check_kind(uint8_t kind) except -1:
-    if not has_entries(kind):
-        raise ValueError(f"records of kind {kind} carry no entries")
-    return 0
-
-
 cdef inline size_t padded(size_t size) noexcept nogil:
     return (size + SECTOR - 1) & ~<size_t>(SECTOR - 1)
 
@@ -152,6 +147,12 @@ cdef class Batch:
     cdef int check_open(self) except -1:
         if not self.begun:
             raise RuntimeError("the batch is not between begin() and finish()")
+        return 0
+
+    cdef int check_open_for(self, uint8_t kind) except -1:
+        self.check_open()
+        if not has_entries(kind):
+            raise ValueError(f"records of kind {kind} carry no entries")
         return 0
 
     def check_finished(self):
@@ -259,8 +260,7 @@ cdef class Batch:
         kind: APPEND, and they supersede whatever was at `first` and after; ACCEPT, and they supersede exactly
         first..last, which may lie behind a hole. LookupError if the ring does not hold them all.
         """
-        self.check_open()
-        check_kind(kind)
+        self.check_open_for(kind)
         cdef iovec pieces[2]
         cdef int count = ring.gather(first, last, pieces, 2)
         if count < 1 or last - first >= UINT32_MAX:
@@ -283,8 +283,7 @@ cdef class Batch:
 
         ValueError if `data` is not exactly that many records.
         """
-        self.check_open()
-        check_kind(kind)
+        self.check_open_for(kind)
         cdef Py_buffer view
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
@@ -384,7 +383,7 @@ cdef bint valid_segment(uint64_t number, uint64_t segment_bytes) noexcept nogil:
 
 
 def decode_segment_header(object data):
-    """The SegmentHeader that `data` (512 bytes or more) begins with; None if it is damaged or of a version not read here."""
+    """The SegmentHeader that `data` (512 bytes or more) begins with; None if damaged or of an unknown version."""
     cdef Py_buffer view
     cdef char block[SECTOR]
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
@@ -399,9 +398,8 @@ def decode_segment_header(object data):
     cdef uint32_t crc = header.crc
     header.crc = 0
     memcpy(block, &header, sizeof(header))
-    if memcmp(header.magic, b"QRMDWAL1", 8) != 0 or not OLDEST <= header.version <= VERSION:
-        return None
-    if header.reserved != 0:
+    cdef bint readable = OLDEST <= header.version <= VERSION
+    if memcmp(header.magic, b"QRMDWAL1", 8) != 0 or not readable or header.reserved != 0:
         return None
     if crc32c_update(0, block, SECTOR) != crc or not valid_segment(header.number, header.segment_bytes):
         return None
@@ -466,12 +464,10 @@ cdef Stop read_batch_header(const Segment* segment, size_t offset, qwal_batch_pa
 cdef bint valid_record(const qwal_record_packed* record) noexcept nogil:
     if record.flags != 0 or record.reserved != 0 or record.reserved2 != 0:
         return False
-    if record.kind == KIND_REACCEPT:
+    cdef uint64_t least = <uint64_t>record.count * ENTRY_HEADER_SIZE
+    if has_range(record.kind):
         return (record.count > 0 and record.index > 0 and record.index <= UINT64_MAX - record.count
-                and record.payload_length == 0)
-    if has_entries(record.kind):
-        return (record.count > 0 and record.index > 0 and record.index <= UINT64_MAX - record.count
-                and record.payload_length >= <uint64_t>record.count * ENTRY_HEADER_SIZE)
+                and (record.payload_length >= least if has_entries(record.kind) else record.payload_length == 0))
     if record.kind == KIND_HARD_STATE or record.kind == KIND_TRUNCATE:
         return record.count == 0 and record.payload_length == 0 and record.index < UINT64_MAX
     return False

@@ -33,13 +33,16 @@ append_items = st.builds(
     lambda kind, index, term, lengths, fill: Item(
         kind, index, len(lengths), term, b"".join(record(n, bytes([fill])) for n in lengths)
     ),
-    st.sampled_from([walframe.APPEND, walframe.ACCEPT]), st.integers(1, 2**40), U64, st.lists(sizes, min_size=1, max_size=5), st.integers(0, 255),
+    st.sampled_from([walframe.APPEND, walframe.ACCEPT]), st.integers(1, 2**40), U64,
+    st.lists(sizes, min_size=1, max_size=5), st.integers(0, 255),
 )
 items = st.one_of(
     append_items,
     st.builds(lambda term, vote: Item(1, vote, 0, term, b""), U64, st.integers(0, 2**16)),
     st.builds(lambda last: Item(3, last, 0, 0, b""), st.integers(0, 2**40)),
-    st.builds(lambda first, count, term: Item(5, first, count, term, b""), st.integers(1, 2**40), st.integers(1, 99), U64),
+    st.builds(
+        lambda first, count, term: Item(5, first, count, term, b""), st.integers(1, 2**40), st.integers(1, 99), U64
+    ),
 )
 batches = st.lists(st.lists(items, max_size=5), max_size=6)
 

@@ -1,4 +1,4 @@
-"""The WAL of a log with holes: random Readys of an acceptor, crashes and power losses, against dicts of slot -> value."""
+"""The WAL of a log with holes: random Readys of an acceptor, crashes, power losses; the model is a dict."""
 
 import random
 
@@ -108,7 +108,7 @@ class Acceptor:
 
     def choose(self, upto):
         """Slots up to there are chosen; they are applied unless the dice are against it."""
-        self.commit = self.log.chosen = max(self.commit, upto)
+        self.commit = self.log.committed = max(self.commit, upto)
         if self.rng.random() < 0.8:
             self.applied = min(self.commit, self.log.ring.last)
         self.pin()
@@ -196,7 +196,7 @@ def test_what_was_durable_is_there_after_a_crash(seed, power):
             assert recovered == acceptor.slots
         commit = after.recovered.applied
         assert commit <= acceptor.commit
-        assert after.log.chosen == commit or not recovered
+        assert after.log.committed == commit or not recovered
         assert after.log.ring.first <= commit + 1
         assert after.storage.written == after.log.prefix == ballots.upto(1)
         store = Store(limits.DEFAULT_QUOTA_BYTES, limits.MAX_SESSIONS)
