@@ -52,16 +52,18 @@ class RecordIndex:
 
     def add(self, record: RecordAt) -> None:
         """A newly written record supersedes everything at and after its first index."""
-        self.truncate(record.first - 1)
+        if self._firsts and self._firsts[-1] >= record.first:
+            self.truncate(record.first - 1)
         self._append(record)
 
     def _append(self, record: RecordAt) -> None:
-        self._firsts.append(record.first)
-        self._counts.append(record.entries)
-        self._terms.append(record.term)
-        self._positions.append(record.position)
-        self._lengths.append(record.length)
-        self._skips.append(record.skip)
+        first, entries, term, position, length, skip = record
+        self._firsts.append(first)
+        self._counts.append(entries)
+        self._terms.append(term)
+        self._positions.append(position)
+        self._lengths.append(length)
+        self._skips.append(skip)
 
     def overlay(self, record: RecordAt) -> None:
         """A newly written record supersedes exactly its own range: of an older one around it both ends stay."""
