@@ -238,9 +238,9 @@ def another_node(state: Path) -> str:
 
 
 def newer_format(state: Path) -> str:
-    stamp(state / "node-1", 1, format=2, created_by="quorumd 9.0", shape="unheard of")
+    stamp(state / "node-1", 1, format=3, created_by="quorumd 9.0", shape="unheard of")
     return (
-        f"{state}/node-1 has format 2 (made by quorumd 9.0), this version knows 1; "
+        f"{state}/node-1 has format 3 (made by quorumd 9.0), this version knows 2; "
         "install the newer version or name another data_dir"
     )
 
@@ -282,6 +282,18 @@ def test_a_directory_that_does_not_fit_is_refused_untouched(tmp_path, refuse, pl
     file.write_text(GOOD)
     complaint = place(tmp_path / "state")
     assert refuse([command[0], str(file), *command[1:]]) == f"{file}:3: data_dir: {complaint}"
+
+
+@pytest.mark.parametrize("command", ["up", "check-config"])
+def test_the_log_of_another_engine_is_refused_untouched(tmp_path, refuse, command):
+    file = tmp_path / "cluster.yaml"
+    file.write_text(GOOD)
+    stamp(tmp_path / "state" / "node-1", 1, format=2, engine="raft")
+    stamp(tmp_path / "state" / "node-2", 2, format=2, engine="paxos")
+    assert refuse([command, str(file)]) == (
+        f"{file}:2: engine: {tmp_path}/state/node-2 holds the log of engine 'paxos', which 'raft' cannot read; "
+        "set engine: paxos again, or name another data_dir"
+    )
 
 
 def test_a_directory_without_permission(tmp_path, refuse):

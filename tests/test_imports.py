@@ -16,7 +16,9 @@ LAYERS = {
     "environment": {"leaf"},
     "consensus": {"leaf"},
     "node parts": {"leaf", "consensus", "fastpath"},
-    "core": {"leaf", "consensus", "node parts", "fastpath"},
+    # Where the config's `engine` becomes an engine, with the log it writes.
+    "engines": {"leaf", "consensus", "node parts", "fastpath"},
+    "core": {"leaf", "consensus", "node parts", "engines", "fastpath"},
     "node": {"leaf", "environment", "consensus", "node parts", "core", "fastpath", "system calls"},
     "client": {"leaf", "node parts", "fastpath"},
     "checker": {"leaf"},
@@ -36,11 +38,12 @@ MODULES = {
     **dict.fromkeys(
         (
             *("admission", "applier", "auth", "clientplane", "digests", "fragments", "join", "log"),
-            *("entryruns", "paxoscodec", "peercodec", "ports"),
+            *("appending", "entryruns", "logreplay", "paxoscodec", "peercodec", "ports", "slotlog", "slotstorage"),
             *("recovery", "sources", "statemachine", "storage", "transport"),
         ),
         "node parts",
     ),
+    "engines": "engines",
     "core": "core",
     **dict.fromkeys(("node", "disk"), "node"),
     "client": "client",

@@ -51,7 +51,9 @@ class Applier:
     @property
     def behind(self) -> bool:
         """Whether committed entries wait that could be applied at once."""
-        return self.applied < self.commit and self._recalling != self.applied + 1
+        if self._recalling == self.applied + 1 or self.applied >= self.log.ring.last:
+            return False
+        return self.applied < self.commit
 
     def add_read(self, index: Index, read_id: int) -> None:
         """The read may be answered once `index` is applied."""
@@ -84,6 +86,12 @@ class Applier:
                 self._recalling = first
             return
         last = min(self.commit, self.applied + limits.APPLY_ENTRIES_PER_TURN)
+        if last > self.log.ring.last:  # a full ring keeps chosen slots waiting (slotlog.py)
+            self.pin()
+            self.log.absorb()
+            last = min(last, self.log.ring.last)
+            if last < first:
+                return
         self.store.apply(self.log.ring, first, last, self.clients.pending, self.clients.replies, now)
         self.applied = last
         self.pin()

@@ -25,8 +25,6 @@ from quorumd.applier import Applier
 from quorumd.clientplane import ClientPlane
 from quorumd.commands import Kind
 from quorumd.consensus.engine import (
-    NOOP,
-    Append,
     Durable,
     Engine,
     HardState,
@@ -39,18 +37,16 @@ from quorumd.consensus.engine import (
     TransferLeadership,
 )
 from quorumd.consensus.messages import AppendEntries
-from quorumd.consensus.raft import Raft, RaftConfig
+from quorumd.consensus.raft import RaftConfig
 from quorumd.consensus.termlog import TermLog
-from quorumd.errors import CorruptLog
-from quorumd.invariants import InvariantBroken, invariant
+from quorumd.engines import make_appender, make_engine, make_log, storage_of
+from quorumd.errors import ConfigError, CorruptLog
 from quorumd.join import judge
-from quorumd.log import Log
 from quorumd.ports import Disk, Meta
 from quorumd.recovery import Recovered, recover
-from quorumd.sources import BytesSource, SlabSource
 from quorumd.storage import Storage
 from quorumd.transport import BOOTSTRAPPING, HAS_STATE, VOTER, Identity, Transport
-from quorumd.types import Address, Incarnation, Index, Nanoseconds, NodeId
+from quorumd.types import RAFT, Address, Incarnation, Nanoseconds, NodeId
 from quorumd_fastpath import wire
 from quorumd_fastpath.apply import Store
 from quorumd_fastpath.ring import Ring
@@ -80,6 +76,7 @@ class Settings(NamedTuple):
     ring_bytes: int = limits.RING_BYTES
     ring_entries: int = limits.RING_ENTRIES
     filter_incarnations: bool = True
+    engine: str = RAFT
 
 
 class NodeRandom(NamedTuple):
@@ -101,7 +98,7 @@ class Core:
         self.client_outbox = Outbox(limits.OUTBOX_DATAGRAMS, limits.OUTBOX_SCRATCH_BYTES, settings.mtu_client)
         self.peer_outbox.set_tail_room(settings.mac_bytes)
         self.client_outbox.set_tail_room(settings.mac_bytes)
-        self.log = Log(Ring(settings.ring_bytes, settings.ring_entries))
+        self.log = make_log(settings.engine, Ring(settings.ring_bytes, settings.ring_entries))
         self.store = Store(settings.quota_bytes, limits.MAX_SESSIONS)
         self.engine: Engine | None = None
         self.storage: Storage | None = None
@@ -111,9 +108,7 @@ class Core:
         self._durable_seq = 0
         self._parked: deque[tuple[int, Sequence[Any]]] = deque()
         self._next_read = 1
-        self._internal: list[tuple[int, bytes, int]] = []  # (kind, session, generation) proposed by this node itself
         self._role = Role.FOLLOWER
-        self._leads_from: Index = 0  # the no-op of this node's newest leadership
         self.disk_woke = True  # background file work ended: chores take it up
         self._chores_due: Nanoseconds = 0
         self._expiry_due: Nanoseconds = 0
@@ -127,10 +122,16 @@ class Core:
         self._now = now
         node = self.settings.node
         meta = self.disk.read_meta()
+        engine = self.settings.engine
+        if meta is not None and meta.cluster and meta.engine != engine:
+            raise ConfigError(
+                f"{self.disk.where()} holds the log of engine {meta.engine!r}, which {engine!r} cannot read; set "
+                f"'engine: {meta.engine}' again, or name another data_dir"
+            )
         stored = meta.incarnation if meta else 0
         cluster = meta.cluster if meta else 0
         incarnation: Incarnation = max(stored + 1, wall_ns)
-        self.disk.write_meta(Meta(cluster, node, incarnation))
+        self.disk.write_meta(Meta(cluster, node, incarnation, engine))
         identity = Identity(node, incarnation, self.settings.hashes)
         self.transport = Transport(
             identity, self.settings.peers, self.peer_outbox, self.log, peercodec.RAFT, self.random.u64,
@@ -162,13 +163,14 @@ class Core:
         for number in self.disk.segments():  # of an earlier attempt that died before the stamp; nothing was said yet
             self.disk.remove(number)
         self._open(cluster, now, fresh=True)
-        self.disk.write_meta(Meta(cluster, self.settings.node, self.transport.identity.incarnation))
+        identity = self.transport.identity
+        self.disk.write_meta(Meta(cluster, identity.node, identity.incarnation, self.settings.engine))
         self._identify(cluster)
         self.transport.hello_flags |= BOOTSTRAPPING
         self.log_event("founded", cluster=f"{cluster:016x}")
 
     def _open(self, cluster: int, now: Nanoseconds, *, fresh: bool) -> None:
-        self.storage = Storage(
+        self.storage = storage_of(self.log)(
             self.disk,
             self.log,
             cluster=cluster,
@@ -186,23 +188,15 @@ class Core:
             except CorruptLog as damage:
                 self._leave_quorum(str(damage))
                 return
-        self.engine = Raft(
-            self.settings.node,
-            sorted(self.settings.peers),
-            self.settings.raft,
-            recovered.hard_state,
-            recovered.terms,
-            self.log,
-            self.random,
-            now,
-            commit=recovered.applied,
-        )
+        self.engine = make_engine(self.settings, recovered, self.log, self.random, now)
         self.transport.hello_flags |= VOTER
         storage = self.storage
         self.admission = Admission(self.log, storage, self.transport, self.clients, len(self.settings.peers))
         stands = 0 if self.settings.mac_bytes else DIVERGENCE_HEARTBEATS * self.settings.raft.heartbeat_ns
         self.applier = Applier(self.store, self.log, storage, self.transport, self.clients, recovered.applied, stands)
         self.applier.pin()
+        self.log.committed = recovered.applied
+        self.appender = make_appender(self.log, storage, self.applier, self.clients)
 
     def _leave_quorum(self, reason: str) -> None:
         self.out_of_quorum = reason
@@ -260,7 +254,7 @@ class Core:
             if stage.writes or stage.reads or stage.keepalives:
                 clients.redirect(self.store.revision)
             return
-        if stage.keepalives and self.applier.applied >= self._leads_from:
+        if stage.keepalives and self.applier.applied >= self.appender.leads_from:
             self.store.touch(stage, clients.replies, now)
         elif stage.keepalives:  # sessions that earlier leaders opened may not be applied here yet
             clients.refuse(KEEPALIVES, wire.STATUS_NOT_LEADER, self.store.revision)
@@ -335,7 +329,7 @@ class Core:
         """Acts on one Ready, in the order its fields stand."""
         now = self._now
         for item in ready.append:
-            self._append(item)
+            self.appender.append(item)
         if ready.touches_disk:
             self._last_seq = ready.seq
             self._chores_due = min(self._chores_due, now + CHORES_EVERY)
@@ -347,7 +341,7 @@ class Core:
             self._last_seq = ready.seq
             self._parked.append((ready.seq, ready.messages_after_durable))
         if ready.committed is not None:
-            self.applier.commit = ready.committed[1]
+            self.applier.commit = self.log.committed = ready.committed[1]
         for read in ready.reads:
             self.applier.add_read(read.read_index, read.read_id)
         for read_id in ready.reads_failed:
@@ -360,49 +354,6 @@ class Core:
             self._durable_seq = self._last_seq
             engine.step(Durable(self._last_seq))
             self._release(now)
-
-    def _append(self, item: Append) -> None:
-        """Copies an accepted run into the ring; what it supersedes goes."""
-        ring = self.log.ring
-        if item.first <= ring.last:
-            ring.truncate(item.first - 1)
-            self.applier.superseded(item.first)
-        if item.source is None:
-            taken = self._append_own(item.first, item.last - item.first + 1)
-        else:
-            taken = self._copy(item)
-            if not taken and self.storage is not None:  # a no-op, or what the engine held back for its turn
-                self.storage.yield_ring()
-                taken = self._copy(item)
-        invariant(taken, "room was checked before the engine was asked")
-
-    def _copy(self, item: Append) -> bool:
-        """Entries of a peer, or a no-op, into the ring; False if it is full of what must stay."""
-        ring, source = self.log.ring, item.source
-        count = item.last - item.first + 1
-        if source is NOOP:
-            self._leads_from = item.first
-            return ring.append_noop(item.first)
-        if type(source) is SlabSource:
-            slab, slot, offset, length = source
-            return ring.append_slab(slab, slot, offset, length, item.first, count, item.skip)
-        if type(source) is BytesSource:
-            return ring.append(source.data[source.offset :], item.first, count, item.skip)
-        raise InvariantBroken(f"unknown source of entries: {source!r}")
-
-    def _append_own(self, first: Index, count: int) -> bool:
-        """Entries this leader proposed: its own expiries, or what clients staged."""
-        ring = self.log.ring
-        if self._internal:
-            records, self._internal = self._internal, []
-            invariant(len(records) == count, "an internal proposal is one append item")
-            return all(
-                ring.append_record(first + i, kind, session, generation)
-                for i, (kind, session, generation) in enumerate(records)
-            )
-        stage = self.clients.stage
-        invariant(stage.writes == count, "a client proposal is one append item")
-        return ring.append_staged(stage, first, self.clients.pending)
 
     def _follow_role(self, engine: Engine, now: Nanoseconds) -> None:
         role = engine.role
@@ -445,7 +396,7 @@ class Core:
         if not expired or not engine.accepts_proposals or not self.admission.own(len(expired), size):
             return
         self.settle()
-        self._internal = [(int(Kind.EXPIRE_SESSION), session, generation) for session, generation in expired]
+        self.appender.internal = [(int(Kind.EXPIRE_SESSION), session, generation) for session, generation in expired]
         engine.step(Propose(len(expired), size))
         self.settle()
 

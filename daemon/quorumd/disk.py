@@ -18,11 +18,12 @@ from pathlib import Path
 from quorumd import __version__, limits
 from quorumd.errors import ConfigError, DiskError
 from quorumd.ports import Meta
-from quorumd.types import Nanoseconds
+from quorumd.types import RAFT, Nanoseconds
 from quorumd_fastpath.walfile import FileWorker, WalThread, fdatasync_fd, fsync_dir
 from quorumd_fastpath.walframe import Batch
 
-META_FORMAT = 1
+META_FORMAT = 2
+META_READABLE = (1, META_FORMAT)  # 1 had no engine: it was raft
 SEGMENT = re.compile(r"wal-(\d{16})\.seg")
 
 
@@ -111,13 +112,17 @@ class RealDisk:
             return None
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: unreadable ({error}); restore the directory from a backup") from None
-        if not isinstance(raw, dict) or raw.get("format") != META_FORMAT:
+        if not isinstance(raw, dict) or raw.get("format") not in META_READABLE:
             found = raw.get("format") if isinstance(raw, dict) else raw
-            raise ConfigError(f"{path}: format {found!r}, but this version of quorumd reads format {META_FORMAT}")
+            raise ConfigError(f"{path}: format {found!r}, but this version of quorumd reads up to {META_FORMAT}")
         try:
-            return Meta(int(raw["cluster"] or "0", 16), int(raw["node"]), int(raw["incarnation"]))
+            cluster = int(raw["cluster"] or "0", 16)
+            return Meta(cluster, int(raw["node"]), int(raw["incarnation"]), str(raw.get("engine", RAFT)))
         except (KeyError, TypeError, ValueError):
             raise ConfigError(f"{path}: incomplete; restore the directory from a backup") from None
+
+    def where(self) -> str:
+        return str(self.directory)
 
     def write_meta(self, meta: Meta) -> None:
         content = {
@@ -125,6 +130,7 @@ class RealDisk:
             "cluster": f"{meta.cluster:016x}" if meta.cluster else None,
             "node": meta.node,
             "incarnation": meta.incarnation,
+            "engine": meta.engine,
             "created_by": f"quorumd {__version__}",
         }
         path, temporary = self.directory / "meta.json", self.directory / "meta.json.tmp"

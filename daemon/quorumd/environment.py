@@ -16,9 +16,9 @@ import msgspec
 
 from quorumd.config import Config
 from quorumd.errors import ConfigError
-from quorumd.types import NodeId
+from quorumd.types import RAFT, NodeId
 
-FORMAT: Final = 1  # of a node directory; a newer one is refused
+FORMAT: Final = 2  # of a node directory; a newer one is refused
 META_NAME: Final = "meta.json"
 MIN_KEY_BYTES: Final = 32
 MAX_KEY_FILE_BYTES: Final = 4096
@@ -37,6 +37,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     node: int
     incarnation: int = 0
     created_by: str = ""
+    engine: str = RAFT  # whose log it holds; format 1 does not say it
 
 
 class Contents(enum.Enum):
@@ -191,4 +192,7 @@ def _check_node_path(config: Config, member: NodeId, path: Path) -> Meta | None:
         owner = f" of cluster {meta.cluster}" if meta.cluster else ""
         what = f"{path} belongs to node {meta.node}{owner}, not to node {member}"
         raise _error(config, what, "put the directories back in their places or name another data_dir")
+    if meta.cluster is not None and meta.engine != config.engine:
+        what = f"{path} holds the log of engine {meta.engine!r}, which {config.engine!r} cannot read"
+        raise config.source.error("engine", what, f"set engine: {meta.engine} again, or name another data_dir")
     return meta

@@ -62,6 +62,8 @@ READ_BACK_BYTES: Final = 4 * MIB
 DIGEST_EVERY: Final = 1024
 REORDER_WINDOW_MESSAGES: Final = 16
 REORDER_WINDOW_BYTES: Final = 4 * MIB
+ISLAND_BYTES: Final = 16 * MIB  # of accepted slots that wait in memory behind a hole (Multi-Paxos)
+ISLAND_ENTRIES: Final = 65_536  # likewise
 MAX_MEMBERS: Final = 9
 
 # Numbers that a peer names. Without a cluster key anybody on the path can name any: nothing computed from one may leave
@@ -135,5 +137,6 @@ invariant(MAX_ENTRY_BYTES + HEADER_BYTES + 4 * KIB <= MIN_SEGMENT_BYTES // 2, "a
 invariant(MAX_NUMBER + MAX_TERM_STEP < 1 << 63, "a plausible number leaves room for sums")
 invariant(LOOPBACK_MTU <= SLAB_SLOT_BYTES, "a datagram must fit a slab slot")
 invariant(MAX_ENTRY_BYTES * 4 <= RING_BYTES, "the ring must hold several of the largest entries")
+invariant(MAX_ENTRY_BYTES * 4 <= ISLAND_BYTES, "several of the largest entries wait behind a hole")
 invariant(MAX_PENDING_OPS <= RING_ENTRIES, "every pending operation has its entry in the ring")
 invariant(MAX_ENTRY_BYTES <= REASSEMBLY_BYTES // 8, "several of the largest messages reassemble at once")

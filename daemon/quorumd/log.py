@@ -5,7 +5,7 @@ hands out what it changed in each Ready and core.py applies it here at once.
 """
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from typing import NamedTuple
 
 from quorumd import limits
@@ -15,46 +15,78 @@ from quorumd_fastpath.ring import Ring
 
 
 class RecordAt(NamedTuple):
-    """One APPEND record of the WAL: entries first.. of it lie packed at `position` (a WAL position), `length` bytes."""
+    """What is live of one record of the WAL: `entries` entries from `first` on.
+
+    Its payload lies packed at `position` (a WAL position), `length` bytes, and begins with `skip` entries that are not
+    part of it any more: a later record took their places.
+    """
 
     first: Index
     entries: int
     term: Term
     position: int
     length: int
+    skip: int = 0
 
 
 class RecordIndex:
-    """Where each live run of entries lies in the WAL. Five machine words a record, not a Python object.
+    """Where each live run of entries lies in the WAL. Six machine words a record, not a Python object.
 
-    Invariant: `first` ascends strictly; entry i lives in the last record whose first <= i.
+    Invariant: `first` ascends strictly; entry i lives in the last record whose first <= i, if that reaches it. A log
+    with holes has entries that no record reaches.
     """
 
-    __slots__ = ("_counts", "_firsts", "_lengths", "_positions", "_terms")
+    __slots__ = ("_columns", "_counts", "_firsts", "_lengths", "_positions", "_skips", "_terms")
 
     def __init__(self) -> None:
         self._firsts = array("Q")
-        self._counts = array("Q")
+        self._counts = array("Q")  # from `first` on, as many as the record has on disk
         self._terms = array("Q")
         self._positions = array("Q")
         self._lengths = array("Q")
+        self._skips = array("Q")
+        self._columns = (self._firsts, self._counts, self._terms, self._positions, self._lengths, self._skips)
 
     def __len__(self) -> int:
         return len(self._firsts)
 
     def add(self, record: RecordAt) -> None:
         """A newly written record supersedes everything at and after its first index."""
-        self.truncate(record.first - 1)
-        self._firsts.append(record.first)
-        self._counts.append(record.entries)
-        self._terms.append(record.term)
-        self._positions.append(record.position)
-        self._lengths.append(record.length)
+        if self._firsts and self._firsts[-1] >= record.first:
+            self.truncate(record.first - 1)
+        self._append(record)
+
+    def _append(self, record: RecordAt) -> None:
+        first, entries, term, position, length, skip = record
+        self._firsts.append(first)
+        self._counts.append(entries)
+        self._terms.append(term)
+        self._positions.append(position)
+        self._lengths.append(length)
+        self._skips.append(skip)
+
+    def overlay(self, record: RecordAt) -> None:
+        """A newly written record supersedes exactly its own range: of an older one around it both ends stay."""
+        firsts = self._firsts
+        if not firsts or firsts[-1] + self._counts[-1] <= record.first:
+            self._append(record)
+            return
+        after = record.first + record.entries
+        low, high = bisect_left(firsts, record.first), bisect_left(firsts, after)
+        new = [record]
+        if high:
+            old = self.at(high - 1)  # its head, if it has one before the new record, stays by the rule of `first`
+            cut = after - old.first
+            if old.entries > cut:
+                written = self._counts[high - 1] - cut
+                new.append(old._replace(first=after, entries=written, skip=old.skip + cut))
+        for column, values in zip(self._columns, zip(*new, strict=True), strict=True):
+            column[low:high] = array("Q", values)
 
     def truncate(self, last: Index) -> None:
         """Forgets entries after `last`. A record that straddles it stays: its tail is simply never asked for."""
         keep = bisect_right(self._firsts, last)
-        for column in (self._firsts, self._counts, self._terms, self._positions, self._lengths):
+        for column in self._columns:
             del column[keep:]
 
     def at(self, place: int) -> RecordAt:
@@ -62,14 +94,16 @@ class RecordIndex:
         first, count = self._firsts[place], self._counts[place]
         if place + 1 < len(self._firsts):
             count = min(count, self._firsts[place + 1] - first)
-        return RecordAt(first, count, self._terms[place], self._positions[place], self._lengths[place])
+        return RecordAt(
+            first, count, self._terms[place], self._positions[place], self._lengths[place], self._skips[place]
+        )
 
     def written(self, place: int) -> int:
-        """Entries that the record number `place` has on disk, superseded ones included."""
+        """Entries that the record number `place` has on disk from its first live one on, superseded ones included."""
         return self._counts[place]
 
     def place_of(self, index: Index) -> int:
-        """Number of the record that holds entry `index`, or -1."""
+        """Number of the record that holds entry `index`, or -1. With holes: of the last one that begins before it."""
         return bisect_right(self._firsts, index) - 1
 
 
@@ -79,6 +113,7 @@ class Log:
     def __init__(self, ring: Ring) -> None:
         self.ring = ring
         self.records = RecordIndex()
+        self.committed: Index = 0  # entries up to here are committed, and in this log as they were
         self.staged_entry_bytes = limits.ENTRY_HEADER_BYTES  # average of what waits in the staging area
         self._recalled: dict[Index, tuple[Index, bytes]] = {}
         self._recalled_bytes = 0
@@ -111,6 +146,13 @@ class Log:
     def island(self, first: Index, last: Index) -> bytes | None:
         """Entries behind a hole, packed. None: there are none; this log has no holes."""
         return None
+
+    def absorb(self) -> None:
+        """What waits outside the ring moves into it as far as it can: nothing, unless the log may have holes."""
+
+    def yieldable(self, written: Index) -> Index:
+        """The last entry that may leave the ring although it is not applied; `written`: what can be read back."""
+        return written
 
     # -- reading back -------------------------------------------------------------------------------------------
 

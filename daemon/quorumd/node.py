@@ -115,6 +115,7 @@ def node_settings(config: Config, node_id: NodeId, bootstrap: int | bool | None,
         node=node_id,
         peers=peers,
         client_addresses={node.id: node.client for node in config.nodes},
+        engine=config.engine,
         raft=RaftConfig(
             heartbeat_ns=timing.heartbeat_ms * limits.MILLISECOND,
             election_timeout_ns=timing.election_timeout_ms * limits.MILLISECOND,

@@ -6,7 +6,7 @@ No implementation lives here. Datagrams need no port: core.py reads a Slab and f
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from quorumd.types import Nanoseconds
+from quorumd.types import RAFT, Nanoseconds
 from quorumd_fastpath.walframe import Batch
 
 
@@ -16,6 +16,7 @@ class Meta(NamedTuple):
     cluster: int  # 0: not yet part of a cluster
     node: int
     incarnation: int
+    engine: str = RAFT  # whose log it holds; stamps of format 1 do not say it
 
 
 class Disk(Protocol):
@@ -29,6 +30,10 @@ class Disk(Protocol):
 
     def read_meta(self) -> Meta | None:
         """The stamp, or None in an empty directory."""
+        ...
+
+    def where(self) -> str:
+        """What to call the directory in a message to the operator."""
         ...
 
     def write_meta(self, meta: Meta) -> None:

@@ -18,27 +18,30 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from quorumd import limits
+from quorumd.consensus.ballotlog import BallotLog
 from quorumd.consensus.engine import HardState
 from quorumd.consensus.termlog import TermLog
 from quorumd.errors import ConfigError, CorruptLog
 from quorumd.invariants import invariant
-from quorumd.log import RecordAt, skip_entries
+from quorumd.log import skip_entries
+from quorumd.logreplay import Replay, SlotReplay, TermReplay, head
+from quorumd.slotstorage import SlotStorage
 from quorumd.storage import Position, Storage
 from quorumd.types import Index
 from quorumd_fastpath import walframe
 from quorumd_fastpath.apply import Store
 from quorumd_fastpath.walframe import ScanResult, SegmentHeader
 
-PIN_NOTHING = (1 << 64) - 1
 BATCH_MAGIC = b"QBAT"
+LOOK_AHEAD = 64  # records of a segment that are kept when another one is read
 BATCH_PLACE = struct.Struct("<16xQQ")  # of a batch header: position, synced_to
 
 
 class Recovered(NamedTuple):
-    """What the log said: the vote, the terms of its entries, and how far it is applied."""
+    """What the log said: the vote, the terms (ballots) of its entries, and how far it is applied."""
 
     hard_state: HardState
-    terms: TermLog
+    terms: TermLog | BallotLog
     applied: Index
 
 
@@ -49,13 +52,13 @@ class _Damage(NamedTuple):
     what: str
 
 
-class _Replay:
+class _Scan:
     """State of the scan over all segments."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self.hard_state = HardState(0, 0)
-        self.terms = TermLog()
+        self.log: Replay = SlotReplay(storage.slots) if isinstance(storage, SlotStorage) else TermReplay(storage.log)
         self.commit: Index = 0
         self.synced_to = 0
         self.end: Position | None = None
@@ -81,7 +84,7 @@ class _Replay:
         self.hard_state = HardState(header.term, header.vote)
         self.commit = max(self.commit, header.commit)
         result = walframe.scan(data, header, limits.SECTOR_BYTES, header.seed)
-        self._records(data, result)
+        self._records(number, data, result)
         self.end = Position(number, result.end_offset, header.seed, result.end_chain)
         if result.stop not in (None, "end"):
             self._damaged(number, result.stop_offset, result.stop or "", result.stop_index)
@@ -127,7 +130,7 @@ class _Replay:
 
     def _damaged(self, number: int, offset: int, what: str, index: Index = 0) -> None:
         if self.damage is None:
-            self.damage = _Damage(number, offset, index or self.terms.last + 1, what)
+            self.damage = _Damage(number, offset, index or self.log.terms.last + 1, what)
 
     def _check_owner(self, number: int, header: SegmentHeader) -> None:
         storage = self.storage
@@ -143,26 +146,18 @@ class _Replay:
                 "set it to that value again"
             )
 
-    def _records(self, data: memoryview, result: ScanResult) -> None:
-        ring, records, terms = self.storage.log.ring, self.storage.log.records, self.terms
+    def _records(self, number: int, data: memoryview, result: ScanResult) -> None:
         self.commit = max(self.commit, result.commit)
         self.synced_to = max(self.synced_to, result.synced_to)
         for kind, index, count, term, payload, length, position in result.records:
             if kind == walframe.HARD_STATE:
                 self.hard_state = HardState(term, index)
-            elif kind == walframe.APPEND:
-                invariant(index <= terms.last + 1, f"the log has a gap before entry {index}")
-                if index <= terms.last:
-                    terms.truncate(index - 1)
-                terms.append(index, index + count - 1, term)
-                ring.pin = PIN_NOTHING
-                taken = ring.append(data[payload : payload + length], index, count)
-                invariant(taken, "nothing is pinned during recovery")
-                records.add(RecordAt(index, count, term, position + walframe.RECORD_HEADER_BYTES, length))
-            else:
-                terms.truncate(index)
-                ring.truncate(index)
-                records.truncate(index)
+                continue
+            try:
+                self.log.take(kind, index, count, term, position, data[payload : payload + length])
+            except ConfigError as error:
+                offset = position % self.storage.segment_bytes
+                raise ConfigError(f"{self.storage.disk.path(number)}: offset {offset}: {error}") from None
 
 
 def claimed_synced(data: memoryview, base: int) -> int | None:
@@ -182,7 +177,7 @@ def recover(storage: Storage, store: Store, log_event: Callable[..., None]) -> R
     Raises CorruptLog for damage below what was known durable, ConfigError for a foreign segment, DiskError on IO.
     """
     disk = storage.disk
-    replay = _Replay(storage)
+    replay = _Scan(storage)
     storage.log.ring.reset(1)
     numbers = list(disk.segments())
     for number in numbers:
@@ -198,25 +193,28 @@ def recover(storage: Storage, store: Store, log_event: Callable[..., None]) -> R
         _cut_or_refuse(replay, end, numbers, storage, log_event)
         replay.prepared = []
     disk.sync_all()
-    storage.resume(end, replay.hard_state, replay.prepared)
     # Every entry at or below a logged commit index was durable on a quorum; B cannot lie above what we just synced.
-    commit = min(replay.commit, replay.terms.last)
-    for first, count, entries in _committed(storage, commit):
-        store.apply_bytes(entries, first, count)
+    commit = min(replay.commit, replay.log.prefix)
+    for first, count, entries in _live(storage, replay.log.reads_to(commit)):
+        if first <= commit:
+            known = min(count, commit - first + 1)
+            store.apply_bytes(entries if known == count else head(entries, known), first, known)
+        replay.log.restore(first, count, entries, commit)
     disk.loaded()
+    storage.resume(end, replay.hard_state, replay.prepared)
     log_event(
         "recovered",
         term=replay.hard_state.term,
-        last=replay.terms.last,
+        last=replay.log.terms.last,
         applied=commit,
         segment=end.number,
         offset=end.offset,
     )
-    return Recovered(replay.hard_state, replay.terms, commit)
+    return Recovered(replay.hard_state, replay.log.terms, commit)
 
 
 def _cut_or_refuse(
-    replay: _Replay, end: Position, numbers: list[int], storage: Storage, log_event: Callable[..., None]
+    replay: _Scan, end: Position, numbers: list[int], storage: Storage, log_event: Callable[..., None]
 ) -> None:
     damage, disk = replay.damage, storage.disk
     invariant(damage is not None, "only called for a damage")
@@ -236,21 +234,41 @@ def _cut_or_refuse(
     log_event("torn_tail_cut", file=disk.path(end.number), offset=end.offset, entry=damage.entry, damage=damage.what)
 
 
-def _committed(storage: Storage, commit: Index) -> Iterator[tuple[Index, int, memoryview | bytes]]:
-    """(first, count, packed entries) of everything up to `commit`, in order, re-read from the segments."""
+def _live(storage: Storage, last: Index) -> Iterator[tuple[Index, int, memoryview | bytes]]:
+    """(first, count, packed entries) of everything up to `last`, in the log's order, re-read from the segments.
+
+    That order goes back and forth between two segments where slots were accepted out of order: what is wanted soon of
+    the segment that is left is kept, so that it need not be read again for each such record.
+    """
     records, disk = storage.log.records, storage.disk
     loaded = 0
     data = memoryview(b"")
+    kept: dict[int, bytes] = {}
     for place in range(len(records)):
         record = records.at(place)
-        if record.first > commit:
+        if record.first > last:
             return
         number, offset = divmod(record.position, storage.segment_bytes)
-        if number != loaded:
-            data, loaded = disk.load(number), number
-        entries = data[offset : offset + record.length]
-        count = min(record.entries, commit - record.first + 1)
-        if count < records.written(place):  # its tail was superseded, or is not known to be committed
-            entries = entries[: skip_entries(entries, count)]
+        entries: memoryview | bytes | None = kept.pop(place, None)
+        if entries is None:
+            if number != loaded:
+                _keep(storage, data, loaded, place, kept)
+                data, loaded = disk.load(number), number
+            entries = data[offset : offset + record.length]
+        if record.skip:
+            entries = entries[skip_entries(entries, record.skip) :]
+        count = min(record.entries, last - record.first + 1)
+        if count < records.written(place):  # its tail was superseded, or is not wanted
+            entries = head(entries, count)
         yield record.first, count, entries
 
+
+def _keep(storage: Storage, data: memoryview, loaded: int, place: int, kept: dict[int, bytes]) -> None:
+    """Copies what the records soon after `place` have in the loaded segment."""
+    records, size = storage.log.records, sum(map(len, kept.values()))
+    for ahead in range(place + 1, min(place + LOOK_AHEAD, len(records))):
+        record = records.at(ahead)
+        number, offset = divmod(record.position, storage.segment_bytes)
+        if number == loaded and ahead not in kept and size + record.length <= limits.READ_BACK_BYTES:
+            kept[ahead] = bytes(data[offset : offset + record.length])
+            size += record.length

@@ -15,7 +15,7 @@ from quorumd import limits
 from quorumd.consensus.engine import Append, HardState
 from quorumd.errors import DiskError
 from quorumd.invariants import invariant
-from quorumd.log import Log, RecordAt
+from quorumd.log import Log, RecordAt, skip_entries
 from quorumd.ports import Disk
 from quorumd.types import Index, Nanoseconds
 from quorumd_fastpath import walframe
@@ -40,6 +40,8 @@ class Position(NamedTuple):
 
 class Storage:
     """The running WAL of one node."""
+
+    KIND = walframe.APPEND  # of the records that carry entries; slotstorage.py has the other kind
 
     def __init__(
         self,
@@ -81,6 +83,7 @@ class Storage:
         self._claimed = 0
         self.written: Index = 0  # entries up to here can be read back; the newest may still be with the disk
         self._unwritten: deque[tuple[int, Index]] = deque()  # (seq, last index it writes)
+        self._recorded: Callable[[RecordAt], None] = log.records.add
         self.reads: dict[int, list[RecordAt]] = {}  # asked back from the disk, by tag
         self._next_tag = 1
 
@@ -181,7 +184,7 @@ class Storage:
             self.hard_state = hard_state
             batch = self._open(RECORD_OVERHEAD, seq, commit)
             invariant(batch.hard_state(hard_state.term, hard_state.vote), "an empty batch has room for a hard state")
-        for item in surviving(appends):
+        for item in self.surviving(appends):
             batch = self._write_run(batch, item, seq, commit)
             self._to_write(seq, item)
         if batch is not None:
@@ -196,6 +199,19 @@ class Storage:
         self.written = min(self.written, kept)
         self._unwritten.append((seq, item.last))
 
+    def surviving(self, appends: Sequence[Append]) -> Sequence[Append]:
+        """The items of one Ready without what a later one of them superseded: the ring holds only the survivors."""
+        if len(appends) < 2:
+            return appends
+        kept: list[Append] = []
+        bound = appends[-1].last
+        for item in reversed(appends):
+            last = min(item.last, bound)
+            if item.first <= last:
+                kept.append(item._replace(last=last))
+            bound = min(bound, item.first - 1)
+        return kept[::-1]
+
     def _write_run(self, batch: Batch | None, item: Append, seq: int, commit: Index) -> Batch:
         """Adds one append item, in as many batches as segment ends and the batch limit make of it."""
         ring = self.log.ring
@@ -203,19 +219,26 @@ class Storage:
         while True:
             if batch is None:
                 batch = self._open(ring.size_bytes(first, first) + RECORD_OVERHEAD, seq, commit)
-            used = len(batch) + RECORD_OVERHEAD
-            budget = min(self.max_batch_bytes, self.segment_bytes - self._offset - BATCH_OVERHEAD) - used
+            budget = self._budget(batch)
             upto, size = ring.fit(first, item.last, max(budget, 1))
             if size > budget:
                 self._submit(batch, seq - 1)
                 batch = None
                 continue
-            invariant(batch.append(ring, first, upto, item.term), "the batch was sized for this run")
-            position = self._number * self.segment_bytes + self._offset + len(batch) - size
-            self.log.records.add(RecordAt(first, upto - first + 1, item.term, position, size))
+            invariant(batch.append(ring, first, upto, item.term, self.KIND), "the batch was sized for this run")
+            self._recorded(RecordAt(first, upto - first + 1, item.term, self._position(batch) - size, size))
             first = upto + 1
             if first > item.last:
                 return batch
+
+    def _budget(self, batch: Batch) -> int:
+        """Payload bytes that one more record of the batch may carry; below 0 for none."""
+        used = len(batch) + RECORD_OVERHEAD
+        return min(self.max_batch_bytes, self.segment_bytes - self._offset - BATCH_OVERHEAD) - used
+
+    def _position(self, batch: Batch) -> int:
+        """WAL position behind what the open batch holds so far."""
+        return self._number * self.segment_bytes + self._offset + len(batch)
 
     def _open(self, size_bytes: int, seq: int, commit: Index) -> Batch:
         """An empty batch at the next place that has room for it."""
@@ -277,7 +300,7 @@ class Storage:
         Else a ring full of entries that wait for a commit could take neither the leader's no-op, which is to commit
         them, nor what a new leader puts in their place.
         """
-        self.log.ring.pin = self.written + 1
+        self.log.ring.pin = self.log.yieldable(self.written) + 1
 
     def recall(self, first: Index) -> bool:
         """Asks the disk for the entries from `first` on, several records at a time; False: try again later."""
@@ -296,6 +319,8 @@ class Storage:
             record = records.at(place)
             if record.position // self.segment_bytes != number or record.first + record.entries - 1 > self.written:
                 break
+            if record.position < wanted[-1].position:  # slots were accepted in another order
+                break
             if record.position + record.length - start > limits.READ_BACK_BYTES:
                 break
             wanted.append(record)
@@ -309,7 +334,7 @@ class Storage:
         return True
 
     def recalled(self) -> Sequence[tuple[RecordAt, bytes]]:
-        """Records that came back from the disk, each with its packed entries.
+        """Records that came back from the disk, each with its packed entries, the first live one first.
 
         Raises DiskError for one that is not as it was written: it may have been synced long ago, and a follower or the
         store would take whatever the disk made of it since.
@@ -323,13 +348,13 @@ class Storage:
             for record in wanted:
                 at = record.position - start
                 entries = data[at : at + record.length]
-                if not intact(data[at - RECORD_OVERHEAD : at], record, entries):
+                if not intact(data[at - RECORD_OVERHEAD : at], self.KIND, record, entries):
                     number, offset = divmod(record.position, self.segment_bytes)
                     raise DiskError(
                         f"{self.disk.path(number)}: offset {offset}: entry {record.first} and those behind it are not "
                         "as they were written; restore the directory from a backup, or replace this node"
                     )
-                out.append((record, entries))
+                out.append((record, entries[skip_entries(entries, record.skip) :] if record.skip else entries))
         return out
 
     def forget_reads(self) -> None:
@@ -338,24 +363,10 @@ class Storage:
             self.reads[tag] = self.reads[tag][:0]
 
 
-def intact(header: bytes, record: RecordAt, entries: bytes) -> bool:
+def intact(header: bytes, wanted: int, record: RecordAt, entries: bytes) -> bool:
     """Whether a record read back is the one that was written: its header names it, and its payload has its checksum."""
     if len(header) != RECORD_HEADER.size or len(entries) != record.length:
         return False
     payload_crc, length, kind, index, term = RECORD_HEADER.unpack(header)
-    named = (kind, index, term, length) == (walframe.APPEND, record.first, record.term, record.length)
+    named = (kind, index, term, length) == (wanted, record.first - record.skip, record.term, record.length)
     return named and payload_crc == crc32c(entries)
-
-
-def surviving(appends: Sequence[Append]) -> Sequence[Append]:
-    """The items of one Ready without what a later one of them superseded: the ring holds only the survivors."""
-    if len(appends) < 2:
-        return appends
-    kept: list[Append] = []
-    bound = appends[-1].last
-    for item in reversed(appends):
-        last = min(item.last, bound)
-        if item.first <= last:
-            kept.append(item._replace(last=last))
-        bound = min(bound, item.first - 1)
-    return kept[::-1]

@@ -18,5 +18,7 @@ SessionId: TypeAlias = bytes
 """16 random bytes chosen by the client."""
 
 NOBODY: NodeId = 0
-ENGINES: Final = ("raft", "paxos")
-"""The consensus engines that a config may name."""
+RAFT: Final = "raft"
+PAXOS: Final = "paxos"
+ENGINES: Final = (RAFT, PAXOS)
+"""The engines, as the config's `engine` and the stamp of a data directory name them."""

@@ -13,7 +13,7 @@ BATCH: Final = struct.Struct("<IIIIQQQIIQQ")
 RECORD: Final = struct.Struct("<IIIBBHQIIQ")
 SECTOR: Final = 512
 BATCH_MAGIC: Final = int.from_bytes(b"QBAT", "little")
-HARD_STATE, APPEND, TRUNCATE = 1, 2, 3
+HARD_STATE, APPEND, TRUNCATE, ACCEPT, REACCEPT = 1, 2, 3, 4, 5
 LIMIT: Final = 1 << 64
 
 
@@ -82,11 +82,11 @@ class Scan(NamedTuple):
 # -- segment header ----------------------------------------------------------------------------------------------
 
 
-def encode_segment_header(header: Header) -> bytes:
-    """512 bytes: magic, version 1, CRC over the block with the CRC field zero, the fields but for the seed, zeros."""
+def encode_segment_header(header: Header, version: int = 2) -> bytes:
+    """512 bytes: magic, version, CRC over the block with the CRC field zero, the fields but for the seed, zeros."""
 
     def block(crc: int) -> bytes:
-        return SEGMENT.pack(b"QRMDWAL1", 1, crc, *header[:-1], 0).ljust(SECTOR, b"\0")
+        return SEGMENT.pack(b"QRMDWAL1", version, crc, *header[:-1], 0).ljust(SECTOR, b"\0")
 
     return block(crc32c(block(0)))
 
@@ -98,7 +98,7 @@ def decode_segment_header(data: bytes) -> Header | None:
         return None
     magic, version, crc = SEGMENT.unpack_from(block)[:3]
     reserved = SEGMENT.unpack_from(block)[-1]
-    if magic != b"QRMDWAL1" or version != 1 or reserved != 0:
+    if magic != b"QRMDWAL1" or version not in (1, 2) or reserved != 0:
         return None
     if crc32c(block[:12] + bytes(4) + block[16:]) != crc:
         return None
@@ -160,7 +160,9 @@ def _plausible(record: tuple[int, ...]) -> bool:
     _, _, length, kind, flags, zero, index, count, zero2, _ = record
     if flags or zero or zero2:
         return False
-    if kind == APPEND:
+    if kind == REACCEPT:
+        return count > 0 and index > 0 and index + count < LIMIT and length == 0
+    if kind in (APPEND, ACCEPT):
         return count > 0 and index > 0 and index + count < LIMIT and length >= 40 * count
     return kind in (HARD_STATE, TRUNCATE) and count == 0 and length == 0 and index < LIMIT - 1
 
@@ -187,13 +189,16 @@ class _Walk:
                 return "bad_record"
             if not _plausible(record):
                 return "bad_record"
-            if kind == APPEND:
+            if kind in (APPEND, ACCEPT, REACCEPT):
                 self.next_index = index
             if crc32c(payload) != payload_crc:
                 return "bad_payload"
             self.found.append((kind, index, count, term, offset + RECORD.size, length, base + offset))
             self.chain = crc
-            self.next_index = {APPEND: index + count, TRUNCATE: index + 1, HARD_STATE: self.next_index}[kind]
+            after = index + count
+            self.next_index = {
+                APPEND: after, ACCEPT: after, REACCEPT: after, TRUNCATE: index + 1, HARD_STATE: self.next_index,
+            }[kind]
             offset += RECORD.size + length
         return None if offset == end else "bad_record"
 

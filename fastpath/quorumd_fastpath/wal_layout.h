@@ -1,4 +1,4 @@
-// The packed layouts of the log on disk, version 1, with their sizes asserted. Little-endian, moved by memcpy only.
+// The packed layouts of the log on disk, version 2, with their sizes asserted. Little-endian, moved by memcpy only.
 #ifndef QUORUMD_WAL_LAYOUT_H
 #define QUORUMD_WAL_LAYOUT_H
 
@@ -42,7 +42,7 @@ typedef struct {
     uint32_t crc;            // over this header with this field zero, seeded by the running chain
     uint32_t payload_crc;
     uint32_t payload_length;
-    uint8_t kind;
+    uint8_t kind;            // 1 hard state, 2 append, 3 truncate, 4 accept, 5 re-accept (both from version 2 on)
     uint8_t flags;
     uint16_t reserved;
     uint64_t index;

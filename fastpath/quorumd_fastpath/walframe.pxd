@@ -60,6 +60,7 @@ cdef class Batch:
 
     cdef int check_idle(self) except -1
     cdef int check_open(self) except -1
+    cdef int check_open_for(self, uint8_t kind) except -1
     # 0, and `size` more bytes lie after the used ones; 1 when the batch may not become so large.
     cdef int reserve(self, size_t size) except -1
     # After reserve(): writes a record header whose crc finish() fills in.

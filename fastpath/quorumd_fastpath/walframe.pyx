@@ -1,8 +1,9 @@
-"""WAL framing in memory, format version 1. Pure: no system call, no clock; the simulator runs these very bytes.
+"""WAL framing in memory, format version 2. Pure: no system call, no clock; the simulator runs these very bytes.
 
 A segment is a file of `segment_bytes` that starts with a 512-byte header. Then come batches, the unit of group commit,
 each at a 512-byte boundary: a 64-byte header, records of a 40-byte header and their payload, zeros up to the next
-boundary. Layouts are in wal_layout.h. What makes a batch believable:
+boundary. Layouts are in wal_layout.h; version 1, which is read too, has neither ACCEPT nor REACCEPT records. What makes
+a batch believable:
 
 * its header's CRC is seeded by the segment's seed (header CRC and random nonce), so nothing that a recycled file held
   before can pass, and it names its own position, so nothing misplaced can;
@@ -38,10 +39,13 @@ cdef enum:
     RECORD_HEADER = 40
     ALIGNMENT = 4096
     MAGIC = 0x54414251  # "QBAT"
-    VERSION = 1
+    VERSION = 2
+    OLDEST = 1
     KIND_HARD_STATE = 1
     KIND_APPEND = 2
     KIND_TRUNCATE = 3
+    KIND_ACCEPT = 4
+    KIND_REACCEPT = 5
 
 cdef enum Stop:
     STOP_NONE
@@ -56,9 +60,12 @@ SECTOR_BYTES = SECTOR
 BATCH_HEADER_BYTES = BATCH_HEADER
 RECORD_HEADER_BYTES = RECORD_HEADER
 FORMAT_VERSION = VERSION
+OLDEST_VERSION = OLDEST
 HARD_STATE = KIND_HARD_STATE
 APPEND = KIND_APPEND
 TRUNCATE = KIND_TRUNCATE
+ACCEPT = KIND_ACCEPT
+REACCEPT = KIND_REACCEPT
 
 cdef tuple STOP_NAMES = (None, "end", "bad_header", "overrun", "bad_chain", "bad_record", "bad_payload")
 
@@ -71,6 +78,16 @@ ScanResult = namedtuple(
     "ScanResult", "records end_offset end_chain commit synced_to seq batches stop stop_offset stop_index",
     module=__name__,
 )
+
+
+# Whether records of this kind carry entries.
+cdef inline bint has_entries(uint8_t kind) noexcept nogil:
+    return kind == KIND_APPEND or kind == KIND_ACCEPT
+
+
+# Whether they speak of entries index .. index + count - 1.
+cdef inline bint has_range(uint8_t kind) noexcept nogil:
+    return has_entries(kind) or kind == KIND_REACCEPT
 
 
 cdef inline size_t padded(size_t size) noexcept nogil:
@@ -130,6 +147,12 @@ cdef class Batch:
     cdef int check_open(self) except -1:
         if not self.begun:
             raise RuntimeError("the batch is not between begin() and finish()")
+        return 0
+
+    cdef int check_open_for(self, uint8_t kind) except -1:
+        self.check_open()
+        if not has_entries(kind):
+            raise ValueError(f"records of kind {kind} carry no entries")
         return 0
 
     def check_finished(self):
@@ -222,12 +245,22 @@ cdef class Batch:
         self.put_record(KIND_TRUNCATE, last, 0, 0, 0, 0)
         return True
 
-    def append(self, Ring ring not None, uint64_t first, uint64_t last, uint64_t term):
-        """Adds entries first..last of the ring, copied; they supersede whatever was at `first` and after.
+    def reaccept(self, uint64_t first, uint32_t count, uint64_t term):
+        """Adds: the entries that the log has at `count` indexes from `first` on stay, and are of `term` now."""
+        if first == 0 or count == 0 or first > UINT64_MAX - count:
+            raise ValueError(f"{count} entries from {first} on")
+        if self.reserve(RECORD_HEADER):
+            return False
+        self.put_record(KIND_REACCEPT, first, count, term, 0, 0)
+        return True
 
-        LookupError if the ring does not hold them all.
+    def append(self, Ring ring not None, uint64_t first, uint64_t last, uint64_t term, uint8_t kind=KIND_APPEND):
+        """Adds entries first..last of the ring, copied.
+
+        kind: APPEND, and they supersede whatever was at `first` and after; ACCEPT, and they supersede exactly
+        first..last, which may lie behind a hole. LookupError if the ring does not hold them all.
         """
-        self.check_open()
+        self.check_open_for(kind)
         cdef iovec pieces[2]
         cdef int count = ring.gather(first, last, pieces, 2)
         if count < 1 or last - first >= UINT32_MAX:
@@ -241,16 +274,16 @@ cdef class Batch:
             for i in range(count):
                 memcpy(out, pieces[i].iov_base, pieces[i].iov_len)
                 out += pieces[i].iov_len
-            self.put_record(KIND_APPEND, first, <uint32_t>(last - first + 1), term,
+            self.put_record(kind, first, <uint32_t>(last - first + 1), term,
                             crc32c_update(0, out - size, size), <uint32_t>size)
         return True
 
-    def append_data(self, object data, uint64_t first, uint32_t count, uint64_t term):
+    def append_data(self, object data, uint64_t first, uint32_t count, uint64_t term, uint8_t kind=KIND_APPEND):
         """Adds `count` entry records packed in `data`, the first at index `first`; as append().
 
         ValueError if `data` is not exactly that many records.
         """
-        self.check_open()
+        self.check_open_for(kind)
         cdef Py_buffer view
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
@@ -259,7 +292,7 @@ cdef class Batch:
             if <size_t>view.len > self.room_end or self.reserve(RECORD_HEADER + <size_t>view.len):
                 return False
             memcpy(self.data_ + self.size + RECORD_HEADER, view.buf, <size_t>view.len)
-            self.put_record(KIND_APPEND, first, count, term, crc32c_update(0, view.buf, <size_t>view.len),
+            self.put_record(kind, first, count, term, crc32c_update(0, view.buf, <size_t>view.len),
                             <uint32_t>view.len)
         finally:
             PyBuffer_Release(&view)
@@ -350,7 +383,7 @@ cdef bint valid_segment(uint64_t number, uint64_t segment_bytes) noexcept nogil:
 
 
 def decode_segment_header(object data):
-    """The SegmentHeader that `data` (512 bytes or more) begins with; None if it is damaged or of another version."""
+    """The SegmentHeader that `data` (512 bytes or more) begins with; None if damaged or of an unknown version."""
     cdef Py_buffer view
     cdef char block[SECTOR]
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
@@ -365,7 +398,8 @@ def decode_segment_header(object data):
     cdef uint32_t crc = header.crc
     header.crc = 0
     memcpy(block, &header, sizeof(header))
-    if memcmp(header.magic, b"QRMDWAL1", 8) != 0 or header.version != VERSION or header.reserved != 0:
+    cdef bint readable = OLDEST <= header.version <= VERSION
+    if memcmp(header.magic, b"QRMDWAL1", 8) != 0 or not readable or header.reserved != 0:
         return None
     if crc32c_update(0, block, SECTOR) != crc or not valid_segment(header.number, header.segment_bytes):
         return None
@@ -430,9 +464,10 @@ cdef Stop read_batch_header(const Segment* segment, size_t offset, qwal_batch_pa
 cdef bint valid_record(const qwal_record_packed* record) noexcept nogil:
     if record.flags != 0 or record.reserved != 0 or record.reserved2 != 0:
         return False
-    if record.kind == KIND_APPEND:
+    cdef uint64_t least = <uint64_t>record.count * ENTRY_HEADER_SIZE
+    if has_range(record.kind):
         return (record.count > 0 and record.index > 0 and record.index <= UINT64_MAX - record.count
-                and record.payload_length >= <uint64_t>record.count * ENTRY_HEADER_SIZE)
+                and (record.payload_length >= least if has_entries(record.kind) else record.payload_length == 0))
     if record.kind == KIND_HARD_STATE or record.kind == KIND_TRUNCATE:
         return record.count == 0 and record.payload_length == 0 and record.index < UINT64_MAX
     return False
@@ -455,7 +490,7 @@ cdef int read_records(const Segment* segment, size_t offset, const qwal_batch_pa
             return STOP_BAD_RECORD
         if record.payload_length > end - offset - RECORD_HEADER:
             return STOP_BAD_RECORD
-        if record.kind == KIND_APPEND:
+        if has_range(record.kind):
             next_index[0] = record.index
         if crc32c_update(0, segment.data + offset + RECORD_HEADER, record.payload_length) != record.payload_crc:
             return STOP_BAD_PAYLOAD
@@ -467,7 +502,7 @@ cdef int read_records(const Segment* segment, size_t offset, const qwal_batch_pa
         found.payload_length = record.payload_length
         out.push_back(found)
         chain[0] = record.crc
-        if record.kind == KIND_APPEND:
+        if has_range(record.kind):
             next_index[0] = record.index + record.count
         elif record.kind == KIND_TRUNCATE:
             next_index[0] = record.index + 1

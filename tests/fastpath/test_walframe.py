@@ -30,15 +30,19 @@ def record(size, fill=b"x"):
 
 sizes = st.integers(40, 900)
 append_items = st.builds(
-    lambda index, term, lengths, fill: Item(
-        2, index, len(lengths), term, b"".join(record(n, bytes([fill])) for n in lengths)
+    lambda kind, index, term, lengths, fill: Item(
+        kind, index, len(lengths), term, b"".join(record(n, bytes([fill])) for n in lengths)
     ),
-    st.integers(1, 2**40), U64, st.lists(sizes, min_size=1, max_size=5), st.integers(0, 255),
+    st.sampled_from([walframe.APPEND, walframe.ACCEPT]), st.integers(1, 2**40), U64,
+    st.lists(sizes, min_size=1, max_size=5), st.integers(0, 255),
 )
 items = st.one_of(
     append_items,
     st.builds(lambda term, vote: Item(1, vote, 0, term, b""), U64, st.integers(0, 2**16)),
     st.builds(lambda last: Item(3, last, 0, 0, b""), st.integers(0, 2**40)),
+    st.builds(
+        lambda first, count, term: Item(5, first, count, term, b""), st.integers(1, 2**40), st.integers(1, 99), U64
+    ),
 )
 batches = st.lists(st.lists(items, max_size=5), max_size=6)
 
@@ -48,7 +52,9 @@ def fill(batch, item):
         return batch.hard_state(item.term, item.index)
     if item.kind == walframe.TRUNCATE:
         return batch.truncate(item.index)
-    return batch.append_data(item.payload, item.index, item.count, item.term)
+    if item.kind == walframe.REACCEPT:
+        return batch.reaccept(item.index, item.count, item.term)
+    return batch.append_data(item.payload, item.index, item.count, item.term, item.kind)
 
 
 def write_segment(header, groups, rest=0):
@@ -101,6 +107,15 @@ def test_any_changed_byte_of_a_segment_header_is_noticed(at, change):
     assert reference.decode_segment_header(block) is None
 
 
+@pytest.mark.parametrize(("version", "read"), [(0, False), (1, True), (2, True), (3, False)])
+def test_the_version_before_is_read(version, read):
+    header = make_header()
+    block = reference.encode_segment_header(header, version)
+    for found in (walframe.decode_segment_header(block), reference.decode_segment_header(block)):
+        assert (found is not None) == read
+        assert found is None or tuple(found)[:-1] == header[:-1]
+
+
 @pytest.mark.parametrize("length", [0, 1, 8, 511])
 def test_a_short_segment_header_is_none(length):
     assert walframe.decode_segment_header(reference.encode_segment_header(make_header())[:length]) is None
@@ -141,8 +156,8 @@ def test_batch_writes_what_the_reference_writes(group, seq, chain):
 
 
 @unhurried
-@given(st.lists(sizes, min_size=1, max_size=40), st.data())
-def test_append_from_the_ring_equals_append_of_the_same_bytes(lengths, data):
+@given(st.lists(sizes, min_size=1, max_size=40), st.sampled_from([walframe.APPEND, walframe.ACCEPT]), st.data())
+def test_append_from_the_ring_equals_append_of_the_same_bytes(lengths, kind, data):
     ring = Ring(8192, 64)
     index = 1
     for length in lengths:
@@ -156,9 +171,9 @@ def test_append_from_the_ring_equals_append_of_the_same_bytes(lengths, data):
         batch = walframe.Batch(SEGMENT_BYTES, 512)
         batch.begin(3, SEGMENT_BYTES, 512, 1, 2, 3, 4, 5)
         if source == "ring":
-            assert batch.append(ring, first, last, 7)
+            assert batch.append(ring, first, last, 7, kind)
         else:
-            assert batch.append_data(ring.copy(first, last), first, last - first + 1, 7)
+            assert batch.append_data(ring.copy(first, last), first, last - first + 1, 7, kind)
         batch.finish()
         finished.append(bytes(batch.data()))
     assert finished[0] == finished[1]
@@ -205,6 +220,14 @@ def test_misuse_of_a_batch_is_refused():
             batch.append_data(data, 1, count, 1)
     with pytest.raises(LookupError):
         batch.append(Ring(4096, 16), 1, 1, 1)
+    for first, count in ((0, 1), (1, 0), (2**64 - 1, 1)):
+        with pytest.raises(ValueError, match="entries from"):
+            batch.reaccept(first, count, 1)
+    for kind in (0, walframe.HARD_STATE, walframe.TRUNCATE, walframe.REACCEPT, 255):
+        with pytest.raises(ValueError, match="no entries"):
+            batch.append_data(record(40), 1, 1, 1, kind)
+        with pytest.raises(ValueError, match="no entries"):
+            batch.append(Ring(4096, 16), 1, 1, 1, kind)
     assert batch.records == 0
     batch.finish()
     with batch.data() as view:

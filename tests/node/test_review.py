@@ -148,7 +148,7 @@ def test_recovery_applies_a_part_of_a_record():
     world.step(100)
     assert [core.log.records.at(place).entries for place in range(3)] == [1, 1, 3]
     store = Store(limits.DEFAULT_QUOTA_BYTES, limits.MAX_SESSIONS)
-    for first, count, entries in recovery._committed(core.storage, 4):  # no batch header knew of more
+    for first, count, entries in recovery._live(core.storage, 4):  # no batch header knew of more
         store.apply_bytes(entries, first, count)
     assert store.applied == 4
 

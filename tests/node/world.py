@@ -46,6 +46,9 @@ class MemoryDisk:
     def read_meta(self):
         return self.meta
 
+    def where(self):
+        return "the directory"
+
     def write_meta(self, meta):
         self.meta = meta
 

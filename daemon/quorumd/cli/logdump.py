@@ -14,7 +14,10 @@ from quorumd.commands import Kind
 from quorumd.errors import ProtocolError, Rejected
 from quorumd_fastpath import walframe
 
-RECORD_NAMES: Final = {walframe.HARD_STATE: "hard-state", walframe.APPEND: "append", walframe.TRUNCATE: "truncate"}
+RECORD_NAMES: Final = {
+    walframe.HARD_STATE: "hard-state", walframe.APPEND: "append", walframe.TRUNCATE: "truncate",
+    walframe.ACCEPT: "accept", walframe.REACCEPT: "re-accept",
+}
 SHOWN_BYTES: Final = 48  # of a key or value, for people; --json has all
 
 Line = dict[str, Any]
@@ -44,8 +47,9 @@ def dump(data: mmap.mmap, name: str) -> Iterator[Line]:
         return
     if header is None:
         version = walframe.segment_version(first_block)
-        if version not in (None, walframe.FORMAT_VERSION):
-            raise Rejected(f"{name}: has log format {version}, this version reads {walframe.FORMAT_VERSION}")
+        readable = range(walframe.OLDEST_VERSION, walframe.FORMAT_VERSION + 1)
+        if version is not None and version not in readable:
+            raise Rejected(f"{name}: has log format {version}, this version reads up to {walframe.FORMAT_VERSION}")
         raise Rejected(f"{name}: is no segment of a write-ahead log, or its first block is damaged")
     yield {
         "record": "segment", "number": header.number, "segment_bytes": header.segment_bytes,
@@ -59,6 +63,8 @@ def dump(data: mmap.mmap, name: str) -> Iterator[Line]:
             line |= {"term": term, "vote": index}
         elif kind == walframe.TRUNCATE:
             line |= {"last_kept": index}
+        elif kind == walframe.REACCEPT:
+            line |= {"term": term, "index": index, "count": count}
         else:
             line |= {"term": term, "index": index, "count": count, "entries": _entries(data, index, offset, length)}
         yield line

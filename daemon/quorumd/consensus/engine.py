@@ -89,10 +89,12 @@ class HardState(NamedTuple):
 
 
 class Append(NamedTuple):
-    """Entries first..last, all of `term`, go into the log; whatever was at `first` and after is superseded.
+    """Entries first..last, all of `term`, go into the log. Raft: whatever was at `first` and after is superseded.
+    Multi-Paxos: exactly first..last are, and they may lie behind a hole; of items that overlap the later one wins.
 
-    `source` is the handle the entries came with: None for staged proposals, NOOP for the leader's empty entry,
-    otherwise the `source` of the AppendEntries that carried them; `skip` leading entries of that source are left out.
+    `source` is the handle the entries came with: None for staged proposals, NOOP for empty entries (Raft: one), KEPT
+    for what is in the log already, otherwise the `source` of the message that carried them; `skip` leading entries of
+    that source are left out.
     """
 
     first: Index
@@ -104,6 +106,9 @@ class Append(NamedTuple):
 
 NOOP: object = type("Noop", (), {"__repr__": lambda self: "NOOP"})()
 """Source of the entry a new leader appends to commit what its predecessors left (thesis 3.6.2, 6.4)."""
+
+KEPT: object = type("Kept", (), {"__repr__": lambda self: "KEPT"})()
+"""Source of entries whose bytes are in this node's log already: only the ballot they are accepted in is new."""
 
 
 class ReadState(NamedTuple):

@@ -97,6 +97,9 @@ class SimDisk:
     def read_meta(self) -> Meta | None:
         return self.meta
 
+    def where(self) -> str:
+        return self.name
+
     def write_meta(self, meta: Meta) -> None:
         self._blocking()
         self.meta = meta
