@@ -3,9 +3,10 @@
 Every change passes through one of the four functions here, so that nothing of an old role survives in a new one.
 """
 
+from quorumd.consensus.base import NEVER
 from quorumd.consensus.engine import NOOP, Role
 from quorumd.consensus.progress import Progress
-from quorumd.consensus.raft.state import NEVER, State
+from quorumd.consensus.raft.state import State
 from quorumd.invariants import invariant
 from quorumd.limits import ENTRY_HEADER_BYTES
 from quorumd.types import NOBODY, NodeId, Term
