@@ -120,6 +120,9 @@ class Checker:
     def on_write(self, node: "Node", first: int, entries: list[Entry]) -> None:
         """Entries have reached a node's disk. Raft's properties need no more than `on_committed` asks of it."""
 
+    def on_send(self, node: "Node", message: Any) -> None:
+        """A message leaves."""
+
     def on_read_asked(self, read_id: int) -> None:
         self.read_floor[read_id] = len(self.committed)
 
@@ -315,6 +318,7 @@ class Cluster:
 
     def send(self, message: Any) -> None:
         """A message leaves its sender."""
+        self.checker.on_send(self.nodes[message.sender], message)
         if (message.sender, message.to) not in self.cut:
             self.on_send(message)
 

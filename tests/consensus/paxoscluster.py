@@ -13,7 +13,7 @@ from cluster import CONFIG, Checker, Entry, Node, Sizes, check
 from quorumd.consensus.ballotlog import BallotLog
 from quorumd.consensus.engine import KEPT, Append, Role
 from quorumd.consensus.paxos import Paxos, PaxosConfig
-from quorumd.consensus.paxos.messages import Accept, Values
+from quorumd.consensus.paxos.messages import Accept, Accepted, Prepare, Promise, Values
 
 PAXOS_CONFIG = PaxosConfig(
     CONFIG.heartbeat_ns,
@@ -51,6 +51,16 @@ class PaxosChecker(Checker):
             if len(holders) >= node.config.quorums(len(node.cluster.members))[1]:
                 chosen = self.chosen.setdefault(slot, value)
                 check(chosen == value, f"slot {slot} has two chosen values: {chosen} and {value}")
+
+    def on_send(self, node: Node, message: Any) -> None:
+        """What is said of a disk is on it."""
+        if isinstance(message, (Promise, Prepare)) and not message.pre and getattr(message, "granted", True):
+            check(node.disk_hard.term >= message.ballot, f"node {node.id} speaks of a promise that is not on its disk")
+        if isinstance(message, Accepted):
+            for slot in (message.match, *(slot for ends in message.above for slot in ends)):
+                held = node.disk_log.get(slot, (0, None))[0]
+                known = held >= message.ballot or slot in self.chosen or slot == 0
+                check(known, f"node {node.id} speaks of slot {slot}, which is not on its disk in {message.ballot}")
 
     def on_committed(self, node: Node, first: int, last: int, nodes: object) -> None:
         for slot in range(first, last + 1):
