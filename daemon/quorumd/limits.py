@@ -87,6 +87,15 @@ MAX_APPEND_BYTES: Final = 1 * MIB  # one AppendEntries run
 DEFAULT_INFLIGHT_BYTES: Final = 4 * MIB
 MAX_INFLIGHT_MESSAGES: Final = 256
 
+# Multi-Paxos
+PROMISE_RUNS: Final = 48  # in one part of a promise, which so fits a datagram of 1,400 bytes
+OPEN_RUNS: Final = 256  # of accepted slots above an acceptor's watermark; what would make more is not accepted
+ACCEPTED_RANGES: Final = 32  # behind holes, in one Accepted
+REMEMBERED_RANGES: Final = 128  # behind holes: known to be chosen, or acknowledged by one acceptor
+ADOPT_REQUESTS: Final = 16  # fetches of a new leader under way at once
+MAX_FETCHES: Final = 64  # questions of others answered in one turn; more are lost
+RESEND_MESSAGES: Final = 16  # in one retransmission
+
 # The supervisor (seconds)
 LEADER_DEADLINE_S: Final = 60.0  # from the first spawn to a leader that serves
 STOP_DEADLINE_S: Final = 10.0  # from SIGTERM to SIGKILL

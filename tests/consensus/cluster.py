@@ -3,6 +3,8 @@
 No bytes: an entry is (term, payload). What it keeps to the letter is the contract of consensus/engine.py: messages
 parked until Durable, sources that die with the turn unless retained, restarts from what was on disk and nothing else.
 `Checker` watches every Ready and raises as soon as a property of the thesis's figure 3.2 is violated.
+
+Nodes run Raft here; `paxoscluster.py` has those that run Multi-Paxos, for the same clusters.
 """
 
 import heapq
@@ -115,6 +117,12 @@ class Checker:
             check(holders > len(everyone) // 2, f"entry {index} committed, durable on {holders} of {len(everyone)}")
             self.committed.append(entry)
 
+    def on_write(self, node: "Node", first: int, entries: list[Entry]) -> None:
+        """Entries have reached a node's disk. Raft's properties need no more than `on_committed` asks of it."""
+
+    def on_send(self, node: "Node", message: Any) -> None:
+        """A message leaves."""
+
     def on_read_asked(self, read_id: int) -> None:
         self.read_floor[read_id] = len(self.committed)
 
@@ -126,13 +134,17 @@ class Checker:
 class Node:
     """One engine with its disk. `pending` is what was handed to the disk and is not yet durable."""
 
-    def __init__(self, cluster: "Cluster", node: int, config: RaftConfig) -> None:
+    checker = Checker
+    config = CONFIG
+    carriers: tuple[type, ...] = (AppendEntries,)  # messages whose source borrows bytes from the turn
+
+    def __init__(self, cluster: "Cluster", node: int, config: Any) -> None:
         self.cluster = cluster
         self.id = node
         self.config = config
         self.lives = 0
         self.disk_hard = HardState(0, 0)
-        self.disk_log: list[Entry] = []
+        self.disk_log: Any = self.empty()
         self.disk_commit = 0
         self.alive = False
         self.start()
@@ -141,7 +153,7 @@ class Node:
         """(Re)starts from the disk."""
         self.lives += 1
         self.alive = True
-        self.log = list(self.disk_log)
+        self.log = self.disk_log.copy()
         self.pending: deque[tuple[int, HardState | None, list[tuple[int, list[Entry]]], int]] = deque()
         self.parked: deque[tuple[int, Iterable[object]]] = deque()
         self.proposals: deque[object] = deque()
@@ -150,22 +162,22 @@ class Node:
         self.reads_failed: list[int] = []
         self.events: list[str] = []
         self.applied = 0
+        self.was_leader = 0
+        self.engine = self.make_engine(random.Random(f"{self.cluster.seed}/{self.id}/{self.lives}"))
+
+    def empty(self) -> Any:
+        """A log without entries."""
+        return []
+
+    def make_engine(self, seed: random.Random) -> Any:
+        """An engine with what is on the disk."""
         terms = TermLog()
         for index, (term, _) in enumerate(self.log, 1):
             terms.append(index, index, term)
-        seed = random.Random(f"{self.cluster.seed}/{self.id}/{self.lives}")
-        self.engine = Raft(
-            self.id,
-            self.cluster.members,
-            self.config,
-            self.disk_hard,
-            terms,
-            Sizes(),
-            seed,
-            self.cluster.now,
-            commit=self.disk_commit,
+        members, now = self.cluster.members, self.cluster.now
+        return Raft(
+            self.id, members, self.config, self.disk_hard, terms, Sizes(), seed, now, commit=self.disk_commit
         )
-        self.was_leader = 0
 
     def crash(self, keep: int = 0) -> None:
         """Loses what is not durable; the first `keep` pending Readys happen to have reached the disk."""
@@ -177,7 +189,7 @@ class Node:
 
     def step(self, message: object) -> None:
         """One input."""
-        if isinstance(message, AppendEntries):
+        if isinstance(message, self.carriers):
             source = Borrowed(list(message.source))
             self.borrowed.append(source)
             message = message._replace(source=source)
@@ -215,13 +227,20 @@ class Node:
         _, hard_state, appends, commit = job
         self.disk_hard = hard_state or self.disk_hard
         for first, entries in appends:
-            del self.disk_log[first - 1 :]
-            self.disk_log += entries
+            self.put(self.disk_log, first, entries)
+            self.cluster.checker.on_write(self, first, entries)
         self.disk_commit = max(self.disk_commit, commit)
+
+    @staticmethod
+    def put(log: Any, first: int, entries: list[Entry]) -> None:
+        """Appends entries; whatever was at `first` and after goes."""
+        check(first <= len(log) + 1, "the log has no holes")
+        del log[first - 1 :]
+        log += entries
 
     def _perform(self, ready: Ready) -> None:
         jobs = [(item.first, self._append(item)) for item in ready.append]
-        self.pending.append((ready.seq, ready.hard_state, jobs, min(self.applied, len(self.log))))
+        self.pending.append((ready.seq, ready.hard_state, jobs, self.applied))
         for message in ready.messages:
             self.cluster.send(self._fill(message))
         self.parked.append((ready.seq, [self._fill(m) for m in ready.messages_after_durable]))
@@ -239,21 +258,23 @@ class Node:
             self.events.append(event.what)
         self.cluster.on_ready(self, ready)
 
-    def _append(self, item: Append) -> list[Entry]:
+    def payloads(self, item: Append) -> list[object]:
+        """The values an append item names."""
         count = item.last - item.first + 1
         if item.source is None:
             payloads: list[object] = [self.proposals.popleft() for _ in range(count)]
         elif item.source is NOOP:
-            payloads = [f"noop{item.term}"]
+            payloads = [f"noop{item.term}"] * count
         else:
             held = item.source.payloads
             check(held is not None, "an append names a source that was not retained")
-            payloads = held[item.skip :]
+            payloads = held[item.skip : item.skip + count]
         check(len(payloads) == count, "an append has as many entries as it says")
-        check(item.first <= len(self.log) + 1, "the log has no holes")
-        entries = [(item.term, payload) for payload in payloads]
-        del self.log[item.first - 1 :]
-        self.log += entries
+        return payloads
+
+    def _append(self, item: Append) -> list[Entry]:
+        entries = [(item.term, payload) for payload in self.payloads(item)]
+        self.put(self.log, item.first, entries)
         self.cluster.checker.on_append(self, item.first)
         return entries
 
@@ -265,10 +286,15 @@ class Node:
             return message._replace(source=tuple(payload for _, payload in entries))
         return message
 
-    def _inspect(self) -> None:
+    def agree(self) -> None:
+        """Engine and log say the same."""
         engine = self.engine
         check(engine.last == len(self.log), "engine and log agree on the last index")
         check(not self.log or engine.term_at(len(self.log)) == self.log[-1][0], "engine and log agree on the last term")
+
+    def _inspect(self) -> None:
+        engine = self.engine
+        self.agree()
         if engine.role == Role.LEADER and self.was_leader != engine.term:
             self.was_leader = engine.term
             self.cluster.checker.on_leader(self)
@@ -277,21 +303,22 @@ class Node:
 class Cluster:
     """Nodes, clock and network. Without `chaos` the caller moves messages and durability by hand."""
 
-    def __init__(self, size: int = 3, seed: int = 0, config: RaftConfig = CONFIG) -> None:
+    def __init__(self, size: int = 3, seed: int = 0, config: Any = None, node: type[Node] = Node) -> None:
         self.seed = seed
         self.now = 0
         self.members = list(range(1, size + 1))
-        self.checker = Checker()
+        self.checker = node.checker()
         self.wire: deque[Any] = deque()  # sent and not delivered, oldest first
         self.cut: set[tuple[int, int]] = set()  # (from, to) links that drop everything
         self.auto_durable = True
         self.nodes: dict[int, Node] = {}
         self.on_send: Callable[[Any], None] = self.wire.append
-        for node in self.members:
-            self.nodes[node] = Node(self, node, config)
+        for member in self.members:
+            self.nodes[member] = node(self, member, config or node.config)
 
     def send(self, message: Any) -> None:
         """A message leaves its sender."""
+        self.checker.on_send(self.nodes[message.sender], message)
         if (message.sender, message.to) not in self.cut:
             self.on_send(message)
 
@@ -364,7 +391,7 @@ class Cluster:
 class Chaos(Cluster):
     """The cluster under a random network, random disks and crashes, all from the seed."""
 
-    def __init__(self, seed: int, size: int, config: RaftConfig = CONFIG) -> None:
+    def __init__(self, seed: int, size: int, config: Any = None, node: type[Node] = Node) -> None:
         self.random = rng = random.Random(seed)
         self.queue: list[tuple[int, int, int, int, object]] = []  # (at, order, node, life, input)
         self.order = 0
@@ -377,7 +404,7 @@ class Chaos(Cluster):
         self.proposed = 0
         self.asked = 0
         self.wakes: dict[int, int] = {}
-        super().__init__(size, seed, config)
+        super().__init__(size, seed, config, node)
         self.on_send = self._transmit
 
     def _push(self, delay: int, node: int, item: object) -> None:

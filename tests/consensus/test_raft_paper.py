@@ -489,6 +489,18 @@ def test_a_leader_never_overwrites_or_deletes_its_own_log():
     assert "second-leader-refused" in [e.what for e in h.ready().events]
 
 
+def test_a_deposed_leader_sends_nothing_that_the_next_one_overwrites_in_the_same_turn():
+    """A message's bytes are read from the log when it is sent: after the appends of its Ready."""
+    h = Harness().leader().ack(1)
+    h.ready()
+    h.propose(3).ready()
+    h.step(AppendEntriesReply(2, 1, 1, 0, True, 3, 1, 1))  # asks for entry 2 again
+    h.step(append(3, (1, 1), 3, 3, sender=3))
+    ready = h.ready()
+    assert [(a.first, a.last, a.term) for a in ready.append] == [(2, 4, 3)]
+    assert of_type(ready.messages, AppendEntries) == []
+
+
 def test_acknowledgements_coalesce_and_wait_for_the_disk():
     """3.8: entries are durable before the server responds; one answer a Ready covers all."""
     h = Harness().step(*(append(1, (i, min(i, 1)), 1, 1) for i in range(5)))

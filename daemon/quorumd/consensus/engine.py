@@ -89,12 +89,14 @@ class HardState(NamedTuple):
 
 
 class Append(NamedTuple):
-    """Entries first..last, all of `term`, go into the log. Raft: whatever was at `first` and after is superseded.
-    Multi-Paxos: exactly first..last are, and they may lie behind a hole; of items that overlap the later one wins.
+    """Entries first..last, all of `term`, go into the log.
 
-    `source` is the handle the entries came with: None for staged proposals, NOOP for empty entries (Raft: one), KEPT
-    for what is in the log already, otherwise the `source` of the message that carried them; `skip` leading entries of
-    that source are left out.
+    From Raft whatever was at `first` and after is superseded. From Multi-Paxos the item overlays exactly first..last:
+    what lies behind stays, and there may be a hole before it. Items of one Ready may overlap: later ones win.
+
+    `source` is the handle the entries came with: None for staged proposals (always behind everything else), NOOP for
+    empty entries, one for each index, KEPT for the bytes that are there already, otherwise the `source` of the message
+    that carried them; `skip` leading entries of that source are left out, and so is what it has beyond `last`.
     """
 
     first: Index
@@ -105,10 +107,11 @@ class Append(NamedTuple):
 
 
 NOOP: object = type("Noop", (), {"__repr__": lambda self: "NOOP"})()
-"""Source of the entry a new leader appends to commit what its predecessors left (thesis 3.6.2, 6.4)."""
+"""Source of the entry a new leader appends to commit what its predecessors left (thesis 3.6.2, 6.4), and of those with
+which a Paxos leader closes holes ("Paxos Made Simple", section 3). The last one of a Ready is the leadership's own."""
 
 KEPT: object = type("Kept", (), {"__repr__": lambda self: "KEPT"})()
-"""Source of entries whose bytes are in this node's log already: only the ballot they are accepted in is new."""
+"""Source of slots whose values this node's log holds already: only the ballot is new (Paxos)."""
 
 
 class ReadState(NamedTuple):

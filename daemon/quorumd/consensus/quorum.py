@@ -1,13 +1,16 @@
-"""Majority arithmetic: who has won, and what a majority holds. Pure functions over plain numbers.
+"""Quorum arithmetic: who has won, and what a quorum holds. Pure functions over plain numbers.
 
-Any two majorities of the same members share a node; that one fact carries every safety argument of the engines.
+Any two majorities of the same members share a node; that one fact carries every safety argument of Raft. Paxos needs
+less: every phase-1 quorum shares a node with every phase-2 quorum (Howard, Malkhi & Spiegelman, "Flexible Paxos").
 Imports leaf modules only.
 """
 
 import enum
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
 
-from quorumd.types import NodeId
+from quorumd.consensus.ranges import covered_end
+from quorumd.types import Index, NodeId
 
 
 class Outcome(enum.IntEnum):
@@ -18,21 +21,31 @@ class Outcome(enum.IntEnum):
     LOST = 2
 
 
+Coverage: TypeAlias = tuple[Index, Sequence[tuple[Index, Index]]]
+"""What one member holds: everything up to an index, and the ranges (ascending, disjoint) beyond it."""
+
+
 def majority(members: int) -> int:
     """Nodes in the smallest majority of `members` nodes."""
     return members // 2 + 1
 
 
-def outcome(votes: Mapping[NodeId, bool], members: int) -> Outcome:
-    """Result of the answers so far; LOST as soon as a majority can no longer be reached.
+def intersect(first: int, second: int, members: int) -> bool:
+    """Whether any `first` of the members share a node with any `second` of them."""
+    return first + second > members
+
+
+def outcome(votes: Mapping[NodeId, bool], members: int, quorum: int = 0) -> Outcome:
+    """Result of the answers so far; LOST as soon as `quorum` (0: a majority) of them can no longer be granted.
 
     `votes` is keyed by node, so a duplicated answer can never count twice.
     """
+    quorum = quorum or majority(members)
     granted = sum(votes.values())
-    if granted >= majority(members):
+    if granted >= quorum:
         return Outcome.WON
     refused = len(votes) - granted
-    return Outcome.LOST if members - refused < majority(members) else Outcome.PENDING
+    return Outcome.LOST if members - refused < quorum else Outcome.PENDING
 
 
 def majority_index(values: Sequence[int]) -> int:
@@ -40,9 +53,31 @@ def majority_index(values: Sequence[int]) -> int:
     return sorted(values)[(len(values) - 1) // 2]
 
 
-def reached(values: Iterable[int], threshold: int, members: int, already: int = 0) -> bool:
-    """Whether `already` members plus those with a value at or above `threshold` are a majority."""
+def quorum_index(values: Sequence[int], quorum: int) -> int:
+    """Highest value that `quorum` members have reached or passed; one value per member."""
+    return sorted(values)[-quorum]
+
+
+def covered_upto(first: Index, held: Mapping[NodeId, Coverage], quorum: int) -> Index:
+    """Last index of the stretch from `first` on of which every single index is held by `quorum` members.
+
+    first - 1 if there is none. Not always the same members: that is why counting matches is not enough with holes.
+    """
+    if not any(above for _, above in held.values()):
+        return max(quorum_index([match for match, _ in held.values()], quorum), first - 1)
+    upto = first - 1
+    while True:
+        at = upto + 1
+        ends = [match if match >= at else covered_end(above, at) for match, above in held.values()]
+        end = quorum_index(ends, quorum)
+        if end < at:
+            return upto
+        upto = end
+
+
+def reached(values: Iterable[int], threshold: int, members: int, already: int = 0, quorum: int = 0) -> bool:
+    """Whether `already` members plus those with a value at or above `threshold` are a quorum (0: a majority)."""
     for value in values:
         if value >= threshold:
             already += 1
-    return already >= majority(members)
+    return already >= (quorum or majority(members))

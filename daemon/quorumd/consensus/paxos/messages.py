@@ -8,18 +8,11 @@ knows a ballot as a term. Imports leaf modules only.
 
 from typing import NamedTuple
 
+from quorumd.consensus.ballotlog import Run
 from quorumd.types import Index, NodeId, Term
 
 Ballot = Term
 """(round, node id) packed by `ballots.py` into one integer that orders like the pair; 0 is below every ballot."""
-
-
-class Run(NamedTuple):
-    """Slots first..last, every one accepted in `ballot`."""
-
-    first: Index
-    last: Index
-    ballot: Ballot
 
 
 class Prepare(NamedTuple):
@@ -45,8 +38,10 @@ class Promise(NamedTuple):
     """Phase 1b. Granted: `ballot` is the one asked for, and the acceptor will accept nothing below it.
 
     `chosen` is the acceptor's watermark, `retained` the first slot it still has: every slot at or below `chosen`, or
-    below `retained`, is chosen and must be fetched, never filled. `accepted` are its runs from the asked slot on, in
-    `parts` messages numbered from 0: they are one promise, and count when all of them are there.
+    below `retained`, is chosen and must be fetched, never filled. `accepted` are its runs above `chosen`, from the
+    asked slot on, in `parts` messages numbered from 0: they are one promise, and count when all of them are there. Each
+    part begins where its predecessor ended, with a run of ballot 0 if nothing is accepted there: parts of two answers
+    that leave a slot unspoken of do not pass for one.
 
     Not granted: `ballot` is the higher one that this acceptor promised (or, to a pre-prepare, its own promise, if it
     hears a leader).
@@ -156,3 +151,16 @@ class Values(NamedTuple):
 
 
 PaxosMessage = Prepare | Promise | Accept | Accepted | Refused | Fetch | Values
+
+__all__ = [
+    "Accept",
+    "Accepted",
+    "Ballot",
+    "Fetch",
+    "PaxosMessage",
+    "Prepare",
+    "Promise",
+    "Refused",
+    "Run",
+    "Values",
+]

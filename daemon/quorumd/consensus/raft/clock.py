@@ -1,9 +1,10 @@
 """Time: the only functions that move `state.now`. Ticks fire what is due; a stall makes old knowledge of time void."""
 
+from quorumd.consensus.base import NEVER
 from quorumd.consensus.engine import Role, Stalled, Tick
 from quorumd.consensus.raft.election import in_lease, on_tick_campaigning, on_tick_follower
 from quorumd.consensus.raft.replication import on_tick_leader
-from quorumd.consensus.raft.state import NEVER, State
+from quorumd.consensus.raft.state import State
 from quorumd.types import Nanoseconds
 
 

@@ -20,7 +20,6 @@ from quorumd.limits import MAX_MEMBERS
 from quorumd.types import NOBODY, Index, Nanoseconds, NodeId, Term
 
 _LEADER = Role.LEADER
-_NOTHING: tuple[Any, ...] = ()
 
 
 class RaftStatus(NamedTuple):
@@ -103,43 +102,11 @@ class Raft:
             replication.flush(s)
         elif s.ack or s.gap_prev:
             following.flush(s)
-        if not (s.messages or s.after or s.appends or s.commit > s.handed or s.hard_dirty or s.reads or s.events):
-            return self._hand_out(s) if s.reads_failed else None
-        return self._hand_out(s)
-
-    @staticmethod
-    def _hand_out(s: State) -> Ready:
-        seq = s.next_seq
-        s.next_seq = seq + 1
-        hard_state = None
-        if s.hard_dirty:
-            hard_state = HardState(s.term, s.vote)
-            s.hard_dirty = False
-            s.hard_seq = seq
-        appends: Sequence[Any] = _NOTHING
-        if s.appends:
-            appends, s.appends = s.appends, []
-            if s.role is _LEADER:
-                s.own_pending.append((seq, s.log.last))
-        messages: Sequence[Any] = _NOTHING
-        if s.messages:
-            messages, s.messages = s.messages, []
-        after: Sequence[Any] = _NOTHING
-        if s.after:
-            after, s.after = s.after, []
-        committed = None
-        if s.commit > s.handed:
-            committed = (s.handed + 1, s.commit)
-            s.handed = s.commit
-        reads: Sequence[Any] = _NOTHING
-        failed: Sequence[Any] = _NOTHING
-        events: Sequence[Any] = _NOTHING
-        if s.reads or s.reads_failed:
-            reads, s.reads = s.reads, []
-            failed, s.reads_failed = s.reads_failed, []
-        if s.events:
-            events, s.events = s.events, []
-        return Ready(seq, hard_state, appends, messages, after, committed, reads, failed, events)
+        if not s.has_output:
+            return None
+        if s.appends and s.role is _LEADER:
+            s.own_pending.append((s.next_seq, s.log.last))
+        return s.hand_out()
 
     def deadline(self) -> Nanoseconds:
         """When the next Tick is due at the latest."""

@@ -10,13 +10,14 @@ UDP loses datagrams, so the leader looks for losses in three places, the fastest
 A loss is believed again only on evidence newer than the last retransmission, and at growing intervals.
 """
 
+from quorumd.consensus.base import NEVER
 from quorumd.consensus.engine import Durable, Propose
 from quorumd.consensus.messages import AppendEntries, AppendEntriesReply, Heartbeat, HeartbeatReply
 from quorumd.consensus.progress import Progress
 from quorumd.consensus.quorum import majority_index
 from quorumd.consensus.raft import reads, transfer
 from quorumd.consensus.raft.election import check_quorum
-from quorumd.consensus.raft.state import NEVER, State
+from quorumd.consensus.raft.state import State
 from quorumd.invariants import invariant
 from quorumd.types import NOBODY, Index
 

@@ -3,9 +3,11 @@
 Every change passes through one of the four functions here, so that nothing of an old role survives in a new one.
 """
 
+from quorumd.consensus.base import NEVER
 from quorumd.consensus.engine import NOOP, Role
+from quorumd.consensus.messages import AppendEntries
 from quorumd.consensus.progress import Progress
-from quorumd.consensus.raft.state import NEVER, State
+from quorumd.consensus.raft.state import State
 from quorumd.invariants import invariant
 from quorumd.limits import ENTRY_HEADER_BYTES
 from quorumd.types import NOBODY, NodeId, Term
@@ -52,6 +54,8 @@ def leave_leadership(s: State) -> None:
     s.own_match = 0
     s.matched = s.confirmed = s.beat_due = False
     s.turn_first = s.turn_bytes = 0
+    # Their bytes are read from the log when they leave: the next leader may overwrite those in this very turn.
+    s.messages = [m for m in s.messages if type(m) is not AppendEntries]
     # Having led is not having heard a leader.
     s.heard = False
     s.event("lost-leadership")

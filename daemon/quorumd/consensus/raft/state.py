@@ -6,22 +6,16 @@ transfer; `table.py` says which of their functions takes which message in which 
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from quorumd.consensus.engine import Append, Event, HardState, LogSizes, Random, ReadState, Role
+from quorumd.consensus.base import NEVER, EngineState, Table
+from quorumd.consensus.engine import Append, HardState, LogSizes, Random
 from quorumd.consensus.messages import AppendEntries, RequestVote
 from quorumd.consensus.progress import Progress
 from quorumd.consensus.termlog import TermLog
 from quorumd.invariants import invariant
 from quorumd.types import NOBODY, Index, Nanoseconds, NodeId, Term
-
-NEVER: Nanoseconds = 1 << 62
-"""A deadline that does not come."""
-FAULT_EVERY: Nanoseconds = 1_000_000_000
-"""A peer that talks nonsense can do so at line rate: the operator reads of it once in this time."""
-
-Handler: TypeAlias = Callable[["State", Any], None]
 
 
 class RaftConfig(NamedTuple):
@@ -47,74 +41,46 @@ class RaftConfig(NamedTuple):
         invariant(self.max_inflight_bytes > 0 and self.max_inflight_messages > 0, "the window is not empty")
 
 
-class State:
+class State(EngineState):
     """The state of one node. Only functions of this package touch it."""
 
     __slots__ = (
         "ack",
-        "after",
-        "appends",
         "beat_due",
         "campaign_transfer",
         "check_at",
-        "commit",
         "config",
         "confirmed",
-        "deliver",
-        "durable_seq",
-        "election_deadline",
-        "events",
-        "fault_told_at",
         "gap_prev",
         "gap_term",
-        "handed",
-        "handlers",
-        "hard_dirty",
-        "hard_seq",
         "heard",
         "heartbeat_at",
         "held",
         "held_bytes",
         "held_entries",
-        "leader",
         "lease_broken",
         "log",
         "matched",
-        "members",
-        "messages",
-        "next_seq",
-        "node",
-        "now",
-        "others",
         "own_match",
         "own_pending",
         "peers",
         "quiet_until",
-        "random",
         "read_index",
         "read_round",
-        "reads",
-        "reads_failed",
         "reads_inflight",
         "reads_waiting",
         "rest",
-        "role",
         "round",
         "round_times",
         "scan_at",
         "set_aside",
-        "sizes",
-        "table",
-        "term",
         "term_start",
-        "timeout_ns",
         "transfer_deadline",
         "transfer_sent",
         "transfer_to",
         "turn_bytes",
         "turn_first",
         "verified",
-        "vote",
         "vote_resend_at",
         "votes",
     )
@@ -128,46 +94,24 @@ class State:
         log: TermLog,
         sizes: LogSizes,
         random: Random,
-        table: Mapping[Role, Mapping[type, Handler]],
+        table: Table,
         now: Nanoseconds,
     ) -> None:
-        self.node = node
-        self.members = tuple(members)
-        self.others = tuple(m for m in members if m != node)
+        super().__init__(node, members, hard_state, sizes, random, table, now)
         self.config = config
-        self.sizes = sizes
-        self.random = random
-        self.table = table
-        self.deliver: Callable[[object], None] = lambda _message: None  # Raft.step, for messages judged again
-
-        # -- durable (thesis figure 3.1) ----------------------------------------------------------------------
-        self.term: Term = hard_state.term  # never falls
-        self.vote: NodeId = hard_state.vote  # set at most once in a term
+        # Durable, like term and vote (thesis figure 3.1). The vote is set at most once in a term; commit <= log.last.
         self.log: TermLog = log
-        self.hard_dirty = False  # term or vote changed since the last Ready
-        self.hard_seq = 0  # the Ready that carried the last hard state
-
-        self._begin_volatile(table, now)
+        self._begin_elections()
         self._begin_follower()
         self._begin_leader(now)
-        self._begin_output()
 
-    def _begin_volatile(self, table: Mapping[Role, Mapping[type, Handler]], now: Nanoseconds) -> None:
+    def _begin_elections(self) -> None:
         """Of every role."""
-        self.role: Role = Role.FOLLOWER
-        self.handlers: Mapping[type, Handler] = table[Role.FOLLOWER]  # the row for `role`
-        self.leader: NodeId = NOBODY
-        self.commit: Index = 0  # never falls; handed <= commit <= log.last
-        self.handed: Index = 0  # highest index handed out in Ready.committed
-        self.now: Nanoseconds = now  # never falls
-        self.timeout_ns: Nanoseconds = 0  # this node's draw from [T, 2T)
-        self.election_deadline: Nanoseconds = NEVER
         self.quiet_until: Nanoseconds = 0  # votes are refused until then: a leader was heard less than T before
         # A message is stepped without a time of its own and `now` may be as old as the last turn. So a message only
         # notes that the timer is to be reset; the tick that follows does it.
         self.heard = False  # from the current leader, since the last tick
         self.rest = False  # the timer starts over at the next tick (a vote was granted)
-        self.fault_told_at: Nanoseconds | None = None  # when the operator was last told of a peer's nonsense
         self.set_aside: dict[NodeId, RequestVote] = {}  # refused by a possibly stale `now`; judged again at the tick
 
     def _begin_follower(self) -> None:
@@ -212,17 +156,6 @@ class State:
         self.transfer_sent = False  # TimeoutNow left since the last heartbeat
         self.lease_broken = False  # TimeoutNow was sent in this term: a promise not to vote no longer binds
 
-    def _begin_output(self) -> None:
-        """Of the coming Ready."""
-        self.next_seq = 1
-        self.durable_seq = 0  # < next_seq
-        self.appends: list[Append] = []
-        self.messages: list[object] = []
-        self.after: list[object] = []
-        self.reads: list[ReadState] = []
-        self.reads_failed: list[int] = []
-        self.events: list[Event] = []
-
     # -- mutators shared by several concerns --------------------------------------------------------------------
 
     def set_hard_state(self, term: Term, vote: NodeId) -> None:
@@ -250,35 +183,8 @@ class State:
             self.turn_first = first
         self.turn_bytes += size_bytes
 
-    def speak(self, message: object) -> None:
-        """Sends at once, or after the sync if the term in it is not on disk yet."""
-        if self.hard_dirty or self.hard_seq > self.durable_seq:
-            self.after.append(message)
-        else:
-            self.messages.append(message)
-
     def draw_timeout(self) -> None:
         """A fresh random timeout in [T, 2T), started now (thesis 3.4)."""
         base = self.config.election_timeout_ns
         self.timeout_ns = min(int(self.random.uniform(base, 2 * base)), 2 * base - 1)
         self.election_deadline = self.now + self.timeout_ns
-
-    def event(self, what: str, **detail: int) -> None:
-        """Tells the operator."""
-        self.events.append(Event(what, {"term": self.term, **detail}))
-
-    def peer_fault(self, what: str, sender: NodeId) -> None:
-        """A peer said what no correct peer says, or somebody in its name; the caller drops it."""
-        if self.fault_told_at is None or self.now - self.fault_told_at >= FAULT_EVERY:
-            self.fault_told_at = self.now
-            self.event(what, sender=sender)
-
-    def set_role(self, role: Role) -> None:
-        """The only place that changes the role, and with it which functions take the messages."""
-        self.role = role
-        self.handlers = self.table[role]
-
-    def note_durable(self, seq: int) -> None:
-        """Everything up to Ready `seq` is on disk; a repeated or older answer changes nothing."""
-        invariant(seq < self.next_seq, "only a Ready that was handed out can become durable")
-        self.durable_seq = max(self.durable_seq, seq)

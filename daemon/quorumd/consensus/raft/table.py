@@ -19,6 +19,7 @@
 
 from collections.abc import Mapping
 
+from quorumd.consensus.base import Handler, Table
 from quorumd.consensus.engine import Durable, Propose, ReadIndex, Role, Stalled, Tick, TransferLeadership
 from quorumd.consensus.messages import (
     AppendEntries,
@@ -30,7 +31,7 @@ from quorumd.consensus.messages import (
     TimeoutNow,
 )
 from quorumd.consensus.raft import clock, election, following, reads, replication, transfer
-from quorumd.consensus.raft.state import Handler, State
+from quorumd.consensus.raft.state import State
 from quorumd.invariants import InvariantBroken
 
 PEER_MESSAGES = frozenset(
@@ -53,7 +54,7 @@ def _row(**own: Handler) -> Mapping[type, Handler]:
     return common | {names[name]: handler for name, handler in own.items()}
 
 
-TABLE: Mapping[Role, Mapping[type, Handler]] = {
+TABLE: Table = {
     Role.FOLLOWER: _row(
         RequestVote=election.on_request_vote,
         RequestVoteReply=void,

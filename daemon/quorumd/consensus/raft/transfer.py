@@ -1,9 +1,10 @@
 """Leadership transfer (thesis 3.10): stop proposals, let the target catch up, tell it to campaign at once."""
 
+from quorumd.consensus.base import NEVER
 from quorumd.consensus.engine import TransferLeadership
 from quorumd.consensus.messages import TimeoutNow
 from quorumd.consensus.raft import election
-from quorumd.consensus.raft.state import NEVER, State
+from quorumd.consensus.raft.state import State
 from quorumd.types import NOBODY
 
 
