@@ -30,12 +30,16 @@ DELETE_RANGE: Final = b"\x02"  # first byte of a command that only shrinks the s
 class Admission:
     """See the module's docstring."""
 
-    def __init__(self, log: Log, storage: Storage, transport: Transport, clients: ClientPlane, members: int) -> None:
+    def __init__(
+        self, log: Log, storage: Storage, transport: Transport, clients: ClientPlane, members: int,
+        quorums: tuple[int, int] | None = None,
+    ) -> None:
+        """quorums: how many nodes elect a leader, and how many commit; None: a majority each."""
         self.log = log
         self.storage = storage
         self.transport = transport
         self.clients = clients
-        self._quorum = members // 2 + 1
+        self.electing, self._committing = quorums or (members // 2 + 1, members // 2 + 1)
         self._members = members
         self._bytes = 0  # let through to the engine since `settled`
         self.entries_open = 0  # likewise
@@ -127,7 +131,7 @@ class Admission:
     def _quorum_full(self) -> bool:
         """Whether no quorum of nodes can take growing entries: followers say so in their acknowledgements."""
         full = sum(peer.disk_full for peer in self.transport.peers.values()) + self.storage.disk_full
-        return self._members - full < self._quorum
+        return self._members - full < self._committing
 
 
 def grows(source: SlabSource | BytesSource, count: int) -> bool:

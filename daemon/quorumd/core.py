@@ -19,15 +19,13 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from quorumd import limits, peercodec
-from quorumd.admission import Admission
+from quorumd import limits
 from quorumd.applier import Applier
 from quorumd.clientplane import ClientPlane
 from quorumd.commands import Kind
 from quorumd.consensus.engine import (
     Durable,
     Engine,
-    HardState,
     Propose,
     ReadIndex,
     Ready,
@@ -36,17 +34,24 @@ from quorumd.consensus.engine import (
     Tick,
     TransferLeadership,
 )
-from quorumd.consensus.messages import AppendEntries
-from quorumd.consensus.raft import RaftConfig
-from quorumd.consensus.termlog import TermLog
-from quorumd.engines import make_appender, make_engine, make_log, storage_of
+from quorumd.engines import (
+    EngineConfig,
+    codec_of,
+    empty,
+    make_admission,
+    make_appender,
+    make_engine,
+    make_log,
+    name_of,
+    storage_of,
+)
 from quorumd.errors import ConfigError, CorruptLog
 from quorumd.join import judge
 from quorumd.ports import Disk, Meta
-from quorumd.recovery import Recovered, recover
+from quorumd.recovery import recover
 from quorumd.storage import Storage
 from quorumd.transport import BOOTSTRAPPING, HAS_STATE, VOTER, Identity, Transport
-from quorumd.types import RAFT, Address, Incarnation, Nanoseconds, NodeId
+from quorumd.types import Address, Incarnation, Nanoseconds, NodeId
 from quorumd_fastpath import wire
 from quorumd_fastpath.apply import Store
 from quorumd_fastpath.ring import Ring
@@ -63,7 +68,7 @@ class Settings(NamedTuple):
     node: NodeId
     peers: Mapping[NodeId, Address]
     client_addresses: Mapping[NodeId, str]
-    raft: RaftConfig
+    consensus: EngineConfig
     hashes: Mapping[str, int]
     mtu_peer: int
     mtu_client: int
@@ -76,7 +81,11 @@ class Settings(NamedTuple):
     ring_bytes: int = limits.RING_BYTES
     ring_entries: int = limits.RING_ENTRIES
     filter_incarnations: bool = True
-    engine: str = RAFT
+
+    @property
+    def engine(self) -> str:
+        """The name of the engine that `consensus` configures."""
+        return name_of(self.consensus)
 
 
 class NodeRandom(NamedTuple):
@@ -134,7 +143,7 @@ class Core:
         self.disk.write_meta(Meta(cluster, node, incarnation, engine))
         identity = Identity(node, incarnation, self.settings.hashes)
         self.transport = Transport(
-            identity, self.settings.peers, self.peer_outbox, self.log, peercodec.RAFT, self.random.u64,
+            identity, self.settings.peers, self.peer_outbox, self.log, codec_of(engine), self.random.u64,
             self.settings.mtu_peer, filter_incarnations=self.settings.filter_incarnations,
         )  # fmt: skip
         self.clients = ClientPlane(node, self.client_outbox, self.settings.mtu_client, incarnation)
@@ -178,7 +187,7 @@ class Core:
             segment_bytes=self.settings.segment_bytes,
             random_u64=self.random.u64,
         )
-        recovered = Recovered(HardState(0, 0), TermLog(), 0)
+        recovered = empty(self.settings.engine)
         if fresh:
             self.log.ring.reset(1)
             self.storage.start_fresh(1)
@@ -191,8 +200,8 @@ class Core:
         self.engine = make_engine(self.settings, recovered, self.log, self.random, now)
         self.transport.hello_flags |= VOTER
         storage = self.storage
-        self.admission = Admission(self.log, storage, self.transport, self.clients, len(self.settings.peers))
-        stands = 0 if self.settings.mac_bytes else DIVERGENCE_HEARTBEATS * self.settings.raft.heartbeat_ns
+        self.admission = make_admission(self.settings, self.log, storage, self.transport, self.clients)
+        stands = 0 if self.settings.mac_bytes else DIVERGENCE_HEARTBEATS * self.settings.consensus.heartbeat_ns
         self.applier = Applier(self.store, self.log, storage, self.transport, self.clients, recovered.applied, stands)
         self.applier.pin()
         self.log.committed = recovered.applied
@@ -228,8 +237,9 @@ class Core:
         engine, storage = self.engine, self.storage
         if engine is None or storage is None:
             return
+        carries_entries = self.transport.codec.run_encoders
         for message in messages:
-            if type(message) is AppendEntries:
+            if type(message) in carries_entries:
                 taken = self.admission.entries(message, engine.last, engine.held)
                 if taken is not None:
                     engine.step(taken)
@@ -404,7 +414,7 @@ class Core:
         """A leader whose disk hangs or is full, while a quorum of followers is alive, gives leadership away."""
         self._transfer_told = now
         alive = sum(now - peer.heard_at < limits.SECOND for peer in self.transport.peers.values())
-        if alive >= len(self.settings.peers) // 2 + 1:
+        if alive >= self.admission.electing:
             self.log_event(why, pending_ms=self.disk.oldest_pending_ns() // limits.MILLISECOND)
             engine.step(TransferLeadership(0))
 

@@ -143,6 +143,10 @@ class Log:
         upto = min(last, record.first + record.entries - 1, first + max(max_bytes // each, 1) - 1)
         return upto, (upto - first + 1) * each
 
+    def held(self, first: Index, last: Index) -> bytes | None:
+        """Entries first..last, packed, if all of them are in memory; else None."""
+        return self.ring.copy(first, last) if self.ring.first <= first and last <= self.ring.last else None
+
     def island(self, first: Index, last: Index) -> bytes | None:
         """Entries behind a hole, packed. None: there are none; this log has no holes."""
         return None

@@ -22,16 +22,18 @@ from quorumd import limits
 from quorumd.auth import Mac
 from quorumd.config import Config, agreement
 from quorumd.consensus.engine import Role, TransferLeadership
+from quorumd.consensus.paxos import PaxosConfig
 from quorumd.consensus.raft import RaftConfig
 from quorumd.core import Core, NodeRandom, Settings
 from quorumd.disk import RealDisk
 from quorumd.endpoint import Endpoint, numeric
+from quorumd.engines import EngineConfig
 from quorumd.environment import check_environment, read_key
 from quorumd.errors import ConfigError, DiskError, Diverged
 from quorumd.eventlog import EventLog, stderr_is
 from quorumd.invariants import InvariantBroken
 from quorumd.peercodec import BODY_APPEND
-from quorumd.types import Address, Nanoseconds, NodeId
+from quorumd.types import PAXOS, Address, Nanoseconds, NodeId
 from quorumd_fastpath.udp import UdpSocket, pack_addr
 from quorumd_fastpath.wire import Slab
 
@@ -106,6 +108,22 @@ def hash_text(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
+def engine_config(config: Config) -> EngineConfig:
+    """The chosen engine's own part of it."""
+    common = (
+        config.timing.heartbeat_ms * limits.MILLISECOND,
+        config.timing.election_timeout_ms * limits.MILLISECOND,
+        limits.MAX_APPEND_BYTES,
+        config.max_inflight_bytes,
+        limits.MAX_INFLIGHT_MESSAGES,
+    )
+    datagram_bytes = config.mtu_bytes - limits.HEADER_BYTES - limits.MAC_BYTES - BODY_APPEND.size
+    if config.engine == PAXOS:
+        phase1, phase2 = config.quorum_sizes
+        return PaxosConfig(*common, datagram_bytes=datagram_bytes, phase1=phase1, phase2=phase2)
+    return RaftConfig(*common, lease_reads=config.raft.lease_reads, datagram_bytes=datagram_bytes)
+
+
 def node_settings(config: Config, node_id: NodeId, bootstrap: int | bool | None, *, mac: bool) -> Settings:
     """The config in core.py's terms."""
     peers = {node.id: resolve(node.peer_endpoint) or pack_addr(*UNRESOLVED) for node in config.nodes}
@@ -115,16 +133,7 @@ def node_settings(config: Config, node_id: NodeId, bootstrap: int | bool | None,
         node=node_id,
         peers=peers,
         client_addresses={node.id: node.client for node in config.nodes},
-        engine=config.engine,
-        raft=RaftConfig(
-            heartbeat_ns=timing.heartbeat_ms * limits.MILLISECOND,
-            election_timeout_ns=timing.election_timeout_ms * limits.MILLISECOND,
-            max_append_bytes=limits.MAX_APPEND_BYTES,
-            max_inflight_bytes=config.raft.max_inflight_kib * limits.KIB,
-            max_inflight_messages=limits.MAX_INFLIGHT_MESSAGES,
-            lease_reads=config.raft.lease_reads,
-            datagram_bytes=config.mtu_bytes - limits.HEADER_BYTES - limits.MAC_BYTES - BODY_APPEND.size,
-        ),
+        consensus=engine_config(config),
         hashes=hashes,
         mtu_peer=config.mtu_bytes,
         mtu_client=config.mtu_bytes,

@@ -108,7 +108,7 @@ class Transport:
         self.term = 0  # the engine's, as of the last turn; told in handshakes
         self.peers = {node: Peer(node, address) for node, address in peers.items() if node != identity.node}
         self.outbox = outbox
-        self._codec = codec
+        self.codec = codec
         self.counters = Counters()
         self.report: Reporter = peercodec.nothing_to_report
         self.verdict = peercodec.verdict(0, 0)  # what this node's heartbeats say a majority has
@@ -158,7 +158,7 @@ class Transport:
         if peer is None:
             return
         offset, length = frame[0], frame[1]
-        if kind in self._codec.run_decoders:
+        if kind in self.codec.run_decoders:
             view = slab.view(slot)
             if length > BODY_APPEND.size:
                 source: object = SlabSource(slab, slot, offset + BODY_APPEND.size, length - BODY_APPEND.size)
@@ -178,7 +178,7 @@ class Transport:
             self._message(peer, frame, slab.view(slot)[offset : offset + length], out)
 
     def _message(self, peer: Peer, frame: wire.Frame, body: memoryview, out: list[Any]) -> None:
-        decode = self._codec.decoders.get(frame[2])
+        decode = self.codec.decoders.get(frame[2])
         if decode is None:
             self.counters.increment(wire.DROP_BAD_KIND)
             return
@@ -241,7 +241,7 @@ class Transport:
             self.counters.increment(wire.DROP_BAD_BODY)
             return
         prev_term, entries_term, reserved = BODY_APPEND.unpack_from(view, offset)
-        decoder = self._codec.run_decoders[frame[2]]
+        decoder = self.codec.run_decoders[frame[2]]
         message = None if reserved else decoder(frame, RunFields(prev_term, entries_term, count, source))
         if message is None:
             self.counters.increment(wire.DROP_BAD_BODY)
@@ -261,7 +261,7 @@ class Transport:
             return
         # The whole message is a frame of its own, checked like any other; fragments do not nest.
         for inner, inner_payload in wire.parse_datagram(message, self.counters):
-            if inner[2] not in self._codec.run_decoders or self._admit(inner, inner[2], now) is not peer:
+            if inner[2] not in self.codec.run_decoders or self._admit(inner, inner[2], now) is not peer:
                 self.counters.increment(wire.DROP_BAD_BODY)
                 return
             source = BytesSource(inner_payload, BODY_APPEND.size) if len(inner_payload) > BODY_APPEND.size else None
@@ -349,10 +349,10 @@ class Transport:
         if peer.refusal or not peer.incarnation:
             self._greet(peer, now)
             return
-        if (run_of := self._codec.run_encoders.get(type(message))) is not None:
+        if (run_of := self.codec.run_encoders.get(type(message))) is not None:
             self.runs.send(self._sender(), peer, run_of(message), now)
         else:
-            encode = self._codec.encoders[type(message)]
+            encode = self.codec.encoders[type(message)]
             kind, flags, index, commit, body = encode(message, self.report, self.verdict)
             self.outbox.frame(
                 peer.address, kind, flags, peer.node, peer.incarnation, message.term, index, commit, 0, body

@@ -126,7 +126,7 @@ def test_an_idle_leader_without_followers_steps_down_as_soon_as_a_busy_one():
 
 def test_a_lease_hears_every_round():
     raft = RaftConfig(40 * MS, 120 * MS, limits.MAX_APPEND_BYTES, limits.DEFAULT_INFLIGHT_BYTES, 256, True, 65_000)
-    world = Idle(3, seed=4, raft=raft)
+    world = Idle(3, seed=4, consensus=raft)
     core = world.members[world.elect()].core
     world.step(500)
     assert world.now < core.hears_at <= world.now + 40 * MS

@@ -208,7 +208,7 @@ class World:
             "node": i,
             "peers": {j: b"peer%d" % j for j in self.ids},
             "client_addresses": {j: f"node{j}:1" for j in self.ids},
-            "raft": RaftConfig(
+            "consensus": RaftConfig(
                 40 * MS, 120 * MS, limits.MAX_APPEND_BYTES, limits.DEFAULT_INFLIGHT_BYTES, 256, False, self.mtu - 120
             ),
             "hashes": {"nodes": 1, "engine": 2, "quorums": 3, "storage.quota_mib": 4},

@@ -1,10 +1,14 @@
 """A simulated cluster built from a scenario: world, network, machines, client programs, history, observer."""
 
-from typing import TextIO
+from collections.abc import Sequence
+from typing import Any, TextIO
 
 from quorumd import limits
 from quorumd.checker.history import Recorder
+from quorumd.checker.paxos_invariants import PaxosInvariants
 from quorumd.checker.raft_invariants import RaftInvariants
+from quorumd.consensus.paxos import PaxosConfig
+from quorumd.consensus.paxos.ballots import node_of
 from quorumd.consensus.raft import RaftConfig
 from quorumd.core import Settings
 from quorumd.peercodec import BODY_APPEND
@@ -12,11 +16,13 @@ from quorumd.sim.clients import Program
 from quorumd.sim.disk import SimDisk
 from quorumd.sim.machine import Machine, client_address, peer_address
 from quorumd.sim.network import SimNetwork, Weather
+from quorumd.sim.observer import Observer
+from quorumd.sim.paxos_observer import PaxosObserver
 from quorumd.sim.raft_observer import RaftObserver
 from quorumd.sim.scenario import Scenario
 from quorumd.sim.workload import Mix
 from quorumd.sim.world import World
-from quorumd.types import NodeId
+from quorumd.types import PAXOS, NodeId
 
 CLUSTER_ID = 0xC1C1
 HASHES = {"nodes": 1, "engine": 2, "quorums": 3, "storage.quota_mib": 4}
@@ -34,8 +40,8 @@ class Cluster:
             self.world, scenario.rng("network"), Weather((low * MICROSECOND, high * MICROSECOND))
         )
         self.ids: list[NodeId] = list(range(1, scenario.nodes + 1))
-        self.invariants = RaftInvariants(self.ids)
-        self.observer = RaftObserver(self.invariants)
+        self.observer = observer_of(scenario, self.ids)
+        self.invariants = self.observer.invariants
         self.history = Recorder()
         self.programs: list[Program] = []
         self.former: list[Program] = []  # killed
@@ -49,8 +55,8 @@ class Cluster:
 
     @property
     def quorum(self) -> int:
-        """How many nodes are a majority."""
-        return len(self.ids) // 2 + 1
+        """How many nodes must work for all to be well: a majority, or the larger of Multi-Paxos's quorums."""
+        return max(len(self.ids) // 2 + 1, self.scenario.phase1, self.scenario.phase2)
 
     # -- machines -----------------------------------------------------------------------------------------------
 
@@ -74,14 +80,7 @@ class Cluster:
             node=node,
             peers={other: peer_address(other) for other in self.ids},
             client_addresses={other: f"{client_address(other).decode()}:1" for other in self.ids},
-            raft=RaftConfig(
-                heartbeat_ns=scenario.heartbeat_ms * limits.MILLISECOND,
-                election_timeout_ns=scenario.election_timeout_ms * limits.MILLISECOND,
-                max_append_bytes=limits.MAX_APPEND_BYTES,
-                max_inflight_bytes=scenario.inflight_kib * limits.KIB,
-                max_inflight_messages=limits.MAX_INFLIGHT_MESSAGES,
-                datagram_bytes=scenario.mtu - limits.HEADER_BYTES - limits.MAC_BYTES - BODY_APPEND.size,
-            ),
+            consensus=engine_config(scenario),
             hashes=HASHES,
             mtu_peer=scenario.mtu,
             mtu_client=scenario.mtu,
@@ -161,3 +160,25 @@ class Cluster:
                     f"{', paused' if machine.paused else ''}"
                 )
         return "; ".join(lines)
+
+
+def engine_config(scenario: Scenario) -> RaftConfig | PaxosConfig:
+    """What a scenario says of its engine."""
+    common = (
+        scenario.heartbeat_ms * limits.MILLISECOND,
+        scenario.election_timeout_ms * limits.MILLISECOND,
+        limits.MAX_APPEND_BYTES,
+        scenario.inflight_kib * limits.KIB,
+        limits.MAX_INFLIGHT_MESSAGES,
+    )
+    datagram_bytes = scenario.mtu - limits.HEADER_BYTES - limits.MAC_BYTES - BODY_APPEND.size
+    if scenario.engine == PAXOS:
+        return PaxosConfig(*common, datagram_bytes=datagram_bytes, phase1=scenario.phase1, phase2=scenario.phase2)
+    return RaftConfig(*common, datagram_bytes=datagram_bytes)
+
+
+def observer_of(scenario: Scenario, members: Sequence[NodeId]) -> Observer[Any]:
+    """Who watches the nodes of a scenario's engine."""
+    if scenario.engine == PAXOS:
+        return PaxosObserver(PaxosInvariants(members, scenario.phase1, scenario.phase2, node_of))
+    return RaftObserver(RaftInvariants(members))

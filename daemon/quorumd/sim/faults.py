@@ -44,7 +44,7 @@ class Faults:
         self._weathers: dict[int, dict[str, Any]] = {}
         ids = list(cluster.ids)
         self.dice.shuffle(ids)
-        self.may_rot = ids[: (len(ids) - 1) // 2]
+        self.may_rot = ids[: len(ids) - cluster.quorum]
         if self.scenario.faults:
             self._schedule()
 

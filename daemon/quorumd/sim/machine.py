@@ -99,7 +99,7 @@ class Machine:
         self.failed = ""
         self.paused = False
         settings = self._settings(bootstrap)
-        self._half_heartbeat = settings.raft.heartbeat_ns // 2
+        self._half_heartbeat = settings.consensus.heartbeat_ns // 2
         rng = random.Random(self.rng.getrandbits(64))
         core = Core(settings, self.disk, NodeRandom(rng.uniform, lambda: rng.getrandbits(64)), self._event)
         wall = self.world.now + rng.randint(-limits.SECOND, limits.SECOND)  # a wall clock that is set back now and then

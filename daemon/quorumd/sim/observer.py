@@ -118,11 +118,12 @@ class Observer(Generic[Rules]):
 
     @staticmethod
     def checksums(core: Core, first: Index, last: Index) -> dict[Index, int]:
-        """Of the entries that the ring holds."""
+        """Of the entries that are in memory."""
         first = max(first, core.log.ring.first)
         found: dict[Index, int] = {}
-        if first <= last:
-            data, at = core.log.ring.copy(first, last), 0
+        data = core.log.held(first, last) if first <= last else None
+        if data is not None:
+            at = 0
             for index in range(first, last + 1):
                 length = entry_length(data, at)
                 found[index] = zlib.crc32(data[at : at + length])

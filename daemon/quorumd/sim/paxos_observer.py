@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from quorumd.checker.paxos_invariants import PaxosInvariants
-from quorumd.consensus.engine import Append, Engine, HardState, Role
+from quorumd.consensus.engine import KEPT, NOOP, Append, Engine, HardState, Role
 from quorumd.consensus.messages import HeartbeatReply
-from quorumd.consensus.paxos.messages import Accept, Accepted, Prepare, Promise
+from quorumd.consensus.paxos.messages import Accept, Accepted, Prepare, Promise, Values
 from quorumd.core import Core
 from quorumd.sim.machine import Machine
 from quorumd.sim.observer import Life, Observer, Seen, holds
@@ -33,7 +33,12 @@ class PaxosObserver(Observer[PaxosInvariants]):
     def written(self, node: NodeId, core: Core, appends: Sequence[Append]) -> None:
         """See Observer.written. Only what no later item of the same Ready replaced is still there to be looked at."""
         replaced: set[int] = set()
+        end = core.engine.last if core.engine is not None else 0
         for item in reversed(appends):
+            if item.source is KEPT:
+                self.reached["values kept"] += 1
+            elif item.source is NOOP and item.first < end:  # the one at the end is every new leader's
+                self.reached["holes closed"] += 1
             values = self.checksums(core, item.first, item.last)
             slots = range(item.first, item.last + 1)
             self.invariants.takes(
@@ -48,6 +53,10 @@ class PaxosObserver(Observer[PaxosInvariants]):
             case Promise(granted=True, pre=False):
                 rules.promises(node, message.ballot, durable.term)
                 rules.speaks(node, message.ballot, durable.term)
+            case Promise(granted=False, pre=False):
+                self.reached["promises refused"] += 1
+            case Values():
+                self.reached["values fetched"] += 1
             case Accepted():
                 rules.speaks(node, message.ballot, durable.term)
                 self._accepted(machine, core, message)
@@ -59,6 +68,7 @@ class PaxosObserver(Observer[PaxosInvariants]):
         if engine is None or message.ballot != engine.term:
             return  # said before a higher promise: the log may have changed since
         self.reached["acknowledgements"] += 1
+        self.reached["accepted behind holes"] += bool(message.above)
         ranges = ((core.applier.commit + 1, message.match), *message.above)
         slots = [slot for first, last in ranges for slot in range(first, last + 1)]
         self.invariants.accepted(machine.node, message.ballot, slots, lambda slot: holds(machine, core, slot))
