@@ -350,8 +350,13 @@ def test_a_slot_that_an_acceptor_knows_to_be_chosen_or_has_trimmed_is_never_fill
     number = h.paxos.term
     assert items(h.won) == [(6, 7, number, "noop"), (9, 9, number, "noop")]
     assert h.held(5) == [B1, None, None, None, None]
-    if chosen:
-        assert Fetch(1, 2, number, 1, 5, 0) in h.wait(0).said(Fetch)
+    assert Fetch(1, 2, number, 1, 5, 0) in h.wait(0).said(Fetch)
+
+
+def test_what_lies_behind_the_base_is_counted_as_soon_as_that_is_learned():
+    h = Harness(promised=LATER).leader(Harness().promise(2, chosen=3)).durable()
+    assert h.ack(4, 2).ready() is None
+    assert h.step(values(B2, 1, 3)).ready().committed == (1, 4)
 
 
 def test_what_is_learned_below_the_base_is_not_proposed():
@@ -623,6 +628,17 @@ def test_a_value_that_travels_in_fragments_is_not_sent_twice_for_a_repeated_ques
     h.step(Heartbeat(2, 1, B1, 1, 1)).wait(T).ready()
     h.step(Heartbeat(2, 1, B1, 1, 2)).wait(T).ready()
     assert len(h.step(Fetch(2, 1, B1, 1, 1, 0)).said(Values)) == 1
+
+
+def test_a_large_value_that_is_being_pushed_is_not_sent_at_the_first_question():
+    h = Harness(config=PAXOS_CONFIG._replace(datagram_bytes=ENTRY_BYTES - 1)).settled()
+    h.propose().ready()
+    h.durable().ack(2, 3).ready()
+    ask = Fetch(2, 1, h.paxos.term, 2, 2, 0)
+    assert h.step(ask).ready() is None
+    h.now += LATE
+    h.step(Stalled(h.now)).ready()
+    assert len(h.step(ask).said(Values)) == 1
 
 
 def test_answers_are_put_together_when_nothing_can_overwrite_a_slot_any_more():

@@ -156,7 +156,7 @@ class State(EngineState):
         self.pull_end: Index = 0  # last slot of the Fetch under way; 0: none
         self.pull_tries = 0  # Fetches without progress: a new leader asks another node each time
         self.fetches: list[Fetch] = []  # asked since the last Ready; at most MAX_FETCHES
-        # Large values sent to this node in answer to a Fetch: (slot, when), so that a retry finds its fragments alone.
+        # The last large value each node asked for, and when that was noted: a retry leaves its fragments alone.
         self.fetched: dict[NodeId, tuple[Index, Nanoseconds]] = {}
 
     def _begin_elections(self) -> None:
