@@ -270,7 +270,7 @@ def test_the_own_promise_counts_only_once_it_is_durable():
 
 
 def test_an_acceptor_that_ignores_a_request_informs_the_proposer_who_abandons_it():
-    """PMS 2.2; PMMC 2.3, preempted."""
+    """PMS 2.2; PMMC 2: preempted."""
     for refusal in (Refused(2, 1, ballot(9, 2)), Promise(2, 1, ballot(9, 2), False, False, 0, 1, 0, 1, ())):
         for h in (Harness().candidate(), Harness().leader()):
             own = h.paxos.term
@@ -345,7 +345,7 @@ def test_a_leader_that_cannot_get_a_value_gives_up():
 
 @pytest.mark.parametrize(("chosen", "retained"), [(5, 1), (0, 6), (5, 6)])
 def test_a_slot_that_an_acceptor_knows_to_be_chosen_or_has_trimmed_is_never_filled(chosen, retained):
-    """PMMC 4.2 (garbage collection): who learned that a slot is decided need not remember it."""
+    """PMMC 4, garbage collection: who learned that a slot is decided need not remember it."""
     h = Harness([(1, 1, B1)]).leader(Harness().promise(2, Run(8, 8, B1), chosen=chosen, retained=retained))
     number = h.paxos.term
     assert items(h.won) == [(6, 7, number, "noop"), (9, 9, number, "noop")]
@@ -428,7 +428,7 @@ def test_what_was_accepted_in_another_ballot_is_not_acknowledged_in_this_one():
 
 
 def test_a_higher_ballot_overwrites_a_lower_one_slot_by_slot():
-    """PMMC 4.1: an acceptor need only remember the most recently accepted pvalue of a slot."""
+    """PMMC 4, state reduction: an acceptor need only remember the most recently accepted pvalue of a slot."""
     h = Harness([(1, 5, B1)], promised=B1).step(accept(B2, 2, 2))
     assert items(h.ready()) == [(2, 3, B2, "theirs")]
     assert h.held(5) == [B1, B2, B2, B1, B1]

@@ -1,5 +1,5 @@
 """The proposer under a stable leader: phase 2 for ever new slots, acceptances, what is chosen ("Made Moderately
-Complex", section 3: phase 1 once, "commander" state for each slot folded into two numbers and a few ranges a peer).
+Complex", section 2: a commander for each slot; here they are two numbers and a few ranges for each acceptor).
 
 Nothing is sent from a step. A turn's inputs only change the state; `flush`, called once by Ready, counts and sends for
 all of them together. That is the batching; pipelining is that `next` runs ahead of `match`.
