@@ -101,17 +101,18 @@ members_held = st.lists(st.tuples(st.integers(0, 10), st.lists(spans, max_size=3
 @given(members_held, st.integers(1, 5), st.integers(1, 12))
 def test_covered_upto_counts_every_slot_by_itself(held, quorum, first):
     quorum = min(quorum, len(held))
-    coverage, sets = {}, []
-    for node, (match, above) in enumerate(held):
+    matches, beyond, sets = [], [], []
+    for match, above in held:
         ranges = RangeSet(100)
         for begin, more in above:
             ranges.add(begin, begin + more)
-        coverage[node] = match, ranges.ranges
+        matches.append(match)
+        beyond.append(ranges.ranges)
         sets.append(set(range(match + 1)) | {i for a, b in ranges.ranges for i in range(a, b + 1)})
     upto = first - 1
     while sum(upto + 1 in s for s in sets) >= quorum:
         upto += 1
-    assert covered_upto(first, coverage, quorum) == upto
+    assert covered_upto(first, matches, beyond, quorum) == upto
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=7), st.integers(1, 7), st.integers(0, 9))
