@@ -108,7 +108,7 @@ class Paxos:
             proposer.flush(s)
         elif s.ack:
             acceptor.flush(s)
-        if s.pull_at != NEVER or s.commit < learner.wanted(s):
+        if s.pull_at != NEVER or s.commit < s.watermark:
             learner.flush(s)
         if s.fetches:
             learner.answer_all(s)

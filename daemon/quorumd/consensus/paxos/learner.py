@@ -30,8 +30,11 @@ def hear(s: State, chosen: Index) -> None:
 
 def advance(s: State) -> None:
     """Moves the watermark over what is accepted in the leader's ballot, and over what was learned otherwise."""
+    known = s.known
     while True:
-        upto = max(min(s.watermark, s.received), s.known.end(s.commit + 1))
+        upto = min(s.watermark, s.received)
+        if known.ranges:
+            upto = max(upto, known.end(s.commit + 1))
         if upto <= s.commit:
             return
         s.advance_commit(upto)
@@ -40,14 +43,9 @@ def advance(s: State) -> None:
 # -- fetching -----------------------------------------------------------------------------------------------------
 
 
-def wanted(s: State) -> Index:
-    """Up to which slot everything is known to be chosen, held here or not."""
-    return s.base if s.role == Role.LEADER else s.watermark
-
-
 def flush(s: State) -> None:
     """Decides when to fetch next: one request is under way, and progress without it is waited for."""
-    if s.commit >= wanted(s):
+    if s.commit >= s.watermark:
         s.pull_at = NEVER
         s.pull_end = 0
         s.pull_tries = 0
@@ -76,7 +74,7 @@ def pull(s: State) -> None:
         return
     s.pull_tries += 1
     s.pull_mark = s.commit
-    first, last = s.commit + 1, wanted(s)
+    first, last = s.commit + 1, s.watermark
     for begin, _ in s.known.ranges[:1]:
         last = min(last, begin - 1)
     for run in s.log.runs(first, last):

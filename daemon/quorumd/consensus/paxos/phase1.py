@@ -153,6 +153,7 @@ def lead(s: State) -> None:
     promises = [part for parts in s.promises.values() for part in parts.values()]
     s.base = chosen_base(s.commit, promises)
     s.base_sources = tuple(sorted({p.sender for p in promises if chosen_at(p) == s.base and p.sender != s.node}))
+    s.watermark = s.base
     plan = highest_accepted(s.base, promises)
     become_leader(s)
     for run in plan.runs():

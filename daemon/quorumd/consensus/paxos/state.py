@@ -148,7 +148,9 @@ class State(EngineState):
         self.ack = False  # accepted something, or was asked, since the last Ready
 
     def _begin_learner(self) -> None:
-        self.watermark: Index = 0  # of this ballot's leader, as it told; speaks of slots accepted in this ballot only
+        # As this ballot's leader told (a leader's own: its base): everything up to it is chosen. What is accepted here
+        # in this ballot is that value; what is accepted in another one may be something else.
+        self.watermark: Index = 0
         self.highest_chosen: Index = 0  # highest watermark anybody ever told; decides nothing but who campaigns first
         self.known = RangeSet(REMEMBERED_RANGES)  # chosen, behind a hole; every slot is held; all > commit
         self.pull_at: Nanoseconds = NEVER  # a Fetch is due then; NEVER while nothing chosen is missing
