@@ -175,9 +175,7 @@ class Node:
         for index, (term, _) in enumerate(self.log, 1):
             terms.append(index, index, term)
         members, now = self.cluster.members, self.cluster.now
-        return Raft(
-            self.id, members, self.config, self.disk_hard, terms, Sizes(), seed, now, commit=self.disk_commit
-        )
+        return Raft(self.id, members, self.config, self.disk_hard, terms, Sizes(), seed, now, commit=self.disk_commit)
 
     def crash(self, keep: int = 0) -> None:
         """Loses what is not durable; the first `keep` pending Readys happen to have reached the disk."""

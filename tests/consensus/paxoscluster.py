@@ -83,6 +83,7 @@ class PaxosNode(Node):
 
     def make_engine(self, seed: random.Random) -> Any:
         ballots = BallotLog()
+        self.top = max(self.log, default=0)
         for slot, (ballot, _) in sorted(self.log.items()):
             ballots.accept(slot, slot, ballot)
         members, now = self.cluster.members, self.cluster.now
@@ -98,7 +99,7 @@ class PaxosNode(Node):
         if item.source is KEPT:
             return [self.log[slot][1] for slot in range(item.first, item.last + 1)]
         if item.source is None:
-            check(item.first > max(self.log, default=0), "what is proposed comes behind everything")
+            check(item.first == self.top + 1, "what is proposed comes behind everything")
         return super().payloads(item)
 
     def _append(self, item: Append) -> list[Entry]:
@@ -107,6 +108,7 @@ class PaxosNode(Node):
             check(slot > self.applied or entry[1] == self.log[slot][1], f"applied slot {slot} is overwritten")
             self.cluster.checker.on_accept(self, slot, entry)
         self.put(self.log, item.first, entries)
+        self.top = max(self.top, item.last)
         return entries
 
     def _fill(self, message: object) -> object:
@@ -119,7 +121,7 @@ class PaxosNode(Node):
 
     def agree(self) -> None:
         engine = self.engine
-        check(engine.last == max(self.log, default=0), "engine and log agree on the last slot")
+        check(engine.last == self.top, "engine and log agree on the last slot")
         held = engine.term_at(engine.last)
         check(not self.log or held == self.log[engine.last][0], "engine and log agree on the last ballot")
         if engine.role == Role.LEADER and engine.accepts_proposals:

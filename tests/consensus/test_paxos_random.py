@@ -69,7 +69,7 @@ def test_losses_and_reordering_cost_little_throughput_and_no_election():
     committed = {}
     for loss in (0, 0.05):
         cluster = Load(loss)
-        cluster.run(1500)
+        cluster.run(600)
         assert len(cluster.checker.leaders) == 1
         committed[loss] = len(cluster.checker.committed)
         behind = committed[loss] - min(node.applied for node in cluster.nodes.values())

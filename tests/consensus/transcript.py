@@ -3,6 +3,7 @@
 A command is one line; below it stands `----` and the output up to an empty line. `#` begins a comment, kept as it is.
 
     nodes 3 [lease]         a new cluster; timeouts are seeded, disks are fast
+    paxos 3 [Q1 Q2]         one that runs Multi-Paxos, perhaps with quorums of these sizes; ballots are ROUND.NODE
     elect N                 node N becomes the leader; not shown
     timeout N               node N's election timer runs out, nobody else's
     tick MS [NODES..]       time passes for everyone (or these), then each of them ends a turn
@@ -23,12 +24,13 @@ A command is one line; below it stands `----` and the output up to an empty line
     log, status             what everyone holds, what the leaders know
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cluster import CONFIG, ENTRY_BYTES, MS, Cluster, Node
+from paxoscluster import PAXOS_CONFIG, PaxosNode
 
-from quorumd.consensus.engine import NOOP, ReadIndex, Ready, Stalled, Tick, TransferLeadership
+from quorumd.consensus.engine import KEPT, NOOP, ReadIndex, Ready, Stalled, Tick, TransferLeadership
 from quorumd.consensus.messages import (
     AppendEntries,
     AppendEntriesReply,
@@ -37,6 +39,11 @@ from quorumd.consensus.messages import (
     RequestVote,
     RequestVoteReply,
 )
+from quorumd.consensus.paxos import PaxosStatus
+from quorumd.consensus.paxos.ballots import node_of, round_of
+from quorumd.consensus.paxos.messages import Accept, Accepted, Fetch, Prepare, Promise, Run, Values
+
+SOURCES = {NOOP: "noop", KEPT: "kept", None: "staged"}
 
 
 def describe(m: Any) -> str:
@@ -64,19 +71,63 @@ def describe(m: Any) -> str:
     return f"{m.sender}->{m.to} {body}"
 
 
+def number(ballot: int) -> str:
+    """A ballot as its pair."""
+    return f"{round_of(ballot)}.{node_of(ballot)}"
+
+
+def runs(held: Iterable[Run]) -> str:
+    """Runs of accepted slots."""
+    return " ".join(f"{run.first}-{run.last}/{number(run.ballot)}" for run in held) or "-"
+
+
+def describe_paxos(m: Any) -> str:
+    """One message of Multi-Paxos in one line."""
+    kind, ballot = type(m).__name__, number(m.term)
+    match m:
+        case Prepare():
+            body = f"{'PrePrepare' if m.pre else kind} {ballot} from {m.first}{' transfer' if m.transfer else ''}"
+        case Promise(granted=False):
+            body = f"{'PrePromise' if m.pre else kind} refused, promised {ballot}"
+        case Promise():
+            body = f"{'Pre' * m.pre}Promise {ballot} chosen={m.chosen} retained={m.retained} {runs(m.accepted)}"
+        case Accept():
+            values = ",".join(str(payload) for payload in m.source or ())
+            body = f"Accept {ballot} slot={m.first} [{values}] chosen={m.chosen}"
+        case Accepted():
+            above = "".join(f" {first}-{last}" for first, last in m.above)
+            body = f"Accepted {ballot} match={m.match}{above}"
+        case Fetch():
+            what = f"accepted in {number(m.accepted_in)}" if m.accepted_in else "chosen"
+            body = f"Fetch {m.first}-{m.last} {what}"
+        case Values():
+            values = ",".join(str(payload) for payload in m.source or ())
+            body = f"Values slot={m.first} [{values}] of {number(m.accepted_in)}{' chosen' if m.is_chosen else ''}"
+        case Heartbeat():
+            body = f"Heartbeat {ballot} chosen={m.commit} round={m.round}"
+        case HeartbeatReply():
+            body = f"HeartbeatReply {ballot} round={m.round} received={m.last}"
+        case _:
+            body = f"{kind} {ballot}"
+    return f"{m.sender}->{m.to} {body}"
+
+
 def describe_ready(node: Node, ready: Ready) -> Iterator[str]:
     """One Ready, a line for each thing in it, in the order of the contract."""
     yield f"{node.id}: Ready {ready.seq}"
-    if ready.hard_state:
-        yield f"  hard state t{ready.hard_state.term} vote={ready.hard_state.vote}"
+    paxos = isinstance(node, PaxosNode)
+    tell = describe_paxos if paxos else describe
+    if hard := ready.hard_state:
+        yield f"  promise {number(hard.term)}" if paxos else f"  hard state t{hard.term} vote={hard.vote}"
     for item in ready.append:
-        what = "noop" if item.source is NOOP else "staged" if item.source is None else "received"
+        what = SOURCES.get(item.source, "received")
         skipped = f" skip={item.skip}" if item.skip else ""
-        yield f"  append {item.first}-{item.last} t{item.term} {what}{skipped}"
+        term = number(item.term) if paxos else f"t{item.term}"
+        yield f"  append {item.first}-{item.last} {term} {what}{skipped}"
     for message in ready.messages:
-        yield f"  send {describe(node._fill(message))}"
+        yield f"  send {tell(node._fill(message))}"
     for message in ready.messages_after_durable:
-        yield f"  after durable {describe(node._fill(message))}"
+        yield f"  after durable {tell(node._fill(message))}"
     if ready.committed:
         yield f"  committed {ready.committed[0]}-{ready.committed[1]}"
     for read in ready.reads:
@@ -84,16 +135,18 @@ def describe_ready(node: Node, ready: Ready) -> Iterator[str]:
     for read_id in ready.reads_failed:
         yield f"  read {read_id} failed"
     for event in ready.events:
-        yield f"  event {event.what} " + " ".join(f"{k}={v}" for k, v in event.detail.items())
+        detail = {k: number(v) if paxos and k in ("term", "by") else v for k, v in event.detail.items()}
+        yield f"  event {event.what} " + " ".join(f"{k}={v}" for k, v in detail.items())
 
 
 class RecordedCluster(Cluster):
     """A cluster that writes down what happens; disks are slow only where the transcript says so."""
 
-    def __init__(self, size: int, lease: bool) -> None:
+    def __init__(self, size: int, config: Any, node: type[Node] = Node) -> None:
         self.out: list[str] = []
         self.slow: set[int] = set()
-        super().__init__(size, config=CONFIG._replace(lease_reads=lease))
+        self.tell = describe if node is Node else describe_paxos
+        super().__init__(size, config=config, node=node)
 
     def on_ready(self, node: Node, ready: Ready) -> None:
         self.out += describe_ready(node, ready)
@@ -105,7 +158,7 @@ class Transcript:
     """Runs commands against a cluster and collects the output."""
 
     def __init__(self) -> None:
-        self.cluster = RecordedCluster(3, lease=False)
+        self.cluster = RecordedCluster(3, CONFIG)
 
     def run(self, line: str) -> list[str]:
         """Output of one command."""
@@ -130,7 +183,11 @@ class Transcript:
         return taken
 
     def do_nodes(self, size: str, lease: str = "") -> None:
-        self.cluster = RecordedCluster(int(size), lease == "lease")
+        self.cluster = RecordedCluster(int(size), CONFIG._replace(lease_reads=lease == "lease"))
+
+    def do_paxos(self, size: str, phase1: str = "0", phase2: str = "0") -> None:
+        config = PAXOS_CONFIG._replace(phase1=int(phase1), phase2=int(phase2))
+        self.cluster = RecordedCluster(int(size), config, PaxosNode)
 
     def do_timeout(self, node: str) -> None:
         self.cluster.now += 200 * MS
@@ -142,7 +199,9 @@ class Transcript:
 
     def do_elect(self, node: str) -> None:
         self.cluster.elect(int(node))
-        self.cluster.out = [f"{node} leads t{self._node(node).engine.term}"]
+        term = self._node(node).engine.term
+        paxos = isinstance(self._node(node), PaxosNode)
+        self.cluster.out = [f"{node} leads {number(term)}" if paxos else f"{node} leads t{term}"]
 
     def do_tick(self, milliseconds: str, *nodes: str) -> None:
         self.cluster.now += int(milliseconds) * MS
@@ -163,9 +222,9 @@ class Transcript:
         node = self.cluster.nodes[messages[0].to]
         for message in messages:
             if not node.alive or (message.sender, message.to) in self.cluster.cut:
-                self.cluster.out.append(f"{describe(message)} (lost)")
+                self.cluster.out.append(f"{self.cluster.tell(message)} (lost)")
                 continue
-            self.cluster.out.append(describe(message))
+            self.cluster.out.append(self.cluster.tell(message))
             node.step(message)
         if node.alive:
             node.turn()
@@ -179,7 +238,7 @@ class Transcript:
 
     def do_drop(self, link: str, count: str = "") -> None:
         for message in self._take((link,), int(count or 1 << 30)):
-            self.cluster.out.append(f"{describe(message)} (lost)")
+            self.cluster.out.append(f"{self.cluster.tell(message)} (lost)")
 
     def do_duplicate(self, link: str) -> None:
         self.cluster.wire.extend([m for m in self.cluster.wire if (m.sender, m.to) == self._link(link)])
@@ -237,12 +296,18 @@ class Transcript:
 
     def do_log(self) -> None:
         for node in self.cluster.nodes.values():
-            entries = " ".join(f"{payload}/t{term}" for term, payload in node.log)
+            if isinstance(node, PaxosNode):
+                entries = " ".join(f"{slot}:{value}/{number(b)}" for slot, (b, value) in sorted(node.log.items()))
+            else:
+                entries = " ".join(f"{payload}/t{term}" for term, payload in node.log)
             self.cluster.out.append(f"{node.id}: commit={node.engine.commit} {entries}")
 
     def do_status(self) -> None:
         for node in self.cluster.nodes.values():
             s = node.engine.status()
+            if isinstance(node, PaxosNode):
+                self._paxos_status(s)
+                continue
             self.cluster.out.append(
                 f"{s.node}: {s.role.name.lower()} t{s.term} vote={s.vote} leader={s.leader} last={s.last}"
                 f" commit={s.commit} verified={s.verified} own={s.own_match} held={s.held_messages}"
@@ -252,6 +317,18 @@ class Transcript:
                     f"  {p.node}: {'replicating' if p.replicating else 'probing'} match={p.match} next={p.next}"
                     f" inflight={p.inflight_messages}/{p.inflight_bytes // ENTRY_BYTES} active={int(p.active)}"
                 )
+
+    def _paxos_status(self, s: PaxosStatus) -> None:
+        self.cluster.out.append(
+            f"{s.node}: {s.role.name.lower()} promised={number(s.term)} leader={s.leader} last={s.last}"
+            f" chosen={s.commit} received={s.received} own={s.own_match} missing={s.missing}"
+        )
+        for p in s.peers:
+            above = "".join(f" {first}-{last}" for first, last in p.above)
+            self.cluster.out.append(
+                f"  {p.node}: match={p.match}{above} next={p.next} inflight={p.inflight_messages}"
+                f" live={int(p.replicating)}"
+            )
 
 
 def play(text: str) -> str:
@@ -271,5 +348,3 @@ def play(text: str) -> str:
         else:
             lines += [line, "----", *transcript.run(line), ""]
     return "\n".join(lines).rstrip() + "\n"
-
-

@@ -87,6 +87,8 @@ class BallotLog:
 
     def run_end(self, slot: Index) -> Index:
         """Last slot of the run that the accepted `slot` is in."""
+        if self._firsts and self._firsts[-1] <= slot <= self.last:
+            return self.last
         run = bisect_left(self._lasts, slot)
         invariant(run < len(self._lasts) and self._firsts[run] <= slot, "only an accepted slot is in a run")
         return self._lasts[run]

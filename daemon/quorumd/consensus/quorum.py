@@ -21,8 +21,8 @@ class Outcome(enum.IntEnum):
     LOST = 2
 
 
-Coverage: TypeAlias = tuple[Index, Sequence[tuple[Index, Index]]]
-"""What one member holds: everything up to an index, and the ranges (ascending, disjoint) beyond it."""
+Ranges: TypeAlias = Sequence[tuple[Index, Index]]
+"""(first, last) of ranges, ascending and disjoint."""
 
 
 def majority(members: int) -> int:
@@ -58,17 +58,18 @@ def quorum_index(values: Sequence[int], quorum: int) -> int:
     return sorted(values)[-quorum]
 
 
-def covered_upto(first: Index, held: Mapping[NodeId, Coverage], quorum: int) -> Index:
+def covered_upto(first: Index, matches: Sequence[Index], above: Sequence[Ranges], quorum: int) -> Index:
     """Last index of the stretch from `first` on of which every single index is held by `quorum` members.
 
-    first - 1 if there is none. Not always the same members: that is why counting matches is not enough with holes.
+    first - 1 if there is none. The members hold everything up to matches[i], and above[i] beyond it. It is not always
+    the same members who hold an index: that is why the matches alone are not enough with holes.
     """
-    if not any(above for _, above in held.values()):
-        return max(quorum_index([match for match, _ in held.values()], quorum), first - 1)
+    if not any(above):
+        return max(quorum_index(matches, quorum), first - 1)
     upto = first - 1
     while True:
         at = upto + 1
-        ends = [match if match >= at else covered_end(above, at) for match, above in held.values()]
+        ends = [match if match >= at else covered_end(ranges, at) for match, ranges in zip(matches, above, strict=True)]
         end = quorum_index(ends, quorum)
         if end < at:
             return upto

@@ -106,12 +106,10 @@ class Paxos:
         s = self._s
         if s.role is _LEADER:
             proposer.flush(s)
+        elif s.ack:
+            acceptor.flush(s)
+        if s.pull_at != NEVER or s.commit < s.watermark:
             learner.flush(s)
-        else:
-            if s.ack:
-                acceptor.flush(s)
-            if s.commit < s.watermark or s.pull_at != NEVER:
-                learner.flush(s)
         if s.fetches:
             learner.answer_all(s)
         if not s.has_output:

@@ -30,8 +30,11 @@ def hear(s: State, chosen: Index) -> None:
 
 def advance(s: State) -> None:
     """Moves the watermark over what is accepted in the leader's ballot, and over what was learned otherwise."""
+    known = s.known
     while True:
-        upto = max(min(s.watermark, s.received), s.known.end(s.commit + 1))
+        upto = min(s.watermark, s.received)
+        if known.ranges:
+            upto = max(upto, known.end(s.commit + 1))
         if upto <= s.commit:
             return
         s.advance_commit(upto)
@@ -40,14 +43,9 @@ def advance(s: State) -> None:
 # -- fetching -----------------------------------------------------------------------------------------------------
 
 
-def wanted(s: State) -> Index:
-    """Up to which slot everything is known to be chosen, held here or not."""
-    return s.base if s.role == Role.LEADER else s.watermark
-
-
 def flush(s: State) -> None:
     """Decides when to fetch next: one request is under way, and progress without it is waited for."""
-    if s.commit >= wanted(s):
+    if s.commit >= s.watermark:
         s.pull_at = NEVER
         s.pull_end = 0
         s.pull_tries = 0
@@ -76,7 +74,7 @@ def pull(s: State) -> None:
         return
     s.pull_tries += 1
     s.pull_mark = s.commit
-    first, last = s.commit + 1, wanted(s)
+    first, last = s.commit + 1, s.watermark
     for begin, _ in s.known.ranges[:1]:
         last = min(last, begin - 1)
     for run in s.log.runs(first, last):
@@ -111,7 +109,7 @@ def answer(s: State, m: Fetch, budget: int) -> int:
     is one value to a slot and ballot. What is known to be chosen is sent as that, whatever was asked for.
     """
     first, last = m.first, min(m.last, s.log.last if m.accepted_in else s.commit)
-    if first < s.log.first or first > last or budget <= 0 or recently_sent(s, m.sender, first):
+    if first < s.log.first:
         return budget
     for run in s.log.runs(first, last):
         at = run.first
@@ -119,6 +117,8 @@ def answer(s: State, m: Fetch, budget: int) -> int:
             chosen = at <= s.commit
             if not chosen and run.ballot != m.accepted_in:
                 break
+            if travels_in_fragments(s, m.sender, at):
+                return budget
             end = min(run.last, s.commit) if chosen else run.last
             upto, size = s.sizes.fit(at, end, min(s.config.max_append_bytes, budget))
             budget -= size
@@ -127,15 +127,20 @@ def answer(s: State, m: Fetch, budget: int) -> int:
     return budget
 
 
-def recently_sent(s: State, to: NodeId, first: Index) -> bool:
-    """Whether `first` is a large value that is on its way to `to` in fragments, which have timers of their own."""
-    if s.sizes.fit(first, first, 1)[1] <= s.config.datagram_bytes:
+def travels_in_fragments(s: State, to: NodeId, slot: Index) -> bool:
+    """Whether `slot` is a large value that may be on its way to `to` in fragments, which have timers of their own.
+
+    Pushed, or sent in answer to an earlier question, less than two election timeouts ago as far as is known.
+    """
+    if s.sizes.fit(slot, slot, 1)[1] <= s.config.datagram_bytes:
         return False
-    slot, at = s.fetched.get(to, (0, 0))
-    if slot == first and s.now < at + 2 * s.config.election_timeout_ns:
+    asked, at = s.fetched.get(to, (0, 0))
+    if asked == slot and s.now < at + 2 * s.config.election_timeout_ns:
         return True
-    s.fetched[to] = first, s.now
-    return False
+    s.fetched[to] = slot, s.now
+    peer = s.peers[to]
+    pushed = s.role == Role.LEADER and peer.replicating and peer.match < slot < peer.next
+    return pushed and asked != slot
 
 
 def on_values(s: State, m: Values) -> None:
@@ -160,6 +165,6 @@ def learn(s: State, m: Values) -> None:
     for begin, end in list(s.log.below(first, last, m.accepted_in)):
         s.accept(begin, end, m.accepted_in, m.source, begin - m.first)
     s.known.add(first, last)
-    s.ack = True  # of a follower: it has more than it said
+    s.ack = s.matched = True  # a follower has more than it said; a leader may count what lies behind
     s.recover_by = s.now + s.config.election_timeout_ns  # of a leader: it gets on
     advance(s)

@@ -152,7 +152,8 @@ def lead(s: State) -> None:
     """Proposes again, in the new ballot, everything that may be chosen, and one no-op that marks the leadership."""
     promises = [part for parts in s.promises.values() for part in parts.values()]
     s.base = chosen_base(s.commit, promises)
-    s.base_sources = tuple(sorted({p.sender for p in promises if p.chosen >= s.base and p.sender != s.node}))
+    s.base_sources = tuple(sorted({p.sender for p in promises if chosen_at(p) == s.base and p.sender != s.node}))
+    s.watermark = s.base
     plan = highest_accepted(s.base, promises)
     become_leader(s)
     for run in plan.runs():
@@ -171,7 +172,12 @@ def lead(s: State) -> None:
 
 def chosen_base(commit: Index, promises: Iterable[Promise]) -> Index:
     """The slot up to which some acceptor knows everything to be chosen, by its watermark or because it is trimmed."""
-    return max(commit, *(max(p.chosen, p.retained - 1) for p in promises))
+    return max(commit, *map(chosen_at, promises))
+
+
+def chosen_at(promise: Promise) -> Index:
+    """The highest slot that this promise shows to be chosen."""
+    return max(promise.chosen, promise.retained - 1)
 
 
 def highest_accepted(base: Index, promises: Iterable[Promise]) -> BallotLog:

@@ -1,5 +1,5 @@
 """The proposer under a stable leader: phase 2 for ever new slots, acceptances, what is chosen ("Made Moderately
-Complex", section 3: phase 1 once, "commander" state for each slot folded into two numbers and a few ranges a peer).
+Complex", section 2: a commander for each slot; here they are two numbers and a few ranges for each acceptor).
 
 Nothing is sent from a step. A turn's inputs only change the state; `flush`, called once by Ready, counts and sends for
 all of them together. That is the batching; pipelining is that `next` runs ahead of `match`.
@@ -19,10 +19,10 @@ from quorumd.consensus.paxos import reads, transfer
 from quorumd.consensus.paxos.messages import Accept, Accepted
 from quorumd.consensus.paxos.peer import Peer
 from quorumd.consensus.paxos.state import State
-from quorumd.consensus.quorum import Coverage, covered_upto
+from quorumd.consensus.quorum import Ranges, covered_upto
 from quorumd.invariants import invariant
 from quorumd.limits import RESEND_MESSAGES
-from quorumd.types import NOBODY, Index, NodeId
+from quorumd.types import NOBODY, Index
 
 # -- inputs -----------------------------------------------------------------------------------------------------
 
@@ -52,21 +52,22 @@ def on_accepted(s: State, m: Accepted) -> None:
     """Phase 2b. Acceptances of this ballot only come here (`admit`); they are facts, however late."""
     p = s.peers[m.sender]
     p.active = True
-    if m.match > s.log.last or any(not first <= last <= s.log.last for first, last in m.above):
+    above = m.above
+    if m.match > s.log.last or (above and any(not first <= last <= s.log.last for first, last in above)):
         return  # nobody accepts what was never proposed
     if m.match > p.match:
         p.acknowledged(m.match, s.now)
         p.above.cut(m.match)
         s.matched = True
-    for first, last in m.above:
+    for first, last in above:
         if last > p.match:
             p.above.add(max(first, p.match + 1), last)
             s.matched = True
     if not p.replicating:
         resume(s, p)
-    elif m.above and m.above[-1][1] > p.match:
+    elif above and above[-1][1] > p.match:
         p.waiting_since = s.now
-        resend(s, p, m.match, m.above[-1][1])
+        resend(s, p, m.match, above[-1][1])
 
 
 def on_heartbeat_reply(s: State, m: HeartbeatReply) -> None:
@@ -131,16 +132,14 @@ def count(s: State) -> None:
     """
     if s.commit < s.base:
         return
-    upto = min(covered_upto(s.commit + 1, acceptances(s), s.phase2), s.received)
+    # `peers` is keyed by node: an acceptor counts once, however often it is heard.
+    matches = [p.match for p in s.peers.values()]
+    above: list[Ranges] = [p.above.ranges for p in s.peers.values()]
+    matches.append(s.own_match)
+    above.append(s.own_above)
+    upto = min(covered_upto(s.commit + 1, matches, above, s.phase2), s.received)
     if upto > s.commit:
         s.advance_commit(upto)
-
-
-def acceptances(s: State) -> dict[NodeId, Coverage]:
-    """What each acceptor has durably accepted in this ballot: keyed by node, so that none counts twice."""
-    held: dict[NodeId, Coverage] = {node: (p.match, p.above.ranges) for node, p in s.peers.items()}
-    held[s.node] = (s.own_match, s.own_above)
-    return held
 
 
 def push(s: State, p: Peer) -> None:

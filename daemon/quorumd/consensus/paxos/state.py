@@ -148,7 +148,9 @@ class State(EngineState):
         self.ack = False  # accepted something, or was asked, since the last Ready
 
     def _begin_learner(self) -> None:
-        self.watermark: Index = 0  # of this ballot's leader, as it told; speaks of slots accepted in this ballot only
+        # As this ballot's leader told (a leader's own: its base): everything up to it is chosen. What is accepted here
+        # in this ballot is that value; what is accepted in another one may be something else.
+        self.watermark: Index = 0
         self.highest_chosen: Index = 0  # highest watermark anybody ever told; decides nothing but who campaigns first
         self.known = RangeSet(REMEMBERED_RANGES)  # chosen, behind a hole; every slot is held; all > commit
         self.pull_at: Nanoseconds = NEVER  # a Fetch is due then; NEVER while nothing chosen is missing
@@ -156,7 +158,7 @@ class State(EngineState):
         self.pull_end: Index = 0  # last slot of the Fetch under way; 0: none
         self.pull_tries = 0  # Fetches without progress: a new leader asks another node each time
         self.fetches: list[Fetch] = []  # asked since the last Ready; at most MAX_FETCHES
-        # Large values sent to this node in answer to a Fetch: (slot, when), so that a retry finds its fragments alone.
+        # The last large value each node asked for, and when that was noted: a retry leaves its fragments alone.
         self.fetched: dict[NodeId, tuple[Index, Nanoseconds]] = {}
 
     def _begin_elections(self) -> None:
