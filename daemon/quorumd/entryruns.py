@@ -52,8 +52,8 @@ class EntryRuns:
         elif run.first < self.log.ring.first:
             self._send_recalled(sender, peer, run, now)
         elif run.last > self.log.ring.last:
-            entries = self.log.island(run.first, run.last)
-            if entries is not None:  # else superseded since it was asked for
+            entries = self.log.held(run.first, run.last)
+            if entries is not None:  # else it is no longer what the engine asked for
                 self._send_packed(sender, peer, run, run.last, entries, now)
         else:
             self._send_from_ring(sender, peer, run, now)

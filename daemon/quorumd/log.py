@@ -147,10 +147,6 @@ class Log:
         """Entries first..last, packed, if all of them are in memory; else None."""
         return self.ring.copy(first, last) if self.ring.first <= first and last <= self.ring.last else None
 
-    def island(self, first: Index, last: Index) -> bytes | None:
-        """Entries behind a hole, packed. None: there are none; this log has no holes."""
-        return None
-
     def absorb(self) -> None:
         """What waits outside the ring moves into it as far as it can: nothing, unless the log may have holes."""
 

@@ -11,6 +11,8 @@ from quorumd.commands import Kind, Status
 from quorumd.consensus.engine import Role
 from quorumd.errors import DiskError
 
+pytestmark = pytest.mark.usefixtures("either_engine")
+
 
 def test_three_nodes_elect_and_serve():
     world = World(3, seed=1)

@@ -5,20 +5,18 @@ import random
 from types import SimpleNamespace
 
 import pytest
-from world import MS, Caller, World
+from world import MS, Caller, World, consensus
 
 from quorumd import commands, limits
 from quorumd.appending import NOOP_RECORD, SlotAppender
 from quorumd.commands import Kind
-from quorumd.consensus.engine import KEPT, NOOP, Append, HardState
-from quorumd.consensus.termlog import TermLog
+from quorumd.consensus.engine import KEPT, NOOP, Append
 from quorumd.disk import RealDisk
-from quorumd.engines import make_engine, make_log, storage_of
+from quorumd.engines import empty, make_engine, make_log, storage_of
 from quorumd.errors import ConfigError
 from quorumd.invariants import InvariantBroken
 from quorumd.log import Log
 from quorumd.ports import Meta
-from quorumd.recovery import Recovered
 from quorumd.slotlog import SlotLog
 from quorumd.slotstorage import SlotStorage
 from quorumd.sources import BytesSource, SlabSource
@@ -41,7 +39,7 @@ def test_a_directory_of_another_engine_is_refused_and_nothing_is_touched():
         disk.meta = disk.meta._replace(engine=stamped)
         before = disk.meta, {number: bytes(data) for number, data in disk.cache.items()}
         with pytest.raises(ConfigError, match=f"the directory .*'{stamped}'.* 'engine: {stamped}' again"):
-            world.start(1, engine=configured)
+            world.start(1, consensus=consensus(configured))
         assert (disk.meta, {number: bytes(data) for number, data in disk.cache.items()}) == before
     disk.meta = disk.meta._replace(engine=RAFT)
     world.start(1)
@@ -74,16 +72,16 @@ def test_the_real_disk_keeps_the_engine_and_reads_older_stamps(tmp_path):
     assert disk.where() == str(tmp_path)
 
 
-def test_each_engine_has_its_log_and_one_that_is_not_here_is_named():
+def test_each_engine_has_its_log_and_no_other():
     ring = Ring(4096, 16)
     assert (type(make_log(RAFT, ring)), type(make_log(PAXOS, ring))) == (Log, SlotLog)
     assert storage_of(make_log(RAFT, ring)) is Storage
     assert storage_of(make_log(PAXOS, ring)) is SlotStorage
-    world = World(1, seed=3)
-    settings = world.members[1].core.settings._replace(engine="unheard-of")
-    recovered = Recovered(HardState(0, 0), TermLog(), 0)
-    with pytest.raises(ConfigError, match="no engine 'unheard-of'"):
-        make_engine(settings, recovered, Log(ring), random.Random(1), MS)
+    for engine, other in ((RAFT, PAXOS), (PAXOS, RAFT)):
+        settings = World(1, seed=3, engine=engine).members[1].core.settings
+        assert settings.engine == engine
+        with pytest.raises(InvariantBroken, match="the log of the engine that is configured"):
+            make_engine(settings, empty(other), Log(ring), random.Random(1), MS)
 
 
 # -- entries --------------------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ from quorumd import commands, limits
 from quorumd.commands import Compare, Kind, Put, Range, Status, Txn
 from quorumd.consensus.engine import Role
 
+pytestmark = pytest.mark.usefixtures("either_engine")
+
 SEEDS = int(os.environ.get("QUORUMD_SEEDS", "20"))
 CHAOS_MS = 4000
 SLOTS = 4096  # datagrams that a paused node's sockets hold

@@ -11,6 +11,8 @@ from quorumd.consensus.engine import Append
 from quorumd.errors import DiskError
 from quorumd_fastpath.apply import Store
 
+pytestmark = pytest.mark.usefixtures("either_engine")
+
 # -- datagrams ------------------------------------------------------------------------------------------------------
 
 

@@ -1,8 +1,11 @@
 """Who may end a session, and when: a full TTL after the leader's own election at the earliest (DESIGN 7)."""
 
+import pytest
 from world import MS, Caller, World
 
 from quorumd.commands import Kind, PutResult
+
+pytestmark = pytest.mark.usefixtures("either_engine")
 
 TTL_MS = 2000
 

@@ -10,17 +10,28 @@ from dataclasses import dataclass, field
 from quorumd import commands, limits
 from quorumd.commands import Kind, Status
 from quorumd.consensus.engine import Role
+from quorumd.consensus.paxos import PaxosConfig
 from quorumd.consensus.raft import RaftConfig
 from quorumd.core import Core, NodeRandom, Settings
 from quorumd.errors import DiskError
 from quorumd.fragments import Fragmenter, Reassembler
 from quorumd.ports import Meta
+from quorumd.types import PAXOS, RAFT
 from quorumd_fastpath import wire
 from quorumd_fastpath.wire import Slab
 
 MS = limits.MILLISECOND
 SEGMENT = 4 * limits.MIB
+ENGINE = RAFT  # of a world that is not told; the fixture `either_engine` changes it
 CLUSTER = 0xC1C1
+
+
+def consensus(engine, mtu=65_000):
+    """The settings of an engine, the same for both."""
+    kind = PaxosConfig if engine == PAXOS else RaftConfig
+    return kind(
+        40 * MS, 120 * MS, limits.MAX_APPEND_BYTES, limits.DEFAULT_INFLIGHT_BYTES, 256, datagram_bytes=mtu - 120
+    )
 
 
 class MemoryDisk:
@@ -183,11 +194,14 @@ class Member:
 class World:
     """n nodes. `cut` holds directed links that lose everything; `loss` is the chance that any datagram is lost."""
 
-    def __init__(self, n=3, seed=0, *, mtu=65000, bootstrap=CLUSTER, ring_bytes=8 * limits.MIB, **settings):
+    def __init__(
+        self, n=3, seed=0, *, engine=None, mtu=65000, bootstrap=CLUSTER, ring_bytes=8 * limits.MIB, **settings
+    ):
         self.rng = random.Random(seed)
         self.now = 1_000 * MS
         self.ids = list(range(1, n + 1))
         self.mtu = mtu
+        self.engine = engine or ENGINE
         self.settings = settings
         self.ring_bytes = ring_bytes
         self.loss = 0.0
@@ -208,9 +222,7 @@ class World:
             "node": i,
             "peers": {j: b"peer%d" % j for j in self.ids},
             "client_addresses": {j: f"node{j}:1" for j in self.ids},
-            "consensus": RaftConfig(
-                40 * MS, 120 * MS, limits.MAX_APPEND_BYTES, limits.DEFAULT_INFLIGHT_BYTES, 256, False, self.mtu - 120
-            ),
+            "consensus": consensus(self.engine, self.mtu),
             "hashes": {"nodes": 1, "engine": 2, "quorums": 3, "storage.quota_mib": 4},
             "mtu_peer": self.mtu,
             "mtu_client": self.mtu,

@@ -28,13 +28,14 @@ class Peer(Progress):
     fell silent, to which nothing is pushed until it speaks again.
     """
 
-    __slots__ = ("above", "suspect", "suspect_at")
+    __slots__ = ("above", "suspect_at", "suspect_match")
 
     def __init__(self, node: NodeId, next_slot: Index, now: Nanoseconds) -> None:
         super().__init__(node, next_slot, now)
         self.replicating = True
         self.above = RangeSet(REMEMBERED_RANGES)  # durably accepted there, behind holes; all > match
-        self.suspect: Index = 0  # a large value that seemed lost first at suspect_at
+        # Large values count as lost from suspect_at on, unless `match` has moved since it was suspect_match.
+        self.suspect_match: Index = -1
         self.suspect_at: Nanoseconds = 0
 
     def silence(self) -> None:

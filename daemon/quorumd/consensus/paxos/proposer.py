@@ -185,6 +185,8 @@ def resend(s: State, p: Peer, have: Index, upto: Index, fresh: bool = False) -> 
             if travels_in_fragments(s, p, begin):
                 begin += 1
                 continue
+            if is_large(s, begin):
+                p.suspect_match = -1  # carried anew from now on
             sent, _ = s.sizes.fit(begin, min(end, s.log.run_end(begin)), s.config.max_append_bytes)
             s.messages.append(Accept(s.node, p.node, s.term, begin, sent - begin + 1, s.commit))
             p.resend_upto = sent if fresh and room == RESEND_MESSAGES else max(p.resend_upto, sent)
@@ -211,13 +213,21 @@ def gaps(p: Peer, first: Index, last: Index) -> list[tuple[Index, Index]]:
 
 
 def travels_in_fragments(s: State, p: Peer, slot: Index) -> bool:
-    """Whether `slot` is a large value that the transport may still be carrying, and resending, in fragments."""
-    if s.sizes.fit(slot, slot, 1)[1] <= s.config.datagram_bytes:
+    """Whether `slot` is a large value that the transport may still be carrying, and resending, in fragments.
+
+    What it carries arrives one after the other, so the wait is for progress, not for each value.
+    """
+    if not is_large(s, slot):
         return False
-    if p.suspect != slot:
-        p.suspect = slot
+    if p.suspect_match != p.match:
+        p.suspect_match = p.match
         p.suspect_at = s.now + 2 * s.config.election_timeout_ns
     return s.now < p.suspect_at
+
+
+def is_large(s: State, slot: Index) -> bool:
+    """Whether a value does not fit a datagram."""
+    return s.sizes.fit(slot, slot, 1)[1] > s.config.datagram_bytes
 
 
 def scan_interval(s: State) -> int:
