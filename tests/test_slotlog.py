@@ -108,6 +108,7 @@ class Checked:
     def check(self):
         log, ring = self.log, self.log.ring
         assert log.prefix == self.prefix()
+        assert log.waits_for_room == (log.prefix > ring.last)
         assert ring.first <= self.low
         top = max(self.model, default=0)
         waiting = {slot: data for slot, data in self.model.items() if slot > ring.last}

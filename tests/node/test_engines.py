@@ -167,6 +167,7 @@ def test_every_source_reaches_ring_and_islands(source, first):
     bench.append(first, first + 2, handle, skip)
     assert bench.log.held(first, first + 2) == b"".join(expected)
     assert bench.log.ring.last == (3 if first == 1 else 0)
+    assert not bench.yields
     assert [bench.clients.pending.pop(first + i) for i in range(3)] == [b"client" if source == "staged" else None] * 3
     assert bench.appender.leads_from == (first + 2 if source == "noop" else 0)
     assert not bench.appender.internal
