@@ -27,7 +27,6 @@ from quorumd.commands import Kind
 from quorumd.consensus.engine import (
     Durable,
     Engine,
-    HardState,
     Propose,
     ReadIndex,
     Ready,
@@ -38,12 +37,11 @@ from quorumd.consensus.engine import (
 )
 from quorumd.consensus.messages import AppendEntries
 from quorumd.consensus.raft import RaftConfig
-from quorumd.consensus.termlog import TermLog
-from quorumd.engines import make_appender, make_engine, make_log, storage_of
+from quorumd.engines import make_appender, make_engine, make_log, nothing_logged, storage_of
 from quorumd.errors import ConfigError, CorruptLog
 from quorumd.join import judge
 from quorumd.ports import Disk, Meta
-from quorumd.recovery import Recovered, recover
+from quorumd.recovery import recover
 from quorumd.storage import Storage
 from quorumd.transport import BOOTSTRAPPING, HAS_STATE, VOTER, Identity, Transport
 from quorumd.types import RAFT, Address, Incarnation, Nanoseconds, NodeId
@@ -183,7 +181,7 @@ class Core:
             segment_bytes=self.settings.segment_bytes,
             random_u64=self.random.u64,
         )
-        recovered = Recovered(HardState(0, 0), TermLog(), 0)
+        recovered = nothing_logged(self.log)
         if fresh:
             self.log.ring.reset(1)
             self.storage.start_fresh(1)

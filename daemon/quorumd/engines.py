@@ -6,7 +6,8 @@ from typing import Protocol
 from quorumd.appending import Appender, SlotAppender
 from quorumd.applier import Applier
 from quorumd.clientplane import ClientPlane
-from quorumd.consensus.engine import Engine, LogSizes, Random
+from quorumd.consensus.ballotlog import BallotLog
+from quorumd.consensus.engine import Engine, HardState, LogSizes, Random
 from quorumd.consensus.raft import Raft, RaftConfig
 from quorumd.consensus.termlog import TermLog
 from quorumd.errors import ConfigError
@@ -40,6 +41,11 @@ def make_log(engine: str, ring: Ring) -> Log:
 def storage_of(log: Log) -> type[Storage]:
     """What writes it to the disk."""
     return SlotStorage if isinstance(log, SlotLog) else Storage
+
+
+def nothing_logged(log: Log) -> Recovered:
+    """What the recovery of an empty log would find."""
+    return Recovered(HardState(0, 0), BallotLog() if isinstance(log, SlotLog) else TermLog(), 0)
 
 
 def make_appender(log: Log, storage: Storage, applier: Applier, clients: ClientPlane) -> Appender:

@@ -10,10 +10,11 @@ from world import MS, Caller, World
 from quorumd import commands, limits
 from quorumd.appending import NOOP_RECORD, SlotAppender
 from quorumd.commands import Kind
+from quorumd.consensus.ballotlog import BallotLog
 from quorumd.consensus.engine import KEPT, NOOP, Append, HardState
 from quorumd.consensus.termlog import TermLog
 from quorumd.disk import RealDisk
-from quorumd.engines import make_engine, make_log, storage_of
+from quorumd.engines import make_engine, make_log, nothing_logged, storage_of
 from quorumd.errors import ConfigError
 from quorumd.invariants import InvariantBroken
 from quorumd.log import Log
@@ -107,6 +108,8 @@ def test_each_engine_has_its_log_and_one_that_is_not_here_is_named():
     assert (type(make_log(RAFT, ring)), type(make_log(PAXOS, ring))) == (Log, SlotLog)
     assert storage_of(make_log(RAFT, ring)) is Storage
     assert storage_of(make_log(PAXOS, ring)) is SlotStorage
+    empty = [nothing_logged(make_log(engine, ring)) for engine in (RAFT, PAXOS)]
+    assert [(type(found.terms), found.applied) for found in empty] == [(TermLog, 0), (BallotLog, 0)]
     world = World(1, seed=3)
     settings = world.members[1].core.settings._replace(engine="unheard-of")
     recovered = Recovered(HardState(0, 0), TermLog(), 0)
