@@ -1,12 +1,14 @@
 """The log with holes against the dumbest log there is, a dict of slot -> bytes; and where its records lie likewise."""
 
 import struct
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quorumd import limits
+from quorumd.consensus.ballotlog import BallotLog
 from quorumd.consensus.engine import KEPT
 from quorumd.invariants import InvariantBroken
 from quorumd.log import RecordAt, RecordIndex, entry_length, skip_entries
@@ -106,6 +108,7 @@ class Checked:
     def check(self):
         log, ring = self.log, self.log.ring
         assert log.prefix == self.prefix()
+        assert log.waits_for_room == (log.prefix > ring.last)
         assert ring.first <= self.low
         top = max(self.model, default=0)
         waiting = {slot: data for slot, data in self.model.items() if slot > ring.last}
@@ -233,3 +236,34 @@ def test_common_entries_is_the_common_prefix(one, other):
     assert found == (count, sum(map(len, one[:count])))
     assert skip_entries(b"".join(one), count) == found[1]
     assert entry_length(one[0], 0) == len(one[0])
+
+
+# -- ballots --------------------------------------------------------------------------------------------------------
+
+
+@settings(unhurried, max_examples=300)
+@given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 12), st.integers(1, 4)), max_size=25), st.integers(1, 45))
+def test_a_ballot_log_is_a_dict_of_slots(accepted, at):
+    log, model = BallotLog(), {}
+    for first, count, ballot in accepted:
+        log.accept(first, first + count - 1, ballot)
+        model.update(dict.fromkeys(range(first, first + count), ballot))
+    assert log.last == max(model, default=0)
+    assert [log.ballot_at(slot) for slot in range(50)] == [model.get(slot) for slot in range(50)]
+    runs = list(log.runs())
+    assert len(runs) == log.count
+    assert [(slot, run.ballot) for run in runs for slot in range(run.first, run.last + 1)] == sorted(model.items())
+    assert all(a.last + 1 < b.first or a.ballot != b.ballot for a, b in pairwise(runs))
+    upto = at - 1
+    while upto + 1 in model:
+        upto += 1
+    assert log.upto(at) == upto
+    if at in model:
+        end = at
+        while model.get(end + 1) == model[at]:
+            end += 1
+        assert log.run_end(at) == end
+    cut = [(slot, run.ballot) for run in log.runs(at, at + 9) for slot in range(run.first, run.last + 1)]
+    assert cut == [(slot, model[slot]) for slot in range(at, at + 10) if slot in model]
+    holes = [slot for first, last in log.holes(at, at + 9) for slot in range(first, last + 1)]
+    assert holes == [slot for slot in range(at, at + 10) if slot not in model]

@@ -91,9 +91,10 @@ class SlotAppender(Appender):
         elif log.appends_at(first) and source is None and log.ring.room(*self._own_size()):
             invariant(self._append_own(log.ring, first, item.last - first + 1), "the ring said that it has room")
             return
-        else:
-            self.storage.yield_ring()
         changed = log.place(first, item.last - first + 1, KEPT if source is KEPT else self._packed(item), item.skip)
+        if log.waits_for_room:
+            self.storage.yield_ring()
+            log.absorb()
         if changed:
             self.applier.superseded(changed)
 

@@ -70,6 +70,11 @@ class SlotLog(Log):
         return self._bytes + size_bytes <= limits.ISLAND_BYTES and self._entries + entries <= limits.ISLAND_ENTRIES
 
     @property
+    def waits_for_room(self) -> bool:
+        """Whether there are islands that only a full ring keeps out of it."""
+        return bool(self._pieces) and self._starts[0] == self.ring.last + 1
+
+    @property
     def prefix(self) -> Index:
         """Last slot before the first hole."""
         upto = self.ring.last

@@ -142,3 +142,18 @@ def test_other_files_are_refused(dump, content, complaint):
 
 def test_the_kinds_of_entries_are_those_of_the_log():
     assert {kind.name.lower() for kind in commands.Kind} >= {"noop", "command", "open_session", "expire_session"}
+
+
+def test_records_of_a_log_with_holes_are_named(dump):
+    records = entries()[:2]
+
+    def accept(batch) -> None:
+        assert batch.append_data(b"".join(records), 20, 2, 0x10002, walframe.ACCEPT)
+        assert batch.reaccept(20, 2, 0x20001)
+
+    code, out, err = dump(segment(accept), "--json")
+    assert (code, err) == (0, "")
+    _, accepted, again, _ = map(json.loads, out.splitlines())
+    assert (accepted["record"], accepted["term"], accepted["index"], accepted["count"]) == ("accept", 0x10002, 20, 2)
+    assert [entry["index"] for entry in accepted["entries"]] == [20, 21]
+    assert again == {"record": "re-accept", "position": again["position"], "term": 0x20001, "index": 20, "count": 2}

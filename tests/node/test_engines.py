@@ -22,6 +22,7 @@ from quorumd.slotstorage import SlotStorage
 from quorumd.sources import BytesSource, SlabSource
 from quorumd.storage import Storage
 from quorumd.types import PAXOS, RAFT
+from quorumd_fastpath import reference_wal, walframe
 from quorumd_fastpath.ring import Pending, Ring
 from quorumd_fastpath.wire import Slab, Stage
 
@@ -55,6 +56,33 @@ def test_a_stamp_without_a_cluster_binds_to_no_engine():
     world.start(1, bootstrap=True)
     world.elect()
     assert disk.meta.engine == RAFT
+
+
+def test_a_log_of_the_format_before_is_read_and_goes_on_in_the_present_one(monkeypatch):
+    def encode_version_1(**fields):
+        return reference_wal.encode_segment_header(reference_wal.Header(**fields, seed=0), 1)
+
+    with monkeypatch.context() as before:
+        before.setattr(walframe, "encode_segment_header", encode_version_1)
+        world = World(1, seed=6)
+        world.elect()
+        Caller(world).open().put(b"k", b"v")
+        world.step(100)
+        world.stop(1)
+    disk = world.members[1].disk
+    assert walframe.segment_version(disk.cache[1]) == 1
+    world.start(1)
+    world.elect()
+    caller = Caller(world, seed=2).open()
+    assert caller.get(b"k") == b"v"
+    while disk.segments()[-1] < 3 or not any(disk.cache[2][:512]):
+        caller.put(b"big", bytes(limits.MIB))
+    assert walframe.segment_version(disk.cache[2]) == walframe.FORMAT_VERSION == 2
+    caller.put(b"k", b"w")
+    world.step(100)
+    digest = world.members[1].core.store.digest
+    world.stop(1)
+    assert world.start(1).store.digest == digest, "a log in both formats"
 
 
 def test_the_real_disk_keeps_the_engine_and_reads_older_stamps(tmp_path):
@@ -137,6 +165,7 @@ def test_every_source_reaches_ring_and_islands(source, first):
     bench.append(first, first + 2, handle, skip)
     assert bench.log.held(first, first + 2) == b"".join(expected)
     assert bench.log.ring.last == (3 if first == 1 else 0)
+    assert not bench.yields
     assert [bench.clients.pending.pop(first + i) for i in range(3)] == [b"client" if source == "staged" else None] * 3
     assert bench.appender.leads_from == (first + 2 if source == "noop" else 0)
     assert not bench.appender.internal

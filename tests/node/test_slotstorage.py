@@ -31,6 +31,28 @@ def entry(rng):
     return commands.encode_record(Kind.COMMAND, rng.randbytes(16), rng.randrange(1, 99), 1, put)
 
 
+class SlowDisk(MemoryDisk):
+    """Syncs its batches one after another."""
+
+    def __init__(self):
+        super().__init__()
+        self.loads = 0
+
+    def load(self, number):
+        self.loads += 1
+        return super().load(number)
+
+    def work_on(self, batches):
+        """As `work`, but only so many batches reach the platter."""
+        unsynced, submitted = self.unsynced, self.submitted_seq
+        done = [write for write in unsynced if write[3] < 0 or write[3] <= self.synced_seq + batches]
+        self.unsynced = done
+        self.submitted_seq = min(submitted, self.synced_seq + batches)
+        self.work(self.now + 1)
+        self.unsynced = [write for write in unsynced if write not in done]
+        self.submitted_seq = submitted
+
+
 def split(data):
     """Packed entries, one by one."""
     found, at = [], 0
@@ -46,7 +68,7 @@ class Acceptor:
 
     def __init__(self, rng, disk=None):
         self.rng = rng
-        self.disk = disk or MemoryDisk()
+        self.disk = disk or SlowDisk()
         self.seq = self.durable = self.commit = self.applied = 0
         self.ballot = 1
         self.slots: dict[int, tuple[int, bytes]] = {}
@@ -160,8 +182,7 @@ def run(acceptor, steps):
     rng = acceptor.rng
     for _ in range(steps):
         acceptor.step()
-        if rng.random() < 0.5:
-            acceptor.disk.work(acceptor.disk.now + 1)
+        acceptor.disk.work_on(rng.choice([0, 1, 1, 1, 2, 3, 100]))
         acceptor.poll()
         if acceptor.storage.written and rng.random() < 0.3:
             acceptor.choose(rng.randint(min(acceptor.commit, acceptor.storage.written), acceptor.storage.written))
@@ -213,6 +234,43 @@ def test_what_was_durable_is_there_after_a_crash(seed, power):
             assert after.reads_back(slot)
         acceptor = after
     assert acceptor.storage._number >= 2, "the runs must cross segments"
+
+
+def test_open_slots_stay_in_memory_through_a_recovery_however_many():
+    acceptor = Acceptor(random.Random(8))
+    large = [commands.encode_record(Kind.COMMAND, bytes(16), i, 1, bytes(300_000)) for i in range(40)]
+    for slot in range(1, 41):
+        acceptor.accept((slot, slot, large[slot - 1 : slot]))
+        acceptor.disk.work_on(9)
+        acceptor.poll()
+    acceptor.choose(2)
+    acceptor.accept((41, 41, [entry(acceptor.rng)]))
+    acceptor.disk.killed()
+    after = Acceptor(acceptor.rng, acceptor.disk)
+    assert after.recovered.applied == 2
+    assert after.log.ring.first <= 3 < after.log.ring.last < 40
+    assert after.log.held(3, 40) == b"".join(large[2:])
+    assert after.storage.written == after.log.prefix == 41, "all of it can be read back, so all of it can be applied"
+
+
+def test_slots_that_alternate_between_two_segments_cost_few_loads():
+    acceptor = Acceptor(random.Random(9))
+    values = [commands.encode_record(Kind.COMMAND, bytes(16), i, 1, bytes(20)) for i in range(60)]
+    for first in (1, 2):
+        for slot in range(first, 60, 2):
+            acceptor.accept((slot, slot, values[slot : slot + 1]))
+        for slot in range(101, 105 if first == 1 else 101):  # fills the first segment
+            acceptor.disk.work_on(99)
+            acceptor.poll()
+            acceptor.accept((slot, slot, [commands.encode_record(Kind.COMMAND, bytes(16), 1, 1, bytes(1 << 20))]))
+        acceptor.disk.work_on(99)
+        acceptor.poll()
+    assert acceptor.storage._number == 2
+    acceptor.disk.killed()
+    acceptor.disk.loads = 0
+    after = Acceptor(acceptor.rng, acceptor.disk)
+    assert after.log.held(1, 59) == b"".join(values[1:])
+    assert after.disk.loads <= len(after.disk.segments()) + 4
 
 
 def test_a_torn_tail_is_cut_and_the_slots_before_it_stay():

@@ -206,5 +206,7 @@ def holds(machine: Machine, core: Core, index: Index) -> bool:
     if place < 0:
         return False
     record = records.at(place)
+    if index >= record.first + record.entries:
+        return False  # a hole, or not written yet
     number, offset = divmod(record.position, core.storage.segment_bytes)
     return machine.disk.holds(number, offset, record.length)
