@@ -168,19 +168,20 @@ def send_empty(s: State, p: Peer) -> None:
 
 
 def resend(s: State, p: Peer, have: Index, upto: Index, fresh: bool = False) -> None:
-    """Sends again the open slots in have+1..upto that the acceptor is not known to have.
+    """Sends again the open slots in have+1..upto that the acceptor is not known to have; upto, or (`fresh`) the answer
+    to a later heartbeat, arrived after they should have.
 
-    `upto`, or for a tail what was sent before the heartbeat, arrived after them. Holes below resend_upto were sent
-    again already: once more only if something sent after that has arrived (`fresh`, or upto > resend_mark).
+    A hole is sent again at first sight. Those up to resend_upto were already: once more only if something arrived that
+    left after them, and not more often than loss detection looks.
     """
     fresh = fresh or upto > p.resend_mark
-    if fresh and have < p.resend_upto and s.now < p.resend_at:
-        return
-    first = max(have, s.commit, s.base) + 1
-    if not fresh:
-        first = max(first, p.resend_upto + 1)
+    if fresh and (s.now >= p.resend_at or p.resend_upto <= have):
+        p.resend_upto = have
+        p.resend_mark = p.next - 1
+        p.resend_round = s.round
+        p.resend_at = s.now + scan_interval(s)
     room = RESEND_MESSAGES
-    for begin, end in gaps(p, first, min(upto, p.next - 1)):
+    for begin, end in gaps(p, max(have, s.commit, s.base, p.resend_upto) + 1, min(upto, p.next - 1)):
         while begin <= end and room and s.log.ballot_at(begin) == s.term:
             if travels_in_fragments(s, p, begin):
                 begin += 1
@@ -189,13 +190,9 @@ def resend(s: State, p: Peer, have: Index, upto: Index, fresh: bool = False) -> 
                 p.suspect_match = -1  # carried anew from now on
             sent, _ = s.sizes.fit(begin, min(end, s.log.run_end(begin)), s.config.max_append_bytes)
             s.messages.append(Accept(s.node, p.node, s.term, begin, sent - begin + 1, s.commit))
-            p.resend_upto = sent if fresh and room == RESEND_MESSAGES else max(p.resend_upto, sent)
+            p.resend_upto = sent
             begin = sent + 1
             room -= 1
-    if room < RESEND_MESSAGES:
-        p.resend_mark = p.next - 1
-        p.resend_round = s.round
-        p.resend_at = s.now + scan_interval(s)
 
 
 def gaps(p: Peer, first: Index, last: Index) -> list[tuple[Index, Index]]:
