@@ -180,13 +180,13 @@ def resend(s: State, p: Peer, have: Index, upto: Index, fresh: bool = False) -> 
         p.resend_mark = p.next - 1
         p.resend_round = s.round
         p.resend_at = s.now + scan_interval(s)
-    room = RESEND_MESSAGES
+    room, lost = RESEND_MESSAGES, fragments_are_lost(s, p)
     for begin, end in gaps(p, max(have, s.commit, s.base, p.resend_upto) + 1, min(upto, p.next - 1)):
         while begin <= end and room and s.log.ballot_at(begin) == s.term:
-            if travels_in_fragments(s, p, begin):
-                begin += 1
-                continue
             if is_large(s, begin):
+                if not lost:
+                    begin += 1
+                    continue
                 p.suspect_match = -1  # carried anew from now on
             sent, _ = s.sizes.fit(begin, min(end, s.log.run_end(begin)), s.config.max_append_bytes)
             s.messages.append(Accept(s.node, p.node, s.term, begin, sent - begin + 1, s.commit))
@@ -209,17 +209,16 @@ def gaps(p: Peer, first: Index, last: Index) -> list[tuple[Index, Index]]:
     return found
 
 
-def travels_in_fragments(s: State, p: Peer, slot: Index) -> bool:
-    """Whether `slot` is a large value that the transport may still be carrying, and resending, in fragments.
+def fragments_are_lost(s: State, p: Peer) -> bool:
+    """Whether large values that are missing are to be sent again: else the transport may still be carrying, and
+    resending, their fragments.
 
-    What it carries arrives one after the other, so the wait is for progress, not for each value.
+    It carries one after the other, so the wait is for progress, not for each value.
     """
-    if not is_large(s, slot):
-        return False
     if p.suspect_match != p.match:
         p.suspect_match = p.match
         p.suspect_at = s.now + 2 * s.config.election_timeout_ns
-    return s.now < p.suspect_at
+    return s.now >= p.suspect_at
 
 
 def is_large(s: State, slot: Index) -> bool:
