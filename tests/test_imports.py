@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DAEMON = ROOT / "daemon" / "quorumd"
-PURE = {"crc", "wire", "beats", "ring", "walframe", "apply"}
+PURE = {"crc", "wire", "replays", "beats", "ring", "walframe", "apply"}
 
 LEAF = {"types", "errors", "invariants", "limits", "endpoint", "yamlsource", "configerrors", "config", "commands"}
 # Layer -> the layers it may import, besides itself. `fastpath` stands for the pure native modules.

@@ -13,6 +13,7 @@ from quorumd import limits
 from quorumd.fragments import Fragmenter, Reassembler
 from quorumd.types import Address, Incarnation, Nanoseconds, NodeId
 from quorumd_fastpath import wire
+from quorumd_fastpath.replays import ReplayWindows
 from quorumd_fastpath.ring import Pending, ReadQueue
 from quorumd_fastpath.wire import KEEPALIVES, READS, WRITES, Counters, Outbox, Replies, Slab, Stage
 
@@ -29,6 +30,8 @@ class ClientPlane:
         self.cluster = 0
         self.outbox = outbox
         self.stage = Stage(limits.MAX_STAGED_OPS)
+        self.replays = ReplayWindows(limits.CLIENT_WINDOWS, limits.CLIENT_DATAGRAM_LIFE)
+        self.stage.expect_numbers(self.replays, incarnation)
         self.replies = Replies(limits.REPLY_SCRATCH_BYTES, mtu)
         self.pending = Pending(limits.MAX_PENDING_OPS)
         self.reads = ReadQueue(limits.READ_QUEUE_BYTES)
@@ -46,7 +49,7 @@ class ClientPlane:
         """Stages every operation of the slab and answers its rare frames. Valid until the slab is cleared."""
         self.rare = 0
         self._collected = True
-        for slot, frame in self.stage.collect(slab, self.cluster, self.counters):
+        for slot, frame in self.stage.collect(slab, self.cluster, self.counters, now):
             self.rare += 1
             if self.rare > RARE_FRAMES_PER_TURN:
                 self.counters.increment(wire.DROP_OVERFLOW)
@@ -56,7 +59,7 @@ class ClientPlane:
 
     def _rare(self, addr: Address, frame: wire.Frame, payload: bytes, now: Nanoseconds) -> None:
         kind = frame[2]
-        if kind == wire.KIND_CLIENT_HELLO:
+        if kind in (wire.KIND_CLIENT_HELLO, wire.KIND_REQUEST):  # a request for another life of this node
             self._answer(addr, wire.KIND_CLIENT_HELLO_REPLY, frame, self.hello())
         elif kind == wire.KIND_STATUS:
             self._answer(addr, wire.KIND_STATUS_REPLY, frame, self.status())
@@ -97,6 +100,10 @@ class ClientPlane:
         for inner, inner_payload in wire.parse_datagram(message, self.counters):
             if inner[2] != wire.KIND_REQUEST or inner[13] != self.cluster:
                 self.counters.increment(wire.DROP_BAD_KIND)
+            elif inner[10] and inner[8] != self.incarnation:
+                self._answer(addr, wire.KIND_CLIENT_HELLO_REPLY, inner, self.hello())
+            elif inner[10] and not self.replays.take(inner[7], inner[10], now):
+                self.counters.increment(wire.DROP_REPLAYED)
             elif not self.stage.collect_payload(inner_payload, inner[12], addr):
                 self.counters.increment(wire.DROP_BAD_RECORD)
 

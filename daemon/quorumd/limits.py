@@ -118,6 +118,9 @@ RELAY_HELD_DATAGRAMS: Final = 20_000  # on their way; one more is lost
 RELAY_CLIENTS: Final = 1024  # behind one lane; datagrams of further ones are lost
 
 # The client library
+CLIENT_LIVES: Final = 64  # nodes whose lives a client remembers
+CLIENT_WINDOWS: Final = 65_536  # clients whose copied datagrams a node can tell
+CLIENT_DATAGRAM_LIFE: Final = 60 * SECOND  # no copy of a datagram is older
 CLIENT_FIRST_RETRY: Final = 40 * MILLISECOND  # an unanswered request is repeated after this, then ever more slowly
 CLIENT_MAX_RETRY: Final = 200 * MILLISECOND
 CLIENT_FRAGMENTED_RETRY: Final = 500 * MILLISECOND  # likewise if it left in fragments, which have timers of their own

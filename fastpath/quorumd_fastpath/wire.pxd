@@ -4,6 +4,8 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
+from quorumd_fastpath.replays cimport ReplayWindows
+
 cdef extern from "<sys/uio.h>" nogil:
     cdef struct iovec:
         void* iov_base
@@ -138,7 +140,8 @@ cpdef enum:
     DROP_BAD_BODY = 14
     DROP_OVERFLOW = 15
     DROP_REASSEMBLY_FULL = 16
-    DROP_REASONS = 17
+    DROP_REPLAYED = 17
+    DROP_REASONS = 18
 
 # Classes of staged client operations.
 cpdef enum:
@@ -259,7 +262,12 @@ cdef class Stage:
     cdef list kept  # slabs and reassembled payloads that descriptors point into
 
     cdef vector[qstaged]* by_class(self, int which) noexcept nogil
-    cdef void walk(self, Slab slab, uint64_t cluster, uint64_t* drops) noexcept nogil
+    cdef ReplayWindows replays      # None: numbers are not looked at
+    cdef uint64_t incarnation       # of this node: what numbered requests must be addressed to
+
+    cdef void put_aside(self, int slot, qparsed* parsed, size_t payload_offset, uint64_t* drops) noexcept nogil
+    cdef void walk(self, Slab slab, uint64_t cluster, ReplayWindows replays, uint64_t now,
+                   uint64_t* drops) noexcept nogil
     cdef void take_records(self, const uint8_t* data, uint32_t count, const qaddr* addr, uint64_t* drops) noexcept nogil
 
 cdef class Replies:

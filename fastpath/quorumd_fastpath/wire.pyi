@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from typing_extensions import Buffer
 
+from quorumd_fastpath.replays import ReplayWindows
+
 HEADER_BYTES: int
 ENTRY_HEADER_BYTES: int
 REPLY_HEADER_BYTES: int
@@ -81,9 +83,10 @@ DROP_STALE_RECEIVER: int
 DROP_BAD_BODY: int
 DROP_OVERFLOW: int
 DROP_REASSEMBLY_FULL: int
+DROP_REPLAYED: int
 DROP_REASONS: int
 REASONS: tuple[str, ...]
-"""Name of each drop reason, in the order of DROP_BAD_MAGIC..DROP_REASSEMBLY_FULL (reason 1 is REASONS[0])."""
+"""Name of each drop reason, in the order of DROP_BAD_MAGIC..DROP_REPLAYED (reason 1 is REASONS[0])."""
 
 WRITES: int
 READS: int
@@ -253,8 +256,13 @@ class Stage:
     def records(self, which: int) -> list[tuple[bytes, bytes]]:
         """The staged records of a class with the address each came from: (addr, record), copied."""
 
-    def collect(self, slab: Slab, cluster: int, counters: Counters) -> list[tuple[int, Frame]]:
+    def expect_numbers(self, replays: ReplayWindows, incarnation: int) -> None:
+        """From now on a REQUEST frame with a number is taken once, and only if it is addressed to `incarnation`."""
+
+    def collect(self, slab: Slab, cluster: int, counters: Counters, now: int = 0) -> list[tuple[int, Frame]]:
         """Stages the records of every REQUEST frame for `cluster`; returns (slot, frame) of other valid frames.
+
+        Among those are numbered requests for another incarnation, see expect_numbers; `now` is for its windows.
 
         All or nothing per frame. Of the others at most MAX_OTHER_FRAMES come back, the rest is counted as overflow. The
         slab must not be cleared before this stage is.

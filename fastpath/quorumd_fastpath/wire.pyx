@@ -43,7 +43,7 @@ cdef enum:
 REASONS = (
     "bad_magic", "bad_version", "bad_kind", "bad_length", "bad_crc", "bad_reserved", "wrong_cluster", "wrong_receiver",
     "bad_record", "bad_mac", "old_incarnation", "unknown_sender", "stale_receiver", "bad_body", "overflow",
-    "reassembly_full",
+    "reassembly_full", "replayed",
 )
 
 Frame = collections.namedtuple(
@@ -721,40 +721,59 @@ cdef class Stage:
                 self.write_bytes_ += op.length
             target.push_back(op)
 
-    cdef void walk(self, Slab slab, uint64_t cluster, uint64_t* drops) noexcept nogil:
+    cdef void put_aside(self, int slot, qparsed* parsed, size_t payload_offset, uint64_t* drops) noexcept nogil:
+        if self.others.size() == MAX_OTHERS:
+            drops[DROP_OVERFLOW] += 1
+            return
+        parsed.slot = slot
+        parsed.payload_offset = <uint32_t>payload_offset
+        self.others.push_back(parsed[0])
+
+    cdef void walk(self, Slab slab, uint64_t cluster, ReplayWindows replays, uint64_t now,
+                   uint64_t* drops) noexcept nogil:
         cdef int slot
         cdef size_t offset, payload_offset
         cdef const uint8_t* data
         cdef qparsed parsed
+        cdef bint numbered = self.incarnation != 0
         self.others.clear()
         for slot in range(slab.count):
             data = <const uint8_t*>slab.data + slot * slab.slot_bytes
             offset = 0
             while next_frame(data, slab.lengths[slot], &offset, &parsed.frame, &payload_offset, drops):
                 if parsed.frame.kind != KIND_REQUEST:
-                    if self.others.size() == MAX_OTHERS:
-                        drops[DROP_OVERFLOW] += 1
-                        continue
-                    parsed.slot = slot
-                    parsed.payload_offset = <uint32_t>payload_offset
-                    self.others.push_back(parsed)
+                    self.put_aside(slot, &parsed, payload_offset, drops)
                 elif parsed.frame.cluster != cluster:
                     drops[DROP_WRONG_CLUSTER] += 1
                 elif not request_valid(data + payload_offset, parsed.frame.payload_length, parsed.frame.count):
                     drops[DROP_BAD_RECORD] += 1
+                elif numbered and parsed.frame.index and parsed.frame.receiver_incarnation != self.incarnation:
+                    self.put_aside(slot, &parsed, payload_offset, drops)
+                elif (numbered and parsed.frame.index
+                        and not replays.fresh(parsed.frame.sender_incarnation, parsed.frame.index, now)):
+                    drops[DROP_REPLAYED] += 1
                 else:
                     self.take_records(data + payload_offset, parsed.frame.count, &slab.addrs[slot], drops)
 
-    def collect(self, Slab slab not None, uint64_t cluster, Counters counters not None):
+    def expect_numbers(self, ReplayWindows replays not None, uint64_t incarnation):
+        """From now on a REQUEST frame with a number is taken once, and only if it is addressed to `incarnation`."""
+        if not incarnation:
+            raise ValueError("an incarnation is not 0")
+        self.replays = replays
+        self.incarnation = incarnation
+
+    def collect(self, Slab slab not None, uint64_t cluster, Counters counters not None, uint64_t now=0):
         """Stages the records of every REQUEST frame for `cluster`; returns (slot, frame) of other valid frames.
 
+        Among those are numbered requests for another incarnation, see expect_numbers; `now` is for its windows.
         All or nothing per frame. Of the others at most MAX_OTHER_FRAMES come back, the rest is counted as overflow. The
         slab must not be cleared before this stage is.
         """
         cdef size_t i
         cdef list others = []
+        cdef ReplayWindows replays = self.replays
         with nogil:
-            self.walk(slab, cluster, counters.values)
+            self.walk(slab, cluster, replays, now, counters.values)
         self.kept.append(slab)
         for i in range(self.others.size()):
             others.append((self.others[i].slot, make_frame(self.others[i].payload_offset, &self.others[i].frame)))

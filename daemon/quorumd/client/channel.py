@@ -7,8 +7,16 @@ from typing import Final
 from quorumd.auth import Mac
 from quorumd.client.routing import SocketAddress
 from quorumd.fragments import Fragmenter, Reassembler
-from quorumd.limits import HEADER_BYTES, LOOPBACK_MTU, MAC_BYTES, MILLISECOND, MIN_MTU
-from quorumd.types import NOBODY, Nanoseconds, NodeId
+from quorumd.limits import (
+    CLIENT_FIRST_RETRY,
+    CLIENT_LIVES,
+    HEADER_BYTES,
+    LOOPBACK_MTU,
+    MAC_BYTES,
+    MILLISECOND,
+    MIN_MTU,
+)
+from quorumd.types import NOBODY, Incarnation, Nanoseconds, NodeId
 from quorumd_fastpath import wire
 
 LONGEST_TTL_MS: Final = 86_400_000
@@ -54,6 +62,10 @@ class Channel:
         self._mac = mac
         self._tail_bytes = MAC_BYTES if mac is not None else 0
         self._incarnation = int.from_bytes(entropy(8), "little") | 1
+        # Requests name the life of the node that they are for, and their number in it (fastpath replays.pyx).
+        self._lives: dict[SocketAddress, Incarnation] = {}
+        self._numbers: dict[SocketAddress, int] = {}
+        self._greet_at: dict[SocketAddress, Nanoseconds] = {}  # when a node is asked again which life it is in
         self._fragmenter: Fragmenter[SocketAddress] | None = None
         self._reassembler: Reassembler[SocketAddress] = Reassembler()
 
@@ -64,6 +76,37 @@ class Channel:
         first_id = int.from_bytes(self._entropy(8), "little")
         self._fragmenter = Fragmenter(mtu, first_id=first_id, tail_bytes=self._tail_bytes)
 
+    # -- whom it speaks to ----------------------------------------------------------------------------------------
+
+    def met(self, address: SocketAddress, life: Incarnation) -> bool:
+        """A node told which life it is in; whether that is news."""
+        self._greet_at.pop(address, None)
+        if self._lives.get(address) == life:
+            return False
+        if len(self._lives) >= CLIENT_LIVES:
+            self._lives.clear()
+        self._lives[address] = life
+        return True
+
+    def greet(self, address: SocketAddress, nonce: int, now: Nanoseconds) -> bool:
+        """Whether a node's life is known, so that requests can be addressed to it; else it is asked."""
+        if address in self._lives:
+            return True
+        if self._greet_at.get(address, 0) <= now:
+            if len(self._greet_at) >= CLIENT_LIVES:
+                self._greet_at.clear()
+            self._greet_at[address] = now + CLIENT_FIRST_RETRY
+            self.send(address, wire.KIND_CLIENT_HELLO, index=nonce)
+        return False
+
+    def _next_number(self, address: SocketAddress) -> tuple[Incarnation, int]:
+        """(life, number) of the next request datagram; (0, 0), which is not numbered, for a node in an unknown life."""
+        life = self._lives.get(address, 0)
+        if not life:
+            return 0, 0
+        number = self._numbers[address] = self._numbers.get(address, 0) + 1
+        return life, number
+
     # -- out ------------------------------------------------------------------------------------------------------
 
     def send(
@@ -71,6 +114,7 @@ class Channel:
         address: SocketAddress,
         kind: int,
         *,
+        receiver: Incarnation = 0,
         term: int = 0,
         index: int = 0,
         commit: int = 0,
@@ -79,7 +123,7 @@ class Channel:
     ) -> None:
         """One frame in a datagram of its own."""
         datagram = wire.encode_frame(
-            kind, 0, self.cluster, 0, 0, self._incarnation, 0, term, index, commit, count, payload
+            kind, 0, self.cluster, 0, 0, self._incarnation, receiver, term, index, commit, count, payload
         )
         self.datagrams.append((address, self._mac.seal(datagram) if self._mac is not None else datagram))
 
@@ -89,20 +133,27 @@ class Channel:
         size = 0
         for record in records:
             if size + len(record) > self.room:
-                self.send(address, wire.KIND_REQUEST, count=len(packed), payload=b"".join(packed))
+                self._send_request(address, packed)
                 packed, size = [], 0
             packed.append(record)
             size += len(record)
         if packed:
-            self.send(address, wire.KIND_REQUEST, count=len(packed), payload=b"".join(packed))
+            self._send_request(address, packed)
+
+    def _send_request(self, address: SocketAddress, records: list[bytes]) -> None:
+        life, number = self._next_number(address)
+        self.send(
+            address, wire.KIND_REQUEST, receiver=life, index=number, count=len(records), payload=b"".join(records)
+        )
 
     def send_large(self, address: SocketAddress, record: bytes, now: Nanoseconds) -> int | None:
         """One request record in fragments, paced by poll(); the message's id, or None if too many wait."""
         fragmenter = self._fragmenter
         if fragmenter is None:
             return None
+        life, number = self._next_number(address)
         frame = wire.encode_frame(
-            wire.KIND_REQUEST, 0, self.cluster, 0, 0, self._incarnation, 0, 0, 0, 0, 1, record
+            wire.KIND_REQUEST, 0, self.cluster, 0, 0, self._incarnation, life, 0, number, 0, 1, record
         )
         message_id = fragmenter.next_id
         return message_id if fragmenter.send(address, frame, now) else None
@@ -131,7 +182,10 @@ class Channel:
     def next_deadline(self) -> Nanoseconds | None:
         """When poll() is due at the latest."""
         fragmenter = self._fragmenter
-        return fragmenter.deadline() if fragmenter is not None and fragmenter.bytes_waiting else None
+        due = fragmenter.deadline() if fragmenter is not None and fragmenter.bytes_waiting else None
+        for at in self._greet_at.values():
+            due = at if due is None else min(due, at)
+        return due
 
     # -- in -------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """One operation on its way: what was sent to whom, what was answered, and what may therefore be said of it.
 
-The rule that exactly-once rests on. A refusal (NOT_LEADER, OVERLOADED, ...) proves that one transmission did nothing.
-Replies do not name their transmission, and datagrams are duplicated and delayed: a refusal is therefore matched only to
+The rule that exactly-once rests on. A refusal (NOT_LEADER, OVERLOADED, ...) proves that one transmission did nothing,
+and never will: a node takes a numbered datagram once, in one of its lives, whatever copies of it arrive (channel.py).
+Replies do not name their transmission, and are duplicated and delayed as well: a refusal is therefore matched only to
 the first transmission to that node, made while no other was unanswered. The outcome is definite if the operation was
 never sent, or if every transmission was matched so; in all other cases it may have happened.
 """

@@ -206,7 +206,7 @@ class ClientProtocol:
             self._flush_elsewhere(now)
         waiting = self._writes or self._reads or self._due
         target = self.router.target() if waiting else None
-        if target is not None:
+        if target is not None and self._channel.greet(target[1], self._nonce, now):
             batch = [operation for operation in self._due if not operation.done]
             self._due.clear()
             self._take_reads(batch)
@@ -248,6 +248,8 @@ class ClientProtocol:
         if not self.cluster:
             self._channel.join(frame.cluster, hello.mtu)
         self._ttl = hello.session_ttl
+        if self._channel.met(source, frame.sender_incarnation):
+            self._on_new_life(frame.sender)
         router = self.router
         router.answered(frame.sender, source, hello.members)
         if router.claimed(frame.sender, hello.leader, max(hello.term, frame.term)):
@@ -256,6 +258,12 @@ class ClientProtocol:
             self._heard_at = now
         if router.target() is not None:
             self._connected()
+
+    def _on_new_life(self, node: NodeId) -> None:
+        """What was sent to an earlier life of a node finds nobody there: it goes to this one at once."""
+        for operation in self._ledger.pending.values():
+            if operation.plane in _FOR_THE_LEADER and operation.asked == node:
+                self._again(operation)
 
     def _on_leader(self) -> None:
         """There is somebody to ask: whatever another node was asked goes there at once."""

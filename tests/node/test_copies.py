@@ -1,0 +1,92 @@
+"""A numbered request datagram is taken once, in the life of the node that it names, whatever copies of it arrive."""
+
+import json
+
+import pytest
+
+from quorumd import commands, limits
+from quorumd.clientplane import ClientPlane
+from quorumd.commands import Kind
+from quorumd.fragments import Fragmenter
+from quorumd_fastpath import wire
+from quorumd_fastpath.wire import Outbox, Slab
+
+CLUSTER, CLIENT, LIFE = 0xC1, 0xABCDEF, 77
+ADDR = b"somewhere"
+
+
+class Plane:
+    """A node's client plane, and what it answers."""
+
+    def __init__(self, incarnation=LIFE):
+        self.outbox = Outbox(64, 1 << 16, 65_000)
+        self.plane = ClientPlane(1, self.outbox, 65_000, incarnation)
+        self.plane.cluster = CLUSTER
+        self.outbox.identify(CLUSTER, 1, incarnation)
+        self.plane.hello = lambda: {"life": incarnation}
+
+    def hear(self, *datagrams, now=limits.SECOND):
+        """Operations that were staged of these, in one turn."""
+        slab = Slab(len(datagrams), 65_000)
+        for datagram in datagrams:
+            slab.push(datagram, ADDR)
+        self.plane.collect(slab, now)
+        staged = self.plane.stage.writes
+        self.plane.stage.clear()
+        return staged
+
+    def answers(self):
+        """(kind, sender incarnation, body) of the frames that leave."""
+        found = [frame for data, _ in self.outbox.drain() for frame in wire.parse_datagram(data)]
+        return [(frame.kind, frame.sender_incarnation, body) for frame, body in found]
+
+    @property
+    def copies(self):
+        return self.plane.counters.as_dict()["replayed"]
+
+
+def request(number, receiver=LIFE, client=CLIENT, value=b"v"):
+    record = commands.encode_record(Kind.COMMAND, bytes(16), 1, 1, commands.encode(commands.Put(b"k", value)))
+    return wire.encode_frame(wire.KIND_REQUEST, 0, CLUSTER, 0, 0, client, receiver, 0, number, 0, 1, record)
+
+
+def test_a_copy_is_not_taken_in_the_same_turn_or_later():
+    plane = Plane()
+    assert plane.hear(request(1), request(1)) == 1
+    assert plane.hear(request(2)) == 1
+    assert plane.hear(request(1), request(2), now=30 * limits.SECOND) == 0
+    assert plane.copies == 3
+    assert plane.hear(request(1, client=CLIENT + 1)) == 1  # another client's first
+
+
+def test_a_request_for_an_earlier_life_is_answered_with_this_one():
+    plane = Plane()
+    assert plane.hear(request(5, receiver=LIFE - 1)) == 0
+    ((kind, life, body),) = plane.answers()
+    assert (kind, life, json.loads(body)) == (wire.KIND_CLIENT_HELLO_REPLY, LIFE, {"life": LIFE})
+    assert plane.hear(request(6)) == 1
+
+
+def test_what_is_not_numbered_is_taken_as_often_as_it_comes():
+    plane = Plane()
+    assert plane.hear(request(0, receiver=0), request(0, receiver=0)) == 2
+    assert plane.copies == 0
+
+
+@pytest.mark.parametrize("receiver", [LIFE, LIFE - 1])
+def test_a_large_request_that_is_put_together_twice_is_taken_once(receiver):
+    plane = Plane()
+    for first_id in (1, 1001):
+        fragmenter = Fragmenter(576, first_id=first_id)
+        fragmenter.send(ADDR, request(9, receiver=receiver, value=bytes(900)), limits.SECOND)
+        for _, (message_id, number, count, total_bytes, payload) in fragmenter.poll(limits.SECOND):
+            slab = Slab(1, 65_000)
+            slab.push(
+                wire.encode_frame(
+                    wire.KIND_FRAGMENT, 0, CLUSTER, 0, 0, CLIENT, 0, message_id, number, total_bytes, count, payload
+                ),
+                ADDR,
+            )
+            plane.plane.collect(slab, limits.SECOND)
+    hellos = [kind for kind, _, _ in plane.answers() if kind == wire.KIND_CLIENT_HELLO_REPLY]
+    assert (plane.plane.stage.writes, plane.copies, len(hellos)) == ((1, 1, 0) if receiver == LIFE else (0, 0, 2))
