@@ -65,7 +65,8 @@ class Channel:
         # Requests name the life of the node that they are for, and their number in it (fastpath replays.pyx).
         self._lives: dict[SocketAddress, Incarnation] = {}
         self._numbers: dict[SocketAddress, int] = {}
-        self._greet_at: dict[SocketAddress, Nanoseconds] = {}  # when a node is asked again which life it is in
+        # When a node is asked again which life it is in, and how often it was asked in vain.
+        self._asked: dict[SocketAddress, tuple[Nanoseconds, int]] = {}
         self._fragmenter: Fragmenter[SocketAddress] | None = None
         self._reassembler: Reassembler[SocketAddress] = Reassembler()
 
@@ -80,7 +81,7 @@ class Channel:
 
     def met(self, address: SocketAddress, life: Incarnation) -> bool:
         """A node told which life it is in; whether that is news."""
-        self._greet_at.pop(address, None)
+        self._asked.pop(address, None)
         if self._lives.get(address) == life:
             return False
         if len(self._lives) >= CLIENT_LIVES:
@@ -90,14 +91,22 @@ class Channel:
 
     def greet(self, address: SocketAddress, nonce: int, now: Nanoseconds) -> bool:
         """Whether a node's life is known, so that requests can be addressed to it; else it is asked."""
-        if address in self._lives:
-            return True
-        if self._greet_at.get(address, 0) <= now:
-            if len(self._greet_at) >= CLIENT_LIVES:
-                self._greet_at.clear()
-            self._greet_at[address] = now + CLIENT_FIRST_RETRY
+        if address not in self._lives:
+            self.ask_life(address, nonce, now)
+        return address in self._lives
+
+    def ask_life(self, address: SocketAddress, nonce: int, now: Nanoseconds) -> None:
+        """Asks a node which life it is in, but not more often than CLIENT_FIRST_RETRY."""
+        again, times = self._asked.get(address, (0, 0))
+        if again <= now:
+            if len(self._asked) >= CLIENT_LIVES:
+                self._asked.clear()
+            self._asked[address] = now + CLIENT_FIRST_RETRY, times + 1
             self.send(address, wire.KIND_CLIENT_HELLO, index=nonce)
-        return False
+
+    def is_silent(self, address: SocketAddress) -> bool:
+        """Whether a node did not say which life it is in when it was asked."""
+        return self._asked.get(address, (0, 0))[1] > 1
 
     def _next_number(self, address: SocketAddress) -> tuple[Incarnation, int]:
         """(life, number) of the next request datagram; (0, 0), which is not numbered, for a node in an unknown life."""
@@ -182,10 +191,7 @@ class Channel:
     def next_deadline(self) -> Nanoseconds | None:
         """When poll() is due at the latest."""
         fragmenter = self._fragmenter
-        due = fragmenter.deadline() if fragmenter is not None and fragmenter.bytes_waiting else None
-        for at in self._greet_at.values():
-            due = at if due is None else min(due, at)
-        return due
+        return fragmenter.deadline() if fragmenter is not None and fragmenter.bytes_waiting else None
 
     # -- in -------------------------------------------------------------------------------------------------------
 

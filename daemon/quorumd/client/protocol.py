@@ -31,6 +31,7 @@ from quorumd.commands import Kind, Reply, Status, decode_replies, session_halves
 from quorumd.errors import ConnectionLost, DiskFull, NotLeader, Overloaded, ProtocolError, QuorumdError
 from quorumd.limits import (
     CLIENT_CLOSE_DEADLINE,
+    CLIENT_FIRST_RETRY,
     CLIENT_MAX_RETRY,
     CLIENT_OPEN_DEADLINE,
     CLIENT_QUEUE_OPS,
@@ -71,6 +72,7 @@ class ClientProtocol:
         self._channel = Channel(entropy, mac)
         self._expected_cluster = cluster
         self._entropy = entropy
+        self._greet_at: Nanoseconds | None = None  # the leader did not say yet which life it is in
         self._nonce = int.from_bytes(entropy(7), "little")  # of every hello
         self._reader = entropy(16)  # session id of reads: only echoed, tells our replies from those to others
         self._ttl: Nanoseconds = SESSION_TTL
@@ -140,6 +142,7 @@ class ClientProtocol:
     def next_deadline(self) -> Nanoseconds | None:
         """When tick() is due at the latest; None: not before something else happens."""
         due = [self._ledger.next_timer(), self._oldest_deadline, self._keep_alive_at, self._channel.next_deadline()]
+        due.append(self._greet_at)
         if self.router.searching_since is not None:
             due.append(self.router.probe_at)
             if self.state is State.CONNECTED:
@@ -173,6 +176,8 @@ class ClientProtocol:
             if frame.kind == wire.KIND_CLIENT_HELLO_REPLY:
                 if frame.index == self._nonce:
                     self._on_hello_reply(frame, payload, source, now)
+                else:  # the answer to a request for another life of that node, or somebody says so: ask
+                    self._channel.ask_life(source, self._nonce, now)
                 continue
             if frame.sender == self.router.leader:
                 self._heard_at = now
@@ -206,7 +211,12 @@ class ClientProtocol:
             self._flush_elsewhere(now)
         waiting = self._writes or self._reads or self._due
         target = self.router.target() if waiting else None
-        if target is not None and self._channel.greet(target[1], self._nonce, now):
+        self._greet_at = None
+        if target is not None and not self._channel.greet(target[1], self._nonce, now):
+            self._greet_at = now + CLIENT_FIRST_RETRY
+            if self._channel.is_silent(target[1]):
+                self.router.doubt(now)
+        elif target is not None:
             batch = [operation for operation in self._due if not operation.done]
             self._due.clear()
             self._take_reads(batch)
