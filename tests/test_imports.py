@@ -19,7 +19,7 @@ LAYERS = {
     # Where the config's `engine` becomes an engine, with the log it writes.
     "engines": {"leaf", "consensus", "node parts", "fastpath"},
     "core": {"leaf", "consensus", "node parts", "engines", "fastpath"},
-    "node": {"leaf", "environment", "consensus", "node parts", "core", "fastpath", "system calls"},
+    "node": {"leaf", "environment", "consensus", "node parts", "engines", "core", "fastpath", "system calls"},
     "client": {"leaf", "node parts", "fastpath"},
     "checker": {"leaf"},
     "supervisor": {"leaf", "environment", "client", "checker"},
@@ -39,7 +39,7 @@ MODULES = {
         (
             *("admission", "applier", "auth", "clientplane", "digests", "fragments", "join", "log"),
             *("appending", "entryruns", "logreplay", "paxoscodec", "peercodec", "ports", "slotlog", "slotstorage"),
-            *("recovery", "sources", "statemachine", "storage", "transport"),
+            *("recovery", "slotadmission", "sources", "statemachine", "storage", "transport"),
         ),
         "node parts",
     ),
