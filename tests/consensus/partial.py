@@ -40,6 +40,7 @@ SCENARIOS = (
     Scenario("quorum-loss", "ABCDE", kept=("CA", "CB", "CD", "CE")),
     Scenario("constrained", "ABCDE", kept=("CB", "CD", "CE"), before=("AC",)),
     Scenario("constrained-in-step", "ABCDE", kept=("CB", "CD", "CE")),
+    Scenario("bare-majority", "ABCDE", kept=("AC", "CB")),
     Scenario("chained", "ABC", kept=("AB", "BC")),
     Scenario("row-of-five", "ABCDE", kept=("AB", "BC", "CD", "DE")),
     Scenario("one-way", "ABC", cut=("A>B",)),

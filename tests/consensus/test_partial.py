@@ -27,6 +27,7 @@ BOUNDS = {
     "quorum-loss": STEPS_DOWN_FIRST,
     "constrained": ELECTION,
     "constrained-in-step": ELECTION,
+    "bare-majority": STEPS_DOWN_FIRST,  # C needs the vote of the leader that stepped down
     "chained": UNDISTURBED,
     "row-of-five": STEPS_DOWN_FIRST,
     "one-way": UNDISTURBED,
