@@ -124,6 +124,21 @@ def directed(cuts: tuple[str, ...], of: dict[str, int]) -> Iterator[tuple[int, i
             yield other, one
 
 
+def any_links(seed: int, word: str) -> tuple[Scenario, bool]:
+    """Links that fail by chance, of three or five nodes; whether somebody still has a majority, itself included.
+
+    word: "" for links that fail in both directions, ">" for those that fail in one.
+    """
+    rng = random.Random(f"{seed}/links")
+    nodes = rng.choice(("ABC", "ABCDE", "ABCDE"))
+    chance = rng.choice((0.2, 0.35, 0.5))
+    pairs = [(a, b) for a in nodes for b in nodes if a < b or (word and a != b)]
+    cut = tuple(f"{a}{word}{b}" for a, b in pairs if rng.random() < chance)
+    gone = set(directed(cut, dict(zip(nodes, range(len(nodes)), strict=True))))
+    both = [sum((a, b) not in gone and (b, a) not in gone for b in range(len(nodes))) for a in range(len(nodes))]
+    return Scenario(f"links-{seed}", nodes, cut=cut), max(both) > len(nodes) // 2
+
+
 def play(scenario: Scenario, node: type[Node], seed: int, config: Any = None, hold: int = HOLD_TIMEOUTS) -> Found:
     """One run of a scenario."""
     cluster = Partial(seed, len(scenario.nodes), node, config)
