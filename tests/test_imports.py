@@ -9,7 +9,10 @@ ROOT = Path(__file__).parent.parent
 DAEMON = ROOT / "daemon" / "quorumd"
 PURE = {"crc", "wire", "replays", "beats", "ring", "walframe", "apply"}
 
-LEAF = {"types", "errors", "invariants", "limits", "endpoint", "yamlsource", "configerrors", "config", "commands"}
+LEAF = {
+    *("types", "errors", "invariants", "limits", "endpoint", "yamlsource", "configerrors", "config", "commands"),
+    "connectivity",
+}
 # Layer -> the layers it may import, besides itself. `fastpath` stands for the pure native modules.
 LAYERS = {
     "leaf": set(),

@@ -20,7 +20,7 @@ class Notes:
         self.calls = []
 
     def __getattr__(self, name):
-        if name in ("stop", "release", "cut_power", "flip_bit"):
+        if name in ("stop", "release", "cut_power", "flip_bit", "wait"):
             async def note(*arguments):
                 self.calls.append((name, *arguments))
         else:
@@ -85,6 +85,40 @@ def test_one_way_never_cuts_both_directions_of_a_link(seed):
     assert links and not any((receiver, sender) in links for sender, receiver in links)
 
 
+AROUND = {
+    # Node 4 leads; the others keep the order in which they were drawn.
+    "quorum-loss": ({(4, 5), (4, 3), (4, 1), (5, 3), (5, 1), (3, 1)}, "all links but those of node 2; node 4 led"),
+    "constrained": (
+        {(4, 2), (4, 5), (4, 3), (4, 1), (5, 3), (5, 1), (3, 1)},
+        "all links but those of node 2 behind; node 4 led, and is alone",
+    ),
+    "chained": ({(4, 5), (4, 3), (4, 1), (2, 3), (2, 1), (5, 1)}, "4-2-5-3-1; node 4 led"),
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_partial_connectivity_is_made_around_the_leader(name):
+    pairs, shape = AROUND[name]
+    cut = LinkState(cut=True)
+    world = Notes()
+    world.leader = lambda: 4
+    aimed = FAULTS[name].aim(made(name, Drawn((2, 5, 4, 3, 1), state=cut)), world)
+    asyncio.run(FAULTS[name].inject(world, aimed))
+    asyncio.run(FAULTS[name].heal(world, aimed))
+    all_cut = dict.fromkeys(sorted({link for a, b in pairs for link in ((a, b), (b, a))}), cut)
+    first = [("set_links", {(2, 4): cut, (4, 2): cut}, 7), ("wait", 0.5)] if name == "constrained" else []
+    assert world.calls == [*first, ("set_links", all_cut, 7), ("clear_links", 7)]
+    assert aimed.words == f"{name} {shape}"
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_without_a_leader_it_is_made_around_whoever_was_drawn_first(name):
+    world = Notes()
+    world.leader = lambda: 0
+    aimed = FAULTS[name].aim(made(name, Drawn((2, 5, 4, 3, 1))), world)
+    assert aimed.drawn.nodes == (2, 5, 4, 3, 1)
+
+
 @pytest.mark.parametrize("name", ["loss", "duplicate", "reorder", "delay"])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_weather_has_a_strength_and_cuts_nothing(name, seed):
@@ -113,8 +147,9 @@ def test_people_read_what_is_broken(name, drawn, words):
     [
         ("kill", 3, ("kill",)),
         (" loss, kill,loss ", 3, ("loss", "kill")),
-        ("all", 3, tuple(FAULTS)),
-        ("all", 2, tuple(name for name in FAULTS if name != "bit-flip")),
+        ("all", 5, tuple(FAULTS)),
+        ("all", 3, tuple(name for name in FAULTS if name not in ("quorum-loss", "constrained"))),
+        ("all", 2, tuple(FAULTS)[:11]),
     ],
 )
 def test_faults_are_named_by_commas(text, nodes, expected):
@@ -128,6 +163,7 @@ def test_faults_are_named_by_commas(text, nodes, expected):
         ("kill,earthquake", 3, "there is no fault 'earthquake'; there are: kill, pause"),
         ("bit-flip", 2, "bit-flip needs at least 3 nodes, this cluster has 2"),
         ("partition", 1, "partition needs at least 2 nodes"),
+        ("quorum-loss", 3, "quorum-loss needs at least 4 nodes"),
     ],
 )
 def test_nonsense_is_named(text, nodes, complaint):

@@ -2,11 +2,11 @@
 
 import pytest
 
-from quorumd.chaos.faults import FAULTS
+from quorumd.chaos.faults import FAULTS, parse
 from quorumd.chaos.schedule import plan
 
 NODES = (1, 2, 3)
-ALL = tuple(FAULTS)
+ALL = parse("all", len(NODES))
 SEEDS = range(30)
 
 

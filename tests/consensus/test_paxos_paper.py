@@ -779,6 +779,27 @@ def test_a_preempted_proposer_waits_longer_each_time():
     assert h.paxos._s.backoff == 0
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_duel_is_over_when_a_leader_is_heard(seed):
+    """DIVERGENCE.md: the range doubles "until it hears a leader"; from then on a failure is noticed as fast as ever."""
+    h = Harness().candidate()
+    h.paxos._s.random = Random(seed)
+    h.step(Refused(2, 1, ballot(9, 2)), Refused(2, 1, ballot(11, 2)), Heartbeat(2, 1, ballot(11, 2), 0, 1))
+    h.ready()
+    h.step(Tick(h.now))
+    assert T <= h.paxos.deadline() - h.now < 2 * T
+
+
+def test_who_is_behind_waits_longer_for_as_long_as_it_is():
+    """DIVERGENCE.md: a node that is behind what it knows to be chosen waits half a timeout longer."""
+    h = Harness()
+    waits = []
+    for heard in (Heartbeat(2, 1, B1, 0, 1), Heartbeat(2, 1, B1, 1, 2), accept(B1, chosen=1)):
+        h.step(heard, Tick(h.now))
+        waits.append(h.paxos._s.election_deadline - h.now - h.paxos._s.timeout_ns)
+    assert waits == [0, T // 2, 0]
+
+
 def test_a_leader_that_no_phase_2_quorum_answers_steps_down():
     h = Harness(members=(1, 2, 3, 4, 5)).settled()
     h.wait(T).ready()

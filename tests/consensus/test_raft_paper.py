@@ -32,6 +32,7 @@ from quorumd.consensus.termlog import TermLog
 from quorumd.invariants import InvariantBroken
 
 T = CONFIG.election_timeout_ns
+H = CONFIG.heartbeat_ns
 LATE = 2 * T  # later than any election timeout drawn
 
 
@@ -718,6 +719,28 @@ def test_a_leader_steps_down_without_a_round_of_heartbeats_to_a_majority_within_
     assert h.raft.role == Role.LEADER  # node 2 was heard in this window
     h.wait(T)
     assert (h.raft.role, h.raft.leader, h.raft.term) == (Role.FOLLOWER, 0, 1)
+
+
+def test_who_still_answers_gets_the_rest_of_the_log_before_a_leader_steps_down():
+    """DIVERGENCE.md: a candidate that needs the vote of the leader that stepped down can have it."""
+    h = Harness(members=(1, 2, 3, 4, 5)).leader(2, 3).ack(1, 2, 3)
+    h.wait(T)
+    h.propose().ready()
+    h.step(HeartbeatReply(2, 1, 1, 0, 1)).wait(T)
+    assert h.raft.role == Role.LEADER
+    assert not h.raft.accepts_proposals
+    h.wait(H)
+    assert (h.raft.role, h.raft.term) == (Role.FOLLOWER, 1)
+
+
+def test_a_majority_that_answers_again_meanwhile_keeps_its_leader():
+    h = Harness(members=(1, 2, 3, 4, 5)).leader(2, 3).ack(1, 2, 3)
+    h.wait(T)
+    h.propose().ready()
+    h.step(HeartbeatReply(2, 1, 1, 0, 1)).wait(T)
+    h.step(HeartbeatReply(2, 1, 1, 0, 2), HeartbeatReply(3, 1, 1, 0, 2)).wait(H)
+    assert h.raft.role == Role.LEADER
+    assert h.raft.accepts_proposals
 
 
 def test_a_stalled_leader_gets_a_window_to_read_its_socket_first():

@@ -12,7 +12,7 @@ import pytest
 
 from quorumd.sim.coverage import words
 from quorumd.sim.run import Run
-from quorumd.sim.scenario import FAULTS, draw
+from quorumd.sim.scenario import FAULTS, PARTIAL_FAULTS, draw
 
 SEEDS = int(os.environ.get("QUORUMD_SIM_SEEDS", "100"))
 FIRST = 1000
@@ -35,13 +35,21 @@ def test_the_seeds_above_reached_everything():
     assert [fault for fault in FAULTS if not STRUCK[fault]] == []
 
 
-@pytest.mark.parametrize("seed", [2, 33])
-def test_the_same_seed_is_the_same_run_to_the_byte(seed, tmp_path):
+PARTIAL = ("--nodes", "5", "--faults", ",".join(PARTIAL_FAULTS))
+
+
+@pytest.mark.parametrize(
+    ("seed", "arguments"), [(2, ()), (33, ()), (4, PARTIAL), (4, ("--engine", "paxos", *PARTIAL))]
+)
+def test_the_same_seed_is_the_same_run_to_the_byte(seed, arguments, tmp_path):
     traces = []
     for hashing in ("1", "2"):
         trace, history = tmp_path / f"{hashing}.txt", tmp_path / f"{hashing}.jsonl"
         subprocess.run(
-            [sys.executable, "-m", "quorumd", "sim", "--seed", str(seed), "--trace", trace, "--history", history],
+            [
+                *(sys.executable, "-m", "quorumd", "sim", "--seed", str(seed), *arguments),
+                *("--trace", trace, "--history", history),
+            ],
             env={**os.environ, "PYTHONHASHSEED": hashing}, check=True, capture_output=True, timeout=120,
         )
         traces.append((trace.read_bytes(), history.read_bytes()))

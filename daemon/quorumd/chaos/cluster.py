@@ -29,7 +29,7 @@ from quorumd.errors import Stopped
 from quorumd.supervisor.policy import describe_exit
 from quorumd.supervisor.process import NodeProcess, node_command
 from quorumd.supervisor.sandbox import free_ports, private_host, settings_of
-from quorumd.types import NodeId
+from quorumd.types import NOBODY, NodeId
 
 SEGMENT_MIB: Final = 4
 """The least: a run of a minute is to cross segment ends, and to notice a full disk."""
@@ -195,6 +195,11 @@ class ChaosCluster:
         since_s = time.monotonic() - limits.FIGURES_FRESH_S
         return {node: member.status for node, member in self._members.items() if member.status_s >= since_s}
 
+    def leader(self) -> NodeId:
+        """The node that said last that it leads, in the newest term or ballot; 0: none does."""
+        leading = {node: status for node, status in self.statuses().items() if status.get("role") == "leader"}
+        return max(leading, key=lambda node: _term(leading[node])) if leading else NOBODY
+
     def states(self) -> dict[NodeId, str]:
         """What is done to each node now, in a word; empty: nothing."""
         return {
@@ -283,6 +288,10 @@ class ChaosCluster:
                 member.full_path.unlink(missing_ok=True)
         self.bulky = any(member.full for member in self._members.values())
 
+    async def wait(self, seconds: float) -> None:
+        """Lets time pass."""
+        await asyncio.sleep(seconds)
+
     # -- damaged logs, and others --------------------------------------------------------------------------------------
 
     async def flip_bit(self, node: NodeId, seed: int) -> None:
@@ -366,6 +375,11 @@ def _write_configs(
     for node in nodes:
         write(f"node-{node}.yaml", f"node-{node}/cache", node)
     return lanes, load_config(write("cluster.yaml", "unused", None))
+
+
+def _term(status: Status) -> int:
+    term = status.get("term")
+    return term if isinstance(term, int) else 0
 
 
 def sentence(statuses: Mapping[NodeId, Status], states: Mapping[NodeId, str]) -> str:

@@ -6,9 +6,10 @@ Faults overlap: each holds what it did under its own number, and healing one lea
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final, NamedTuple, Protocol
 
+from quorumd import connectivity
 from quorumd.chaos.links import PERFECT, Link, LinkState
 from quorumd.errors import Rejected
 from quorumd.types import NodeId
@@ -40,14 +41,23 @@ class World(Protocol):
         """Kills the node, flips one bit of its log that was known durable, starts it again."""
         ...
 
+    def leader(self) -> NodeId:
+        """Who leads, as far as is known; 0: nobody."""
+        ...
+
+    async def wait(self, seconds: float) -> None:
+        """Lets time pass amid an injection."""
+        ...
+
 
 class Drawn(NamedTuple):
-    """What a fault hits. cut_power: what was not synced is lost with the processes."""
+    """What a fault hits. cut_power: what was not synced is lost with the processes; shape: the links, for people."""
 
     nodes: tuple[NodeId, ...] = ()
     links: tuple[Link, ...] = ()
     state: LinkState = PERFECT
     cut_power: bool = False
+    shape: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +75,9 @@ class Injection:
     def words(self) -> str:
         """For people: what is broken, and where."""
         drawn = self.drawn
-        if drawn.links:
+        if drawn.shape:
+            where = drawn.shape
+        elif drawn.links:
             where = ", ".join(f"{sender}>{receiver}" for sender, receiver in drawn.links)
         else:
             where = "node " + ", ".join(map(str, drawn.nodes))
@@ -88,6 +100,10 @@ class Fault(ABC):
     @abstractmethod
     def draw(self, rng: random.Random, nodes: Sequence[NodeId], power: bool) -> Drawn:
         """What to hit. power: whether this run has power loss."""
+
+    def aim(self, injection: Injection, world: World) -> Injection:
+        """The injection that is to be made in the world as it is now."""
+        return injection
 
     @abstractmethod
     async def inject(self, world: World, injection: Injection) -> None: ...
@@ -201,6 +217,61 @@ class OneWay(_LinkFault):
         return Drawn(links=tuple(sorted(links)), state=LinkState(cut=True))
 
 
+class _Around(_LinkFault):
+    """A scenario of connectivity.py around the leader of the moment. `nodes` are drawn in an order for their parts."""
+
+    def draw(self, rng: random.Random, nodes: Sequence[NodeId], power: bool) -> Drawn:
+        return Drawn(nodes=tuple(rng.sample(nodes, len(nodes))), state=LinkState(cut=True))
+
+    def aim(self, injection: Injection, world: World) -> Injection:
+        leader = world.leader()
+        nodes = tuple(sorted(injection.drawn.nodes, key=lambda node: node != leader))  # the others keep their order
+        links = tuple(connectivity.SCENARIOS[self.name].cut(nodes))
+        return replace(injection, drawn=injection.drawn._replace(nodes=nodes, links=links, shape=self.shape(nodes)))
+
+    @abstractmethod
+    def shape(self, nodes: Sequence[NodeId]) -> str:
+        """What is left, in words."""
+
+
+class QuorumLoss(_Around):
+    """Only one node, not the leader, still hears the others."""
+
+    name = "quorum-loss"
+    least_nodes = connectivity.SCENARIOS["quorum-loss"].least_nodes
+
+    def shape(self, nodes: Sequence[NodeId]) -> str:
+        return f"all links but those of node {nodes[1]}; node {nodes[0]} led"
+
+
+class Constrained(_Around):
+    """One node first loses sight of the leader only, and falls behind; then the leader is gone and only that node still
+    hears the others. Raft cannot elect anybody then."""
+
+    name = "constrained"
+    least_nodes = connectivity.SCENARIOS["constrained"].least_nodes
+    BEHIND_S: ClassVar[float] = 0.5
+
+    async def inject(self, world: World, injection: Injection) -> None:
+        drawn = injection.drawn
+        world.set_links(dict.fromkeys(connectivity.behind(drawn.nodes), drawn.state), injection.number)
+        await world.wait(self.BEHIND_S)
+        await super().inject(world, injection)
+
+    def shape(self, nodes: Sequence[NodeId]) -> str:
+        return f"all links but those of node {nodes[1]} behind; node {nodes[0]} led, and is alone"
+
+
+class Chained(_Around):
+    """A row of nodes, the leader at one end: each hears its neighbours and nobody else."""
+
+    name = "chained"
+    least_nodes = connectivity.SCENARIOS["chained"].least_nodes
+
+    def shape(self, nodes: Sequence[NodeId]) -> str:
+        return f"{'-'.join(map(str, nodes))}; node {nodes[0]} led"
+
+
 class _Weather(_LinkFault):
     """On all links, those of one node, or one."""
 
@@ -285,7 +356,7 @@ class BitFlip(Fault):
 
 _ALL: Final[tuple[Fault, ...]] = (
     Kill(), Pause(), Partition(), OneWay(), Loss(), Duplicate(), Reorder(), Delay(), DiskFull(), PowerLoss(),
-    RestartAll(), BitFlip(),
+    RestartAll(), BitFlip(), QuorumLoss(), Constrained(), Chained(),
 )
 FAULTS: Final[dict[str, Fault]] = {fault.name: fault for fault in _ALL}
 

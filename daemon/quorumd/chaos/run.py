@@ -181,6 +181,10 @@ class ChaosRun:
 
     async def _act(self, action: str, injection: Injection) -> None:
         fault = FAULTS[injection.fault]
+        if action == "inject":
+            injection = fault.aim(injection, self.cluster)
+        else:
+            injection = next(each for each in self.active if each.number == injection.number)
         self.timeline.add(action, injection)
         if action == "inject":
             self._tell(f"+ {injection.words}")

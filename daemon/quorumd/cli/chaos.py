@@ -29,7 +29,7 @@ UNDECIDED: Final = 3
 @click.option(
     "--faults", default="all", show_default=True, metavar="NAME,...",
     help="kill, pause, partition, one-way, loss, duplicate, reorder, delay, disk-full, power-loss, restart-all, "
-    "bit-flip.",
+    "bit-flip; around the leader: chained (three nodes or more), quorum-loss, constrained (four or more).",
 )
 @click.option("--clients", type=click.IntRange(1, 1000), default=10, show_default=True)
 @click.option(

@@ -7,6 +7,7 @@ from quorumd import limits
 from quorumd.checker.history import Recorder
 from quorumd.checker.paxos_invariants import PaxosInvariants
 from quorumd.checker.raft_invariants import RaftInvariants
+from quorumd.consensus.engine import Role
 from quorumd.consensus.paxos import PaxosConfig
 from quorumd.consensus.paxos.ballots import node_of
 from quorumd.consensus.raft import RaftConfig
@@ -22,7 +23,7 @@ from quorumd.sim.raft_observer import RaftObserver
 from quorumd.sim.scenario import Scenario
 from quorumd.sim.workload import Mix
 from quorumd.sim.world import World
-from quorumd.types import PAXOS, NodeId
+from quorumd.types import NOBODY, PAXOS, NodeId
 
 CLUSTER_ID = 0xC1C1
 HASHES = {"nodes": 1, "engine": 2, "quorums": 3, "storage.quota_mib": 4}
@@ -131,6 +132,13 @@ class Cluster:
         return sum(program.done for program in (*self.programs, *self.former))
 
     # -- looking ------------------------------------------------------------------------------------------------
+
+    @property
+    def leader(self) -> NodeId:
+        """The running node that leads in the newest term or ballot; 0: none does."""
+        engines = [machine.core.engine for machine in self.machines.values() if machine.core is not None]
+        leading = [engine for engine in engines if engine is not None and engine.role == Role.LEADER]
+        return max(leading, key=lambda engine: engine.term).leader if leading else NOBODY
 
     def agree(self, nodes: list[NodeId]) -> bool:
         """Whether these nodes run, follow one leader, and have applied the same, which is all that is committed."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from quorumd import limits
+from quorumd import connectivity, limits
 from quorumd.sim.cluster import Cluster
 from quorumd.sim.machine import Machine, client_address, peer_address
 from quorumd.sim.network import Link, Weather
@@ -22,6 +22,7 @@ Undo = Callable[[], None]
 MS = limits.MILLISECOND
 SHORTEST: Nanoseconds = 20 * MS
 AMID_SYNC = 0.7  # share of crashes that wait for a sync to strike in
+BEHIND_TIMEOUTS = (1, 8)  # election timeouts that a leader goes on without the node that is to fall behind
 LOST_SECTORS = (0.5, 0.8, 0.9, 1.0)  # share of the un-synced sectors that a power loss takes
 
 
@@ -203,6 +204,46 @@ class Faults:
             return None
         self.cluster.network.clog(link)
         return lambda: self.cluster.network.unclog(link)
+
+    def _quorum_loss(self, dice: random.Random, number: int) -> Undo | None:
+        return self._partial(dice, "quorum-loss")
+
+    def _constrained(self, dice: random.Random, number: int) -> Undo | None:
+        return self._partial(dice, "constrained")
+
+    def _chained(self, dice: random.Random, number: int) -> Undo | None:
+        return self._partial(dice, "chained")
+
+    def _partial(self, dice: random.Random, name: str) -> Undo | None:
+        """A scenario of connectivity.py around the leader of the moment, or around anybody if there is none."""
+        scenario = connectivity.SCENARIOS[name]
+        ids = self.cluster.ids
+        if len(ids) < scenario.least_nodes:
+            return None
+        order = dice.sample(ids, len(ids))
+        leader = self.cluster.leader
+        order.sort(key=lambda node: node != leader)
+        network = self.cluster.network
+        at_work: list[list[Link]] = []
+        state = {"over": False}
+
+        def cut(links: list[connectivity.Link]) -> None:
+            if not state["over"]:
+                at_work.append([(peer_address(one), peer_address(other)) for one, other in links])
+                network.cut_links(at_work[-1])
+
+        def undo() -> None:
+            state["over"] = True
+            for links in at_work:
+                network.mend_links(links)
+
+        if scenario.first is None:
+            cut(scenario.cut(order))
+        else:
+            cut(scenario.first(order))
+            later = dice.randint(*BEHIND_TIMEOUTS) * self.scenario.election_timeout_ms * MS
+            self.world.after(later, lambda: cut(scenario.cut(order)))
+        return undo
 
     # -- nodes --------------------------------------------------------------------------------------------------
 

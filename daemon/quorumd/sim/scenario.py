@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from quorumd.connectivity import SCENARIOS as PARTIAL
 from quorumd.sim.workload import Mix
 
 PATH_FAULTS = ("loss", "duplicate", "delay", "reorder", "stray", "net-flip")
@@ -17,8 +18,13 @@ NODE_FAULTS = ("kill", "power-loss", "restart", "restart-all", "pause", "transfe
 DISK_FAULTS = ("slow-disk", "stalled-disk", "disk-full", "disk-error")
 ROT_FAULTS = ("bit-flip", "misdirected", "wipe")
 CLIENT_FAULTS = ("client-kill",)
-FAULTS = (*PATH_FAULTS, *LINK_FAULTS, *NODE_FAULTS, *DISK_FAULTS, *ROT_FAULTS, *CLIENT_FAULTS)
-NEEDS_PEERS = {*LINK_FAULTS, "transfer", *ROT_FAULTS}
+PARTIAL_FAULTS = tuple(PARTIAL)
+FAULTS = (*PATH_FAULTS, *LINK_FAULTS, *NODE_FAULTS, *DISK_FAULTS, *ROT_FAULTS, *CLIENT_FAULTS, *PARTIAL_FAULTS)
+LEAST_NODES = {
+    **dict.fromkeys((*LINK_FAULTS, "transfer", *ROT_FAULTS), 2),
+    **{name: scenario.least_nodes for name, scenario in PARTIAL.items()},
+}
+"""Of a cluster in which a fault makes sense; 1 for those that are not named."""
 
 DELAYS_US = ((20, 100), (50, 500), (200, 3_000), (1_000, 15_000))
 SYNCS_US = ((100, 500), (200, 2_000), (1_000, 7_000), (5_000, 40_000))
@@ -122,19 +128,23 @@ def draw(
         keys=dice.choice((1, 2, 4, 10)),
         sizes=sizes,
         weights=weights if weights[2] and sum(weights) > weights[2] else Scenario.weights,
-        faults=tuple(fault for fault in FAULTS if dice.random() < 0.4),
+        faults=_faults(dice, random.Random(f"{seed}/partial")),
         pause_s=pause,
         longest_s=dice.choice([s for s in LONGEST_S if s <= AT_ONCE * pause]),
     )
     if nodes is not None:
         scenario = replace(scenario, nodes=nodes)
-    if only is not None:
-        scenario = replace(scenario, faults=tuple(fault for fault in FAULTS if fault in only))
-    elif len(scenario.faults) < MIN_FAULTS:
-        scenario = replace(scenario, faults=("loss", "kill", "power-loss"))
-    if scenario.nodes == 1:
-        scenario = replace(scenario, faults=tuple(fault for fault in scenario.faults if fault not in NEEDS_PEERS))
+    wanted = scenario.faults if only is None else tuple(fault for fault in FAULTS if fault in only)
+    fitting = tuple(fault for fault in wanted if LEAST_NODES.get(fault, 1) <= scenario.nodes)
+    if only is None and len(fitting) < MIN_FAULTS:
+        fitting = ("loss", "kill", "power-loss")
+    scenario = replace(scenario, faults=fitting)
     return scenario if engine == "raft" else _with_paxos(scenario)
+
+
+def _faults(dice: random.Random, of_partial: random.Random) -> tuple[str, ...]:
+    """A random subset. What was added later has dice of its own, so that older seeds draw all else as they did."""
+    return tuple(fault for fault in FAULTS if (of_partial if fault in PARTIAL else dice).random() < 0.4)
 
 
 def _with_paxos(scenario: Scenario) -> Scenario:

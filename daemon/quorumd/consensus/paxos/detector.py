@@ -68,9 +68,9 @@ def on_tick_follower(s: State) -> None:
     if s.heard:
         s.heard = False
         s.quiet_until = s.now + s.config.election_timeout_ns
-        s.election_deadline = s.now + s.timeout_ns
+        s.start_timer()
     elif s.rest:
-        s.election_deadline = s.now + s.timeout_ns
+        s.start_timer()
     elif s.now >= s.election_deadline:
         phase1.canvass(s)
     s.rest = False

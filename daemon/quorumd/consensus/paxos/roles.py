@@ -17,12 +17,15 @@ def become_follower(s: State, leader: NodeId) -> None:
     was = s.role
     if was == Role.LEADER:
         leave_leadership(s)
+    redraw = was != Role.FOLLOWER
+    if leader != NOBODY and s.backoff:
+        s.backoff = 0
+        redraw = True  # or the long wait of a duel would outlast it, for as long as the leader lives and then some
     if was != Role.FOLLOWER:
         s.set_role(Role.FOLLOWER)
         s.prepare_at = NEVER
+    if redraw:
         s.draw_timeout()
-    if leader != NOBODY:
-        s.backoff = 0
     if leader != s.leader or was != Role.FOLLOWER:
         s.leader = leader
         s.event("became-follower", leader=leader)

@@ -257,12 +257,17 @@ class State(EngineState):
             self.extend_received()
 
     def draw_timeout(self) -> None:
-        """A fresh random timeout, started now: in [T, 2T), the range doubling with every election lost to a rival.
-
-        Who is behind what it heard to be chosen adds half a T: a leader that need not fetch first serves sooner.
-        """
+        """A fresh random timeout, started now: in [T, 2T), the range doubling with every election lost to a rival."""
         base = self.config.election_timeout_ns
         span = base << self.backoff
-        late = base // 2 if self.commit < self.highest_chosen else 0
-        self.timeout_ns = min(int(self.random.uniform(base, base + span)), base + span - 1) + late
-        self.election_deadline = self.now + self.timeout_ns
+        self.timeout_ns = min(int(self.random.uniform(base, base + span)), base + span - 1)
+        self.start_timer()
+
+    def start_timer(self) -> None:
+        """The timeout last drawn, from now on.
+
+        Who is behind what it heard to be chosen adds half a T: a leader that need not fetch first serves sooner. That
+        is asked each time: one draw serves for as long as a leader does.
+        """
+        late = self.config.election_timeout_ns // 2 if self.commit < self.highest_chosen else 0
+        self.election_deadline = self.now + self.timeout_ns + late

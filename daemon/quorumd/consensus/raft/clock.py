@@ -40,6 +40,7 @@ def on_stalled(s: State, m: Stalled) -> None:
     s.event("stalled")
     if s.role == Role.LEADER:
         s.check_at = s.now + s.config.election_timeout_ns
+        s.draining = False
         s.heartbeat_at = s.now
         for progress in s.peers.values():
             progress.confirmed_at = -1

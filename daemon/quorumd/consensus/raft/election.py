@@ -189,12 +189,23 @@ def on_tick_follower(s: State) -> None:
 
 
 def check_quorum(s: State) -> None:
-    """A leader that a majority has not answered for an election timeout steps down (thesis 6.2)."""
+    """A leader that a majority has not answered for an election timeout steps down (thesis 6.2).
+
+    Not before those who still answer had a heartbeat's time to take the rest of its log: one of them may be the only
+    server that reaches a majority, with this one's vote, which a log longer than that of the candidate would refuse it.
+    """
     s.check_at = s.now + s.config.election_timeout_ns
     alive = 1
+    behind = False
     for progress in s.peers.values():
         alive += progress.active
+        behind = behind or (progress.active and progress.match < s.log.last)
         progress.active = False
-    if alive < majority(len(s.members)):
+    if alive >= majority(len(s.members)):
+        s.draining = False
+    elif behind and not s.draining:
+        s.draining = True
+        s.check_at = s.now + s.config.heartbeat_ns
+    else:
         s.event("quorum-lost", alive=alive)
         become_follower(s, s.term, NOBODY)

@@ -166,7 +166,7 @@ class Raft:
     def accepts_proposals(self) -> bool:
         """Whether Propose would be taken now."""
         s = self._s
-        return s.role is _LEADER and s.transfer_to == NOBODY
+        return s.role is _LEADER and s.transfer_to == NOBODY and not s.draining
 
     def term_at(self, index: Index) -> Term | None:
         """Term of the entry at `index`; 0 for index 0; None if the log does not hold it."""

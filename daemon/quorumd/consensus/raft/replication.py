@@ -31,6 +31,7 @@ MAX_RESEND_BURST = 16
 def on_propose(s: State, m: Propose) -> None:
     """Gives the staged entries their indexes. The core asks `accepts_proposals` first, in the same turn."""
     invariant(s.transfer_to == NOBODY, "no proposals while leadership is handed over (3.10)")
+    invariant(not s.draining, "no proposals before a majority answers again")
     invariant(m.entries > 0, "a proposal has entries")
     s.append_own(m.entries, m.size_bytes, None)
 

@@ -52,7 +52,7 @@ def leave_leadership(s: State) -> None:
     s.transfer_deadline = s.heartbeat_at = s.check_at = s.scan_at = NEVER
     s.own_pending.clear()
     s.own_match = 0
-    s.matched = s.confirmed = s.beat_due = False
+    s.matched = s.confirmed = s.beat_due = s.draining = False
     s.turn_first = s.turn_bytes = 0
     # Their bytes are read from the log when they leave: the next leader may overwrite those in this very turn.
     s.messages = [m for m in s.messages if type(m) is not AppendEntries]

@@ -51,6 +51,7 @@ class State(EngineState):
         "check_at",
         "config",
         "confirmed",
+        "draining",
         "gap_prev",
         "gap_term",
         "heard",
@@ -141,6 +142,7 @@ class State(EngineState):
         self.heartbeat_at: Nanoseconds = NEVER
         self.beat_due = False  # a heartbeat round is to leave with the coming Ready
         self.check_at: Nanoseconds = NEVER  # check-quorum looks next
+        self.draining = False  # no majority answered when it last looked: nothing new is taken until it looks again
         self.scan_at: Nanoseconds = NEVER  # loss detection looks next; NEVER while nothing is in flight
         # Reads (reads.py)
         self.round = 0  # last heartbeat round begun in this term
