@@ -19,16 +19,18 @@ LAYERS = {
     # Where the config's `engine` becomes an engine, with the log it writes.
     "engines": {"leaf", "consensus", "node parts", "fastpath"},
     "core": {"leaf", "consensus", "node parts", "engines", "fastpath"},
-    "node": {"leaf", "environment", "consensus", "node parts", "core", "fastpath", "system calls"},
+    "node": {"leaf", "environment", "consensus", "node parts", "engines", "core", "fastpath", "system calls"},
     "client": {"leaf", "node parts", "fastpath"},
     "checker": {"leaf"},
     "supervisor": {"leaf", "environment", "client", "checker"},
     "sim": {"leaf", "consensus", "node parts", "core", "client", "checker", "fastpath"},
     # Part of the supervisor, and apart because it knows the disk format: it damages what is certainly on the disk.
     "chaos": {"leaf", "environment", "client", "checker", "supervisor", "fastpath"},
+    # Part of the supervisor too; it drives load through the fastpath's generator, and links through chaos's relay.
+    "compare": {"leaf", "environment", "client", "supervisor", "chaos", "fastpath", "system calls"},
     "cli": {
         *("leaf", "environment", "consensus", "node parts", "core", "node", "client", "checker", "supervisor"),
-        *("chaos", "sim", "fastpath", "system calls"),
+        *("chaos", "compare", "sim", "fastpath", "system calls"),
     },
 }
 MODULES = {
@@ -39,7 +41,7 @@ MODULES = {
         (
             *("admission", "applier", "auth", "clientplane", "digests", "fragments", "join", "log"),
             *("appending", "entryruns", "logreplay", "paxoscodec", "peercodec", "ports", "slotlog", "slotstorage"),
-            *("recovery", "sources", "statemachine", "storage", "transport"),
+            *("recovery", "slotadmission", "sources", "statemachine", "storage", "transport"),
         ),
         "node parts",
     ),
@@ -51,6 +53,7 @@ MODULES = {
     "supervisor": "supervisor",
     "sim": "sim",
     "chaos": "chaos",
+    "compare": "compare",
     **dict.fromkeys(("cli", "__main__"), "cli"),
 }
 CONSENSUS_MAY_NOT = {"time", "random", "socket", "os", "asyncio", "threading", "logging", "select", "datetime"}

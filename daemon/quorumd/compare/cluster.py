@@ -123,9 +123,9 @@ class Cluster:
 
     # -- what it says -------------------------------------------------------------------------------------------------
 
-    def statuses(self) -> dict[NodeId, Status]:
-        """Of every node that answers."""
-        return sample(self._probe, len(self.up()), limits.COMPARE_REPLY_S)
+    def statuses(self, timeout_s: float = limits.COMPARE_REPLY_S) -> dict[NodeId, Status]:
+        """Of every node that answers in time."""
+        return sample(self._probe, len(self.up()), timeout_s)
 
     def leader(self) -> NodeId:
         """The node that leads in the newest term; 0: none does."""
@@ -142,7 +142,7 @@ class Cluster:
         for node, process in self._processes.items():
             if process.reap() is not None:
                 raise Stopped(f"node {node} of {self.contender.name} ended: {process.last_words()}")
-        found = self.statuses()
+        found = self.statuses(limits.COMPARE_POLL_S * 5)  # a node that is still starting does not answer
         agreed = {(each.get("leader"), each.get("term"), each.get("applied")) for each in found.values()}
         return len(found) == len(self.nodes) and len(agreed) == 1 and all(
             status.get("voter") and status.get("leader") and status.get("applied") for status in found.values()

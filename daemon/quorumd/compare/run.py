@@ -1,4 +1,4 @@
-"""The whole comparison: for every point the contenders' clusters side by side, then rounds, kills, and what they bear."""
+"""The whole comparison: for every point the contenders' clusters side by side; then rounds, kills, what they bear."""
 
 import random
 import time
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from quorumd.compare.cluster import Cluster
 from quorumd.compare.measure import Load, Round
-from quorumd.compare.schedule import Contender, Point, Turn, axes, base, contenders, points, turns
+from quorumd.compare.schedule import Contender, Point, Turn, contenders, points, turns
 from quorumd.compare.workload import Workload
 from quorumd.config import Config
 from quorumd.errors import Stopped
@@ -47,8 +47,6 @@ class Run:
         self.directory = directory
         self.note = note
         self.points = points(workload, full=full)
-        by_nodes = [axis.points for axis in axes(workload) if axis.factor == "nodes"]
-        self._bearing = {base(workload), *(point for found in by_nodes for point in found)}
         self._begun_s = time.monotonic()
 
     def run(self) -> list[PointResult]:
@@ -76,7 +74,7 @@ class Run:
                     self._give_up(measured[contender], error)
             self._rounds(turns(among, self.workload.rounds), loads, measured)
             self._kills(turns(among, self.workload.faults.leader_kills), loads, measured)
-            if point in self._bearing and self.workload.mix.reads < 100:
+            if any(contender.quorums for contender in among) and self.workload.mix.reads < 100:
                 self._bear(among, loads, measured)
         return PointResult(point, timing, tuple(measured.values()))
 

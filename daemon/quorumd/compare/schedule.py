@@ -84,7 +84,7 @@ def contenders(nodes: int) -> tuple[Contender, ...]:
 
 
 def turns(among: Sequence[Contender], rounds: int) -> list[Turn]:
-    """Every contender once a round, another one first in each: what changes on the machine meanwhile hurts all alike."""
+    """Every contender once a round, another one first in each: a machine that changes meanwhile hurts all alike."""
     order = []
     for number in range(rounds):
         first = number % len(among)
