@@ -1,8 +1,10 @@
 """Which engine to choose for what was measured, and why. Pure: plain data in, sentences out.
 
-Two engines differ in a figure only if every round says so. Rounds of both alternate, so each pair saw the same machine;
-a difference that one pair contradicts, or one below the margin, is none. That is a sign test, not a confidence
-interval: with three rounds two equal engines look different in one figure of four, which the margin makes rarer.
+The base point decides: it is the workload as the file says it. What differs elsewhere is told beside it.
+
+Two engines differ in a figure only if every round says so, and by the margin. Rounds of both alternate, so each pair saw
+the same machine. That is a sign test: of two equal engines, six rounds call one figure of thirty-two different before
+the margin is asked, three rounds one of four; with fewer than MIN_ROUNDS nothing is called different.
 """
 
 import statistics
@@ -14,21 +16,24 @@ from quorumd.types import PAXOS, RAFT
 
 MARGIN: Final = 1.1
 """Differences of less than a tenth decide nothing."""
+MIN_ROUNDS: Final = 3
 
 
 class Finding(NamedTuple):
-    """One figure in which one engine is better. ratio: how many times, above 1."""
+    """One figure in which one engine is better. ratio: how many times, above 1. base: at the base point."""
 
     what: str
     better: str
     ratio: float
+    base: bool
     sentence: str
 
 
 def advise(document: Mapping[str, Any]) -> dict[str, Any]:
     """{"choose": an engine, or "either", "reason": sentence, "findings": [...], "flexible": sentences}."""
     found = findings(document)
-    wins = {name: [finding for finding in found if finding.better == name] for name in (RAFT, PAXOS)}
+    here = [finding for finding in found if finding.base]
+    wins = {name: [finding for finding in here if finding.better == name] for name in (RAFT, PAXOS)}
     broken = [name for name in (RAFT, PAXOS) if figures(document["points"][0], name) is None]
     if len(broken) == 1:
         choose = RAFT if broken[0] == PAXOS else PAXOS
@@ -36,14 +41,13 @@ def advise(document: Mapping[str, Any]) -> dict[str, Any]:
     elif len(wins[RAFT]) == len(wins[PAXOS]):
         choose = "either"
         reason = (
-            "no figure differs in every round by a tenth or more" if not found else
-            f"{_list([finding.sentence for finding in found])}; neither outweighs the other"
+            f"{_list(here)}; neither outweighs the other" if here else
+            "at the base point no figure differs in every round by a tenth or more"
         )
     else:
         choose = max(wins, key=lambda name: len(wins[name]))
-        other = [finding.sentence for finding in found if finding.better != choose]
-        against = f"; against it: {_list(other)}" if other else ""
-        reason = _list([finding.sentence for finding in wins[choose]]) + against
+        against = wins[PAXOS if choose == RAFT else RAFT]
+        reason = _list(wins[choose]) + (f"; against it: {_list(against)}" if against else "")
     return {
         "choose": choose, "reason": reason, "findings": [finding._asdict() for finding in found],
         "flexible": flexible(document),
@@ -51,26 +55,37 @@ def advise(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def findings(document: Mapping[str, Any]) -> list[Finding]:
-    """Every figure in which one of raft and paxos is better: at the base point, and at the end of each axis."""
+    """Every figure in which one of raft and paxos is better: at the base point, and at the far end of each axis."""
     points = document["points"]
-    where = [("at the base point", points[0])]
+    where = [("", points[0])]
     for factor, numbers in document["axes"].items():
         worst = points[max(numbers, key=lambda number: points[number][factor])]
         if all(worst is not point for _, point in where):
-            where.append((f"at {_value(factor, worst[factor])}", worst))
+            where.append((f" at {_value(factor, worst[factor])}", worst))
     found = []
     for place, point in where:
         one, other = figures(point, RAFT), figures(point, PAXOS)
         if one is None or other is None:
             continue
         candidates = [
-            _compare(f"operations a second {place}", _rates(one), _rates(other), more_is_better=True),
-            _compare(f"p99 latency {place}", _tails(one), _tails(other), more_is_better=False),
+            _compare(_OPS._replace(name=f"{_OPS.name}{place}"), _rates(one), _rates(other)),
+            _compare(_TAIL._replace(name=f"{_TAIL.name}{place}"), _tails(one), _tails(other)),
+            _failover(_GAP._replace(name=f"{_GAP.name}{place}"), one, other),
         ]
-        if point is points[0]:
-            candidates.append(_failover(one, other))
-        found += [finding for finding in candidates if finding]
+        found += [finding._replace(base=not place) for finding in candidates if finding]
     return found
+
+
+class _Figure(NamedTuple):
+    name: str
+    form: str
+    divisor: float
+    more_is_better: bool = False
+
+
+_OPS: Final = _Figure("operations a second", "{:,.0f}", 1, more_is_better=True)
+_TAIL: Final = _Figure("p99 latency", "{:.1f} ms", 1000)
+_GAP: Final = _Figure("time from a leader's kill to the next write", "{:.2f} s", 1)
 
 
 def _rates(contender: Mapping[str, Any]) -> list[float]:
@@ -81,31 +96,29 @@ def _tails(contender: Mapping[str, Any]) -> list[float]:
     return [float(each["latency_us"]["p99"]) for each in contender["rounds"]]
 
 
-def _failover(one: Mapping[str, Any], other: Mapping[str, Any]) -> Finding | None:
+def _failover(figure: _Figure, one: Mapping[str, Any], other: Mapping[str, Any]) -> Finding | None:
     """Kills draw their timeouts at random, so not pairs are compared but one side's worst with the other's best."""
-    gaps = [[gap for gap in each["failover_s"] if gap is not None] for each in (one, other)]
-    if not all(gaps) or not (max(gaps[0]) * MARGIN < min(gaps[1]) or max(gaps[1]) * MARGIN < min(gaps[0])):
+    raft, paxos = ([gap for gap in each["failover_s"] if gap is not None] for each in (one, other))
+    if min(len(raft), len(paxos)) < MIN_ROUNDS or not (max(raft) < min(paxos) or max(paxos) < min(raft)):
         return None
-    return _verdict("time from a leader's kill to the next write", *map(statistics.median, gaps), more_is_better=False)
+    return _verdict(figure, statistics.median(raft), statistics.median(paxos))
 
 
-def _compare(
-    what: str, raft: Sequence[float], paxos: Sequence[float], *, more_is_better: bool
-) -> Finding | None:
+def _compare(figure: _Figure, raft: Sequence[float], paxos: Sequence[float]) -> Finding | None:
     pairs = list(zip(raft, paxos, strict=False))
-    if not pairs or not (all(a > b for a, b in pairs) or all(a < b for a, b in pairs)):
+    if len(pairs) < MIN_ROUNDS or not (all(a > b for a, b in pairs) or all(a < b for a, b in pairs)):
         return None
-    return _verdict(what, statistics.median(raft), statistics.median(paxos), more_is_better=more_is_better)
+    return _verdict(figure, statistics.median(raft), statistics.median(paxos))
 
 
-def _verdict(what: str, raft: float, paxos: float, *, more_is_better: bool) -> Finding | None:
+def _verdict(figure: _Figure, raft: float, paxos: float) -> Finding | None:
     ratio = max(raft, paxos) / max(min(raft, paxos), 1e-9)
     if ratio < MARGIN:
         return None
-    better = RAFT if (raft > paxos) is more_is_better else PAXOS
-    worse = PAXOS if better == RAFT else RAFT
-    share = f"{ratio:.2f} times" if more_is_better else f"1/{ratio:.2f} of"
-    return Finding(what, better, round(ratio, 3), f"{what}: {better} has {share} {worse}'s")
+    better, worse = (RAFT, PAXOS) if (raft > paxos) is figure.more_is_better else (PAXOS, RAFT)
+    told = {name: figure.form.format(value / figure.divisor) for name, value in ((RAFT, raft), (PAXOS, paxos))}
+    sentence = f"{figure.name}: {told[better]} with {better}, {told[worse]} with {worse}"
+    return Finding(figure.name, better, round(ratio, 3), base=False, sentence=sentence)
 
 
 def flexible(document: Mapping[str, Any]) -> list[str]:
@@ -134,5 +147,5 @@ def _value(factor: str, value: float) -> str:
     return {"nodes": f"{value} nodes", "loss_percent": f"{value} % loss", "delay_ms": f"{value:g} ms delay"}[factor]
 
 
-def _list(sentences: Sequence[str]) -> str:
-    return "; ".join(sentences)
+def _list(found: Sequence[Finding]) -> str:
+    return "; ".join(finding.sentence for finding in found)

@@ -30,7 +30,11 @@ def label(point: Mapping[str, Any]) -> str:
 def conclusion(advice: Mapping[str, Any]) -> str:
     """What to choose."""
     choice = "either engine will do" if advice["choose"] == "either" else f"choose {advice['choose']}"
-    return "\n".join([f"recommendation: {choice}: {advice['reason']}", *advice["flexible"]])
+    elsewhere = [finding["sentence"] for finding in advice["findings"] if not finding["base"]]
+    lines = [f"recommendation: {choice}: {advice['reason']}"]
+    if elsewhere:
+        lines.append(f"away from the base point: {'; '.join(elsewhere)}")
+    return "\n".join([*lines, *advice["flexible"]])
 
 
 def _table(title: str, factor: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:

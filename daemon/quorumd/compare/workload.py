@@ -61,7 +61,7 @@ class Faults(_Strict, frozen=True, kw_only=True):
 
     loss_percent: Loss = 0
     delay_ms: Delay = 0.0
-    leader_kills: Annotated[int, Meta(ge=0, le=100, examples=[2])] = 2
+    leader_kills: Annotated[int, Meta(ge=0, le=100, examples=[3])] = 3
 
 
 class Vary(_Strict, frozen=True, kw_only=True):
@@ -81,8 +81,8 @@ class Workload(_Strict, frozen=True, kw_only=True):
     keys: Keys = Keys()
     values: Values = Values()
     loop: Loop = Loop()
-    duration_s: Annotated[float, Meta(ge=0.1, le=600, description="Of a round.", examples=[1.0])] = 1.0
-    rounds: Annotated[int, Meta(ge=1, le=100, examples=[3])] = 3
+    duration_s: Annotated[float, Meta(ge=0.1, le=600, description="Of a round.", examples=[0.7])] = 0.7
+    rounds: Annotated[int, Meta(ge=1, le=100, examples=[6])] = 6
     nodes: Nodes = 3
     faults: Faults = Faults()
     vary: Vary = Vary()
