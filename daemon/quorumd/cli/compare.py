@@ -46,6 +46,9 @@ def compare(
     if show_workload:
         click.echo(workloads.DEFAULT_PATH.read_text(), nl=False)
         return
+    for path in (page_path, json_path):
+        if not path.parent.is_dir():
+            raise ConfigError(f"{path}: there is no directory {path.parent}; make it, or name another place")
     config = load(config_path)
     document = _measure(config, workloads.load(workload_path), full=full)
     from quorumd.compare.page import page  # noqa: PLC0415 - loads jinja2

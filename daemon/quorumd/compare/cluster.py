@@ -73,6 +73,7 @@ class Cluster:
         self._probe = StatusProbe(self.config, None)
         self._relay: Relay | None = None
         self._cpu_of_the_dead_s = 0.0
+        self._known_leader: NodeId = 0
 
     def __enter__(self) -> "Cluster":
         """Starts everything and waits for a leader that serves. Raises Stopped, OSError."""
@@ -128,11 +129,16 @@ class Cluster:
         return sample(self._probe, len(self.up()), timeout_s)
 
     def leader(self) -> NodeId:
-        """The node that leads in the newest term; 0: none does."""
+        """The node that leads in the newest term; waits until one does. Raises Stopped."""
+        self._until(lambda: self._leader() > 0, limits.COMPARE_SETTLE_S, "a node leads")
+        return self._known_leader
+
+    def _leader(self) -> NodeId:
         leaders = [
             (_number(status, "term"), node) for node, status in self.statuses().items() if status["role"] == "leader"
         ]
-        return max(leaders, default=(0, 0))[1]
+        self._known_leader = max(leaders, default=(0, 0))[1]
+        return self._known_leader
 
     def settle(self) -> None:
         """Waits until every node follows one leader and has applied what it committed. Raises Stopped."""

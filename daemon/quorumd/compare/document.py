@@ -23,7 +23,7 @@ from quorumd.compare.workload import Workload
 
 FORMAT: Final = 1
 PERCENTILES: Final = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9}
-CURVE: Final = (0, 10, 25, 50, 75, 90, 95, 97.5, 99, 99.5, 99.75, 99.9, 99.95, 99.99)
+CURVE: Final = (50, 75, 90, 95, 99, 99.5, 99.9, 99.95, 99.99)
 LONGEST_US: Final = 600_000_000
 
 

@@ -51,10 +51,10 @@ METRICS: Final = (
     Metric("Latency, median", "ms", lambda c: c["latency_us"]["p50"] / 1000, lambda r: r["latency_us"]["p50"] / 1000),
     Metric("Latency, p99", "ms", lambda c: c["latency_us"]["p99"] / 1000, lambda r: r["latency_us"]["p99"] / 1000),
     Metric("Leader killed, until the next write", "s", _failover),
-    Metric("Messages an operation", "", lambda c: c["messages_per_op"]),
-    Metric("Bytes an operation", "B", lambda c: c["bytes_per_op"]),
-    Metric("Syncs an operation", "", lambda c: c["syncs_per_op"]),
-    Metric("CPU an operation, all nodes", "us", lambda c: c["cpu_us_per_op"]),
+    Metric("Messages per operation", "", lambda c: c["messages_per_op"]),
+    Metric("Bytes per operation", "B", lambda c: c["bytes_per_op"]),
+    Metric("Syncs per operation", "", lambda c: c["syncs_per_op"]),
+    Metric("CPU per operation, all nodes", "us", lambda c: c["cpu_us_per_op"]),
     Metric("Acceptance ratio", "", lambda c: c["acceptance"]["cluster"] if c["acceptance"] else None),
 )
 
@@ -70,13 +70,20 @@ def page(document: Mapping[str, Any]) -> str:
     return environment.get_template(TEMPLATE).render(
         document=document, advice=advice, elsewhere=[each for each in advice["findings"] if not each["base"]], base=points[0], css=css_of,
         title="Raft or Paxos: either will do" if choose == "either" else f"Raft or Paxos: choose {choose}",
-        names=_names(points), columns=COLUMNS,
+        base_names=_names(points[:1]), columns=COLUMNS,
         curve=Markup(svg(curve(points[0]))), axes=[_axis(document, factor) for factor in document["axes"]],
-        rows=[(label(point) if i == 0 else "", contender["name"], cells(contender)[1:], contender["failed"])
-              for point in points for i, contender in enumerate(point["contenders"])],
+        base_rows=_rows(points[:1]), rows=_rows(points),
         bearing=[point for point in points if any(c["commits_without"] is not None for c in point["contenders"])],
         workload=yaml.safe_dump(document["workload"], sort_keys=False, default_flow_style=None),
     )
+
+
+def _rows(points: Sequence[Point]) -> list[tuple[str, str, list[str], str]]:
+    """(point, contender, figures, what went wrong) of each contender."""
+    return [
+        (label(point) if i == 0 else "", contender["name"], cells(contender)[1:], contender["failed"])
+        for point in points for i, contender in enumerate(point["contenders"])
+    ]
 
 
 def css_of(name: str) -> str:

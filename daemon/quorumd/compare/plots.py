@@ -71,7 +71,7 @@ def _line(chart: Chart, series: Series, scale: "Scale", shift: float) -> list[st
         if span:
             low, high = scale.y(span[0]), scale.y(span[1])
             parts.append(f'<path class="{series.css} whisker" d="M{x:.1f} {low:.1f}V{high:.1f}"/>')
-        told = f"{series.name}, {chart.xs[i] or 'p' + str(i)}: {number(value)} {chart.unit}".rstrip()
+        told = f"{series.name}, {chart.xs[i]}: {number(value)} {chart.unit}".rstrip().replace(", :", ":")
         if span:
             told += f" ({number(span[0])} to {number(span[1])})"
         title = f"<title>{html.escape(told)}</title>"

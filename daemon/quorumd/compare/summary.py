@@ -14,7 +14,8 @@ FACTORS: Final = {"nodes": "nodes", "loss_percent": "loss % (relayed)", "delay_m
 def summary(document: Mapping[str, Any]) -> str:
     """All of it."""
     points = document["points"]
-    parts = [_table("base point", "", [("", points[0])])]
+    varied = {i for numbers in document["axes"].values() for i in numbers}
+    parts = [] if 0 in varied else [_table("base point", "", [("", points[0])])]
     for factor, numbers in document["axes"].items():
         parts.append(_table(FACTORS[factor], factor, [(f"{points[i][factor]:g}", points[i]) for i in numbers]))
     if document["full"]:
@@ -24,7 +25,8 @@ def summary(document: Mapping[str, Any]) -> str:
 
 def label(point: Mapping[str, Any]) -> str:
     """A point in a few characters."""
-    return f"{point['nodes']}n {point['loss_percent']}% {point['delay_ms']:g}ms"
+    relayed = " relayed" if point["relayed"] else ""
+    return f"{point['nodes']}n {point['loss_percent']}% {point['delay_ms']:g}ms{relayed}"
 
 
 def conclusion(advice: Mapping[str, Any]) -> str:
