@@ -462,7 +462,7 @@ cdef class LoadGenerator:
         if self.heard_ns == 0:
             self.heard_ns = now
         for number in range(<uint32_t>self.clients.size()):
-            if self.clients[number].doing in (OPENING, WRITING, READING, SWAPPING) and now >= self.clients[number].due_ns:
+            if self.clients[number].doing not in (CLOSED, IDLE) and now >= self.clients[number].due_ns:
                 if not late and now - self.heard_ns >= <uint64_t>self.resend_ms * 1000000:
                     self.target = (self.target + 1) % self.targets.size()
                     self.heard_ns = now - <uint64_t>self.resend_ms * 750000  # the next one gets a quarter of it

@@ -2,9 +2,9 @@
 
 The base point decides: it is the workload as the file says it. What differs elsewhere is told beside it.
 
-Two engines differ in a figure only if every round says so, and by the margin. Rounds of both alternate, so each pair saw
-the same machine. That is a sign test: of two equal engines, six rounds call one figure of thirty-two different before
-the margin is asked, three rounds one of four; with fewer than MIN_ROUNDS nothing is called different.
+Two engines differ in a figure only if every round says so, and by the margin. Rounds of both alternate, so each pair
+saw the same machine. That is a sign test: of two equal engines, six rounds call one figure of thirty-two different
+before the margin is asked, three rounds one of four; with fewer than MIN_ROUNDS nothing is called different.
 """
 
 import statistics

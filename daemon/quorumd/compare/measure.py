@@ -77,6 +77,7 @@ class Load:
         """Warms up, then measures for the workload's duration. Raises Stopped if nothing was answered."""
         generator, cluster = self.generator, self.cluster
         generator.run(min(limits.COMPARE_WARM_UP_S, self.workload.duration_s))
+        generator.drain(limits.COMPARE_DRAIN_S)  # or what is in flight would wait for the counters to be read
         before = cluster.counters()
         generator.reset()
         begun_s = time.monotonic()
@@ -89,7 +90,7 @@ class Load:
         after = cluster.counters()
         if not ops:
             raise Stopped(f"{cluster.contender.name}: no operation was answered in {elapsed_s:.1f} s")
-        # Counters and latencies have different ends: what was in flight at the end counts for the former alone.
+        # What was in flight at the end is in the counters, and neither in throughput nor in latency.
         scale = ops / generator.done
         ratio = acceptance(after.nodes, before.nodes)
         return Round(

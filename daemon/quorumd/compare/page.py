@@ -68,7 +68,8 @@ def page(document: Mapping[str, Any]) -> str:
     advice, points = document["advice"], document["points"]
     choose = advice["choose"]
     return environment.get_template(TEMPLATE).render(
-        document=document, advice=advice, elsewhere=[each for each in advice["findings"] if not each["base"]], base=points[0], css=css_of,
+        document=document, advice=advice, base=points[0], css=css_of,
+        elsewhere=[finding for finding in advice["findings"] if not finding["base"]],
         title="Raft or Paxos: either will do" if choose == "either" else f"Raft or Paxos: choose {choose}",
         base_names=_names(points[:1]), columns=COLUMNS,
         curve=Markup(svg(curve(points[0]))), axes=[_axis(document, factor) for factor in document["axes"]],
