@@ -13,7 +13,7 @@ def contender(name, rates, tails=(2000, 2000, 2000), failover=(0.2, 0.25), **cha
         "name": name, "engine": name.split()[0], "quorums": None, "failed": "", "ops": sum(rates), "errors": 0,
         "swaps_failed": 3, "ops_per_s": sum(rates) / len(rates),
         "rounds": [
-            {"ops_per_s": rate, "latency_us": {**latency, "p99": tail}}
+            {"ops_per_s": rate, "latency_us": {**latency, "p99": tail}, "cpu_us_per_op": 40.0}
             for rate, tail in zip(rates, tails, strict=True)
         ],
         "latency_us": latency, "curve_us": [[share, 500 + 40 * share] for share in CURVE],

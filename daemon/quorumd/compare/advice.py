@@ -69,7 +69,8 @@ def findings(document: Mapping[str, Any]) -> list[Finding]:
             continue
         candidates = [
             _compare(_OPS._replace(name=f"{_OPS.name}{place}"), _rates(one), _rates(other)),
-            _compare(_TAIL._replace(name=f"{_TAIL.name}{place}"), _tails(one), _tails(other)),
+            _compare(_TAIL._replace(name=f"{_TAIL.name}{place}"), _latencies(one, "p99"), _latencies(other, "p99")),
+            _compare(_CPU._replace(name=f"{_CPU.name}{place}"), _cpu(one), _cpu(other)),
             _failover(_GAP._replace(name=f"{_GAP.name}{place}"), one, other),
         ]
         found += [finding._replace(base=not place) for finding in candidates if finding]
@@ -85,6 +86,7 @@ class _Figure(NamedTuple):
 
 _OPS: Final = _Figure("operations a second", "{:,.0f}", 1, more_is_better=True)
 _TAIL: Final = _Figure("p99 latency", "{:.1f} ms", 1000)
+_CPU: Final = _Figure("CPU per operation", "{:.0f} us", 1)
 _GAP: Final = _Figure("time from a leader's kill to the next write", "{:.2f} s", 1)
 
 
@@ -92,8 +94,12 @@ def _rates(contender: Mapping[str, Any]) -> list[float]:
     return [float(each["ops_per_s"]) for each in contender["rounds"]]
 
 
-def _tails(contender: Mapping[str, Any]) -> list[float]:
-    return [float(each["latency_us"]["p99"]) for each in contender["rounds"]]
+def _latencies(contender: Mapping[str, Any], percentile: str) -> list[float]:
+    return [float(each["latency_us"][percentile]) for each in contender["rounds"]]
+
+
+def _cpu(contender: Mapping[str, Any]) -> list[float]:
+    return [float(each["cpu_us_per_op"]) for each in contender["rounds"]]
 
 
 def _failover(figure: _Figure, one: Mapping[str, Any], other: Mapping[str, Any]) -> Finding | None:
@@ -105,10 +111,13 @@ def _failover(figure: _Figure, one: Mapping[str, Any], other: Mapping[str, Any])
 
 
 def _compare(figure: _Figure, raft: Sequence[float], paxos: Sequence[float]) -> Finding | None:
-    pairs = list(zip(raft, paxos, strict=False))
-    if len(pairs) < MIN_ROUNDS or not (all(a > b for a, b in pairs) or all(a < b for a, b in pairs)):
-        return None
-    return _verdict(figure, statistics.median(raft), statistics.median(paxos))
+    return _verdict(figure, statistics.median(raft), statistics.median(paxos)) if _differ(raft, paxos) else None
+
+
+def _differ(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether every round says the same of two contenders."""
+    pairs = list(zip(one, other, strict=False))
+    return len(pairs) >= MIN_ROUNDS and (all(a > b for a, b in pairs) or all(a < b for a, b in pairs))
 
 
 def _verdict(figure: _Figure, raft: float, paxos: float) -> Finding | None:
@@ -127,16 +136,20 @@ def flexible(document: Mapping[str, Any]) -> list[str]:
     for point in document["points"]:
         for each in point["contenders"]:
             plain = figures(point, str(each["engine"]))
-            if not each["quorums"] or plain is None or not each["ops"] or each["commits_without"] is None:
+            if not each["quorums"] or plain is None or each["failed"] or plain["failed"]:
                 continue
             phase1, phase2 = each["quorums"]
             buys = f"commits with {each['commits_without']} of {point['nodes']} nodes down instead of " \
                    f"{plain['commits_without']}"
             costs = f"elects a leader with {each['elects_without']} down instead of {plain['elects_without']}"
-            speed = (
-                f"{each['ops_per_s'] / plain['ops_per_s']:.2f} times the operations a second at "
-                f"{each['latency_us']['p50'] / plain['latency_us']['p50']:.2f} times the median latency"
-            )
+            speed = "; ".join(
+                f"{name} {statistics.median(own) / statistics.median(theirs):.2f} times"
+                for name, own, theirs in (
+                    ("operations a second", _rates(each), _rates(plain)),
+                    ("median latency", _latencies(each, "p50"), _latencies(plain, "p50")),
+                )
+                if _differ(own, theirs)
+            ) or "neither throughput nor median latency differs in every round"
             found.append(
                 f"quorums {{phase1: {phase1}, phase2: {phase2}}} {buys}, once a leader is elected; {costs}; {speed}."
             )

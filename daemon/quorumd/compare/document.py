@@ -60,7 +60,10 @@ def figures_of(measured: Measured) -> dict[str, Any]:
         "swaps_failed": sum(each.swaps_failed for each in rounds),
         "ops_per_s": round(ops / seconds, 1) if ops else None,
         "rounds": [
-            {"ops_per_s": round(each.ops / each.seconds, 1), "latency_us": latency_us(_histogram([each]))}
+            {
+                "ops_per_s": round(each.ops / each.seconds, 1), "latency_us": latency_us(_histogram([each])),
+                "cpu_us_per_op": round(1e6 * each.cpu_s / each.ops, 2),
+            }
             for each in rounds
         ],
         "latency_us": latency_us(histogram) if ops else None,
