@@ -87,6 +87,8 @@ cdef class LoadGenerator:
             raise ValueError("reads and swaps are more than 100 percent")
         if keys > MAX_KEYS or skew < 0:
             raise ValueError(f"keys: at most {MAX_KEYS}, skew: 0 or more")
+        if skew > 0 and not keys:
+            raise ValueError("a skew needs a number of keys")
         if open_loop and (rate <= 0 or per_datagram != 1):
             raise ValueError("an open loop needs a rate, and one operation a datagram")
         for node, addr in nodes:
@@ -402,10 +404,10 @@ cdef class LoadGenerator:
         if client.doing == OPENING:
             self.unopened -= 1
         elif client.doing != READING and status == STATUS_OK:
-            client.acknowledged = client.seq
             if client.doing == SWAPPING and size and body[0] == 0:
                 self.swaps_failed += 1
             else:
+                client.acknowledged = client.seq
                 self.writes_done += 1
                 if self.cas_percent:
                     self.revisions[client.key] = max(self.revisions[client.key], reply.revision)

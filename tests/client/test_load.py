@@ -247,6 +247,7 @@ def test_what_is_not_an_answer_is_ignored(served, load):
         {"clients": 10, "reads_percent": 60, "cas_percent": 41},
         {"clients": 10, "keys": (1 << 22) + 1},
         {"clients": 10, "skew": -1.0},
+        {"clients": 10, "skew": 0.9},
         {"clients": 10, "open_loop": True},
         {"clients": 10, "open_loop": True, "rate": 10.0, "per_datagram": 2},
     ],

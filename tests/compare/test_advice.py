@@ -86,8 +86,8 @@ def test_what_flexible_quorums_buy_and_cost():
     whole = document(measure)
     (sentence,) = advise(whole)["flexible"]
     assert sentence == (
-        "quorums {phase1: 4, phase2: 2} commits with 3 of 5 nodes down instead of 2, once a leader is elected; elects "
-        "a leader with 1 down instead of 2; operations a second 1.50 times."
+        "Paxos with quorums {phase1: 4, phase2: 2} commits with 3 of 5 nodes down instead of 2, once a leader is "
+        "elected; elects a leader with 1 down instead of 2; operations a second 1.50 times."
     )
 
 

@@ -70,6 +70,8 @@ def test_it_is_well_formed_and_needs_nothing_beside_itself(measure):
 def test_it_shows_a_chart_for_every_metric_of_every_axis():
     text = render(both)
     assert text.count("<svg") == 1 + 3 * 9
+    # Base: 2 + 3 contenders at 3 and 5 nodes, 2 at 0 and 5 % loss, 2 at 10 ms; five metrics have a spread.
+    assert text.count(" whisker") == 5 * (2 + 3 + 2 + 2 + 2)
     assert "Raft or Paxos: choose paxos" in text
     assert "Operations a second: 2,000 with paxos, 1,000 with raft." in text
     assert "operations a second at 5 % loss: 2,000 with paxos, 1,000 with raft" in text

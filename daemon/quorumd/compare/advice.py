@@ -150,9 +150,8 @@ def flexible(document: Mapping[str, Any]) -> list[str]:
                 )
                 if _differ(own, theirs)
             ) or "neither throughput nor median latency differs in every round"
-            found.append(
-                f"quorums {{phase1: {phase1}, phase2: {phase2}}} {buys}, once a leader is elected; {costs}; {speed}."
-            )
+            quorums = f"{{phase1: {phase1}, phase2: {phase2}}}"
+            found.append(f"Paxos with quorums {quorums} {buys}, once a leader is elected; {costs}; {speed}.")
     return found
 
 

@@ -73,7 +73,6 @@ class Cluster:
         self._probe = StatusProbe(self.config, None)
         self._relay: Relay | None = None
         self._cpu_of_the_dead_s = 0.0
-        self._known_leader: NodeId = 0
 
     def __enter__(self) -> "Cluster":
         """Starts everything and waits for a leader that serves. Raises Stopped, OSError."""
@@ -130,15 +129,13 @@ class Cluster:
 
     def leader(self) -> NodeId:
         """The node that leads in the newest term; waits until one does. Raises Stopped."""
-        self._until(lambda: self._leader() > 0, limits.COMPARE_SETTLE_S, "a node leads")
-        return self._known_leader
+        return self._until(self._leader, limits.COMPARE_SETTLE_S, "a node leads")
 
     def _leader(self) -> NodeId:
         leaders = [
             (_number(status, "term"), node) for node, status in self.statuses().items() if status["role"] == "leader"
         ]
-        self._known_leader = max(leaders, default=(0, 0))[1]
-        return self._known_leader
+        return max(leaders, default=(0, 0))[1]
 
     def settle(self) -> None:
         """Waits until every node follows one leader and has applied what it committed. Raises Stopped."""
@@ -154,12 +151,14 @@ class Cluster:
             status.get("voter") and status.get("leader") and status.get("applied") for status in found.values()
         )
 
-    def _until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+    def _until(self, condition: Callable[[], int], timeout_s: float, what: str) -> int:
+        """Asks `condition` until it is not 0 or False; its value. Raises Stopped when the time is up."""
         deadline_s = time.monotonic() + timeout_s
-        while not condition():
+        while not (value := condition()):
             if time.monotonic() >= deadline_s:
                 raise Stopped(f"{self.contender.name}, {self.point.nodes} nodes: not within {timeout_s:g} s: {what}")
             time.sleep(limits.COMPARE_POLL_S)
+        return value
 
     def counters(self) -> Counters:
         """Everything that is counted, now. Raises Stopped if a node does not answer."""

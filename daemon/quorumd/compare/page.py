@@ -32,29 +32,44 @@ CURVE_LABELS: Final = {50: "p50", 90: "p90", 99: "p99", 99.9: "p99.9", 99.99: "p
 
 
 class Metric(NamedTuple):
-    """A figure that is drawn along an axis. of_round: its value in one round, for the whiskers."""
+    """A figure that is drawn along an axis. single: its values in each round, or at each kill, for the whiskers."""
 
     title: str
     unit: str
     value: Callable[[Contender], float | None]
-    of_round: Callable[[Mapping[str, Any]], float] | None = None
-    log: bool = False
+    single: Callable[[Contender], Sequence[float]] = lambda contender: ()
+
+
+def _gaps(contender: Contender) -> list[float]:
+    return [gap for gap in contender["failover_s"] if gap is not None]
 
 
 def _failover(contender: Contender) -> float | None:
-    gaps = [gap for gap in contender["failover_s"] if gap is not None]
+    gaps = _gaps(contender)
     return statistics.median(gaps) if gaps else None
 
 
+def _latency(title: str, percentile: str) -> Metric:
+    return Metric(
+        title, "ms", lambda contender: contender["latency_us"][percentile] / 1000,
+        lambda contender: [each["latency_us"][percentile] / 1000 for each in contender["rounds"]],
+    )
+
+
+def _per_operation(title: str, unit: str, key: str) -> Metric:
+    return Metric(title, unit, lambda contender: contender[f"{key}_per_op"])
+
+
 METRICS: Final = (
-    Metric("Operations a second", "ops/s", lambda c: c["ops_per_s"], lambda r: r["ops_per_s"]),
-    Metric("Latency, median", "ms", lambda c: c["latency_us"]["p50"] / 1000, lambda r: r["latency_us"]["p50"] / 1000),
-    Metric("Latency, p99", "ms", lambda c: c["latency_us"]["p99"] / 1000, lambda r: r["latency_us"]["p99"] / 1000),
-    Metric("Leader killed, until the next write", "s", _failover),
-    Metric("Messages per operation", "", lambda c: c["messages_per_op"]),
-    Metric("Bytes per operation", "B", lambda c: c["bytes_per_op"]),
-    Metric("Syncs per operation", "", lambda c: c["syncs_per_op"]),
-    Metric("CPU per operation, all nodes", "us", lambda c: c["cpu_us_per_op"]),
+    Metric("Operations a second", "ops/s", lambda c: c["ops_per_s"], lambda c: [r["ops_per_s"] for r in c["rounds"]]),
+    _latency("Latency, median", "p50"),
+    _latency("Latency, p99", "p99"),
+    Metric("Leader killed, until the next write", "s", _failover, _gaps),
+    _per_operation("Messages per operation", "", "messages"),
+    _per_operation("Bytes per operation", "B", "bytes"),
+    _per_operation("Syncs per operation", "", "syncs"),
+    Metric("CPU per operation, all nodes", "us", lambda c: c["cpu_us_per_op"],
+           lambda c: [r["cpu_us_per_op"] for r in c["rounds"]]),
     Metric("Acceptance ratio", "", lambda c: c["acceptance"]["cluster"] if c["acceptance"] else None),
 )
 
@@ -121,10 +136,7 @@ def chart(points: Sequence[Point], factor: str, metric: Metric) -> Chart:
     for name in _names(points):
         found = [figures(point, name) for point in points]
         values = [metric.value(each) if each else None for each in found]
-        spans: list[tuple[float, float] | None] = []
-        if metric.of_round is not None:
-            for each in found:
-                rounds = [metric.of_round(one) for one in each["rounds"]] if each else []
-                spans.append((min(rounds), max(rounds)) if rounds else None)
+        singles = [metric.single(each) if each else () for each in found]
+        spans = [(min(single), max(single)) if single else None for single in singles]
         series.append(Series(name, css_of(name), values, spans))
-    return Chart(metric.title, metric.unit, [f"{point[factor]:g}" for point in points], series, log=metric.log)
+    return Chart(metric.title, metric.unit, [f"{point[factor]:g}" for point in points], series)

@@ -81,7 +81,7 @@ class Workload(_Strict, frozen=True, kw_only=True):
     keys: Keys = Keys()
     values: Values = Values()
     loop: Loop = Loop()
-    duration_s: Annotated[float, Meta(ge=0.1, le=600, description="Of a round.", examples=[0.7])] = 0.7
+    duration_s: Annotated[float, Meta(ge=0.1, le=600, description="Of a round.", examples=[0.6])] = 0.6
     rounds: Annotated[int, Meta(ge=1, le=100, examples=[6])] = 6
     nodes: Nodes = 3
     faults: Faults = Faults()
