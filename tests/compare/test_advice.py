@@ -57,8 +57,10 @@ def test_lower_latency_is_better():
 
 def test_failover_counts_only_if_the_slowest_beats_the_quickest():
     rates = {"rates": (9, 9, 9)}
-    assert findings(of({**rates, "failover": (0.1, 0.2, 0.3)}, {**rates, "failover": (0.25, 0.4, 0.5)})) == []
-    finding, *_ = findings(of({**rates, "failover": (0.3, 0.4, 0.5)}, {**rates, "failover": (0.1, 0.2, 0.2, None)}))
+    quick, slow = (0.1, 0.1, 0.2, 0.2, 0.2), (0.3, 0.3, 0.4, 0.4, 0.5)
+    assert findings(of({**rates, "failover": (*quick, 0.35)}, {**rates, "failover": slow})) == []
+    assert findings(of({**rates, "failover": quick[:4]}, {**rates, "failover": slow})) == []
+    finding, *_ = findings(of({**rates, "failover": slow}, {**rates, "failover": (*quick, None)}))
     assert (finding.better, finding.ratio) == ("paxos", 2.0)
     assert finding.sentence == "time from a leader's kill to the next write: 0.20 s with paxos, 0.40 s with raft"
 

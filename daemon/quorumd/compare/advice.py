@@ -17,6 +17,8 @@ from quorumd.types import PAXOS, RAFT
 MARGIN: Final = 1.1
 """Differences of less than a tenth decide nothing."""
 MIN_ROUNDS: Final = 3
+MIN_KILLS: Final = 5
+"""Of equal engines, one in 126 would have all of five gaps below all of the other's five; of three, one in ten."""
 
 
 class Finding(NamedTuple):
@@ -105,7 +107,7 @@ def _cpu(contender: Mapping[str, Any]) -> list[float]:
 def _failover(figure: _Figure, one: Mapping[str, Any], other: Mapping[str, Any]) -> Finding | None:
     """Kills draw their timeouts at random, so not pairs are compared but one side's worst with the other's best."""
     raft, paxos = ([gap for gap in each["failover_s"] if gap is not None] for each in (one, other))
-    if min(len(raft), len(paxos)) < MIN_ROUNDS or not (max(raft) < min(paxos) or max(paxos) < min(raft)):
+    if min(len(raft), len(paxos)) < MIN_KILLS or not (max(raft) < min(paxos) or max(paxos) < min(raft)):
         return None
     return _verdict(figure, statistics.median(raft), statistics.median(paxos))
 

@@ -1,6 +1,7 @@
 """The whole comparison: for every point the contenders' clusters side by side; then rounds, kills, what they bear."""
 
 import random
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -61,10 +62,12 @@ class Run:
         among = contenders(point.nodes)
         measured = {contender: Measured(contender) for contender in among}
         timing = (0, 0)
+        place = self.directory / str(number)
+        place.mkdir()
         with ExitStack() as stack:
             loads: dict[Contender, Load] = {}
             for contender in among:
-                directory = self.directory / f"{number}-{contender.name.replace(' ', '-')}"
+                directory = place / contender.name.replace(" ", "-")
                 try:
                     cluster = Cluster(self.config, contender, point, directory, random.getrandbits(32))
                     timing = cluster.config.timing.heartbeat_ms, cluster.config.timing.election_timeout_ms
@@ -72,50 +75,43 @@ class Run:
                     loads[contender] = stack.enter_context(Load(cluster, self.workload))
                 except Stopped as error:
                     self._give_up(measured[contender], error)
-            self._rounds(turns(among, self.workload.rounds), loads, measured)
-            self._kills(turns(among, self.workload.faults.leader_kills), loads, measured)
+            self._each(turns(among, self.workload.rounds), loads, measured, _round)
+            self._each(turns(among, self.workload.faults.leader_kills), loads, measured, _kill)
             if any(contender.quorums for contender in among) and self.workload.mix.reads < 100:
-                self._bear(among, loads, measured)
+                self._each(turns(among, 1), loads, measured, _bear)
+        shutil.rmtree(place)  # two dozen logs a point would fill a small disk
         return PointResult(point, timing, tuple(measured.values()))
 
-    def _rounds(
-        self, order: Sequence[Turn], loads: dict[Contender, Load], measured: dict[Contender, Measured]
+    def _each(
+        self, order: Sequence[Turn], loads: dict[Contender, Load], measured: dict[Contender, Measured],
+        act: Callable[[Load, Measured], None],
     ) -> None:
+        """Acts on one cluster after the other; one that fails is given up, the others go on."""
         for turn in order:
             result = measured[turn.contender]
             if result.failed:
                 continue
             try:
-                result.rounds.append(loads[turn.contender].round())
-            except Stopped as error:
-                self._give_up(result, error)
-
-    def _kills(self, order: Sequence[Turn], loads: dict[Contender, Load], measured: dict[Contender, Measured]) -> None:
-        for turn in order:
-            result = measured[turn.contender]
-            if result.failed:
-                continue
-            try:
-                result.failovers.append(loads[turn.contender].failover())
-            except Stopped as error:
-                self._give_up(result, error)
-
-    def _bear(
-        self, among: Sequence[Contender], loads: dict[Contender, Load], measured: dict[Contender, Measured]
-    ) -> None:
-        for contender in among:
-            result = measured[contender]
-            if result.failed:
-                continue
-            try:
-                result.commits_without = loads[contender].commits_without()
-                result.elects_without = loads[contender].elects_without()
+                act(loads[turn.contender], result)
             except Stopped as error:
                 self._give_up(result, error)
 
     def _give_up(self, result: Measured, error: Stopped) -> None:
         result.failed = str(error)
         self._say(f"given up: {error}")
+
+
+def _round(load: Load, result: Measured) -> None:
+    result.rounds.append(load.round())
+
+
+def _kill(load: Load, result: Measured) -> None:
+    result.failovers.append(load.failover())
+
+
+def _bear(load: Load, result: Measured) -> None:
+    result.commits_without = load.commits_without()
+    result.elects_without = load.elects_without()
 
 
 def describe(point: Point) -> str:
