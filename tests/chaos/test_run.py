@@ -48,7 +48,7 @@ def test_a_cluster_survives_kills_pauses_partitions_and_loss(tmp_path):
         (["--faults=kill,earthquake"], "there is no fault 'earthquake'"),
         (["--faults=bit-flip", "--nodes=1"], "bit-flip needs at least 3 nodes"),
         (["--seconds=0"], "--seconds"),
-        (["--engine=paxos"], "--engine"),
+        (["--engine=pbft"], "--engine"),
     ],
 )
 def test_nonsense_is_a_usage_error(tmp_path, arguments, complaint):
