@@ -96,7 +96,7 @@ setup(
     packages=find_packages("daemon") + find_packages("fastpath"),
     package_dir={"quorumd": "daemon/quorumd", "quorumd_fastpath": "fastpath/quorumd_fastpath"},
     package_data={
-        "quorumd": ["py.typed", "*.yaml", "chaos/*.c"],
+        "quorumd": ["py.typed", "*.yaml", "chaos/*.c", "compare/*.yaml", "compare/*.html"],
         "quorumd_fastpath": ["py.typed", "*.pyi", "*.pxd", "*.h"],
     },
     ext_modules=native_modules() if NEEDS_NATIVE else [],

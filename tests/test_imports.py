@@ -29,9 +29,11 @@ LAYERS = {
     "sim": {"leaf", "consensus", "node parts", "core", "client", "checker", "fastpath"},
     # Part of the supervisor, and apart because it knows the disk format: it damages what is certainly on the disk.
     "chaos": {"leaf", "environment", "client", "checker", "supervisor", "fastpath"},
+    # Part of the supervisor too; it drives load through the fastpath's generator, and links through chaos's relay.
+    "compare": {"leaf", "environment", "client", "supervisor", "chaos", "fastpath", "system calls"},
     "cli": {
         *("leaf", "environment", "consensus", "node parts", "core", "node", "client", "checker", "supervisor"),
-        *("chaos", "sim", "fastpath", "system calls"),
+        *("chaos", "compare", "sim", "fastpath", "system calls"),
     },
 }
 MODULES = {
@@ -54,6 +56,7 @@ MODULES = {
     "supervisor": "supervisor",
     "sim": "sim",
     "chaos": "chaos",
+    "compare": "compare",
     **dict.fromkeys(("cli", "__main__"), "cli"),
 }
 CONSENSUS_MAY_NOT = {"time", "random", "socket", "os", "asyncio", "threading", "logging", "select", "datetime"}

@@ -30,9 +30,12 @@ class Appender:
         self.clients = clients
         self.internal: list[tuple[int, bytes, int]] = []  # (kind, session, generation) proposed by this node itself
         self.leads_from: Index = 0  # the no-op of this node's newest leadership
+        self.accepted = 0  # entries that entered this log, each as often as it was proposed: by term or ballot
+        self.proposed = 0  # those of them that this node proposed
 
     def append(self, item: Append) -> None:
         """Copies an accepted run into the ring; what it supersedes goes."""
+        self._count(item)
         ring = self.log.ring
         if item.first <= ring.last:
             ring.truncate(item.first - 1)
@@ -45,6 +48,13 @@ class Appender:
                 self.storage.yield_ring()
                 taken = self._copy(item)
         invariant(taken, "room was checked before the engine was asked")
+
+    def _count(self, item: Append) -> None:
+        count = item.last - item.first + 1
+        self.accepted += count
+        # Only a leader's items have no message behind them: proposals, no-ops, slots it proposes again (KEPT).
+        if item.source is None or item.source is NOOP or item.source is KEPT:
+            self.proposed += count
 
     def _copy(self, item: Append) -> bool:
         """Entries of a peer, or a no-op, into the ring; False if it is full of what must stay."""
@@ -83,6 +93,7 @@ class SlotAppender(Appender):
 
     def append(self, item: Append) -> None:
         """Copies the values of an accepted run into ring or islands."""
+        self._count(item)
         log, source, first = self.slots, item.source, item.first
         if source is KEPT or source is NOOP:
             self.leads_from = max(self.leads_from, item.last)  # a new leader settles what its predecessors left open

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
+import msgspec
 from msgspec import inspect
 
 from quorumd.config import Settings
@@ -24,21 +25,22 @@ _KINDS = {
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
 
 
-def explain(message: str, data: object, source: Source) -> ConfigError:
-    """The ConfigError for msgspec's `message` about `data`."""
+def explain(message: str, data: object, source: Source, root: type[msgspec.Struct] = Settings) -> ConfigError:
+    """The ConfigError for msgspec's `message` about `data`, which was to become a `root`."""
     text, _, place = message.partition(" - at `$")
     path = place.rstrip("`").removeprefix(".")
-    return _Explainer(path, data, source).explain(text)
+    return _Explainer(path, data, source, root).explain(text)
 
 
 class _Explainer:
-    def __init__(self, path: str, data: object, source: Source) -> None:
+    def __init__(self, path: str, data: object, source: Source, root: type[msgspec.Struct]) -> None:
+        self.root = root
         self.path = path
         self.source = source
         dotted = f".{path}" if path[:1] not in ("", "[") else path
         self.steps = [name or int(index) for name, index in _STEP.findall(dotted)]
         self.value = _look_up(data, self.steps)
-        self.type, self.examples, self.doc = _type_at(self.steps)
+        self.type, self.examples, self.doc = _type_at(root, self.steps)
 
     def explain(self, text: str) -> ConfigError:
         if match := re.fullmatch(r"Object contains unknown field `(.*)`", text):
@@ -56,7 +58,7 @@ class _Explainer:
         return self.source.error(f"{self.path}.{name}" if self.path else name, "unknown key", remedy)
 
     def missing(self, name: str) -> ConfigError:
-        _, examples, _ = _type_at([*self.steps, name])
+        _, examples, _ = _type_at(self.root, [*self.steps, name])
         key = f"{self.path}.{name}" if self.path else name
         return self.source.error(key, "is missing", f"add for example `{name}: {_yaml(examples[0])}`")
 
@@ -115,9 +117,9 @@ def _look_up(data: object, steps: Sequence[str | int]) -> object:
     return data
 
 
-def _type_at(steps: Sequence[str | int]) -> tuple[inspect.Type, list[object], str]:
+def _type_at(root: type[msgspec.Struct], steps: Sequence[str | int]) -> tuple[inspect.Type, list[object], str]:
     """The declared type at a path, with examples and doc of the nearest field that has some."""
-    here: inspect.Type = inspect.type_info(Settings)
+    here: inspect.Type = inspect.type_info(root)
     examples: list[object] = []
     doc = ""
     for step in steps:

@@ -499,6 +499,8 @@ class Core:
             "durable": storage.synced_to if storage else 0,
             "first": engine.first if engine else 0,
             "last": engine.last if engine else 0,
+            "proposed": self.appender.proposed if engine else 0,
+            "accepted": self.appender.accepted if engine else 0,
             "revision": self.store.revision,
             "keys": self.store.keys,
             "store_bytes": self.store.bytes,

@@ -295,6 +295,11 @@ class RealDisk:
     def sync_p99_us(self) -> int:
         return self._wal.fsync_p99_us()
 
+    @property
+    def syncs(self) -> int:
+        """Cycles of the sync thread so far, each of one fdatasync or, at a segment's end, two."""
+        return self._wal.sync_count
+
     def _fd(self, number: int) -> int:
         fd = self._fds.get(number)
         if fd is None:

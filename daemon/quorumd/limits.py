@@ -117,6 +117,16 @@ RELAY_BATCH: Final = 64  # datagrams taken from one socket before the others hav
 RELAY_HELD_DATAGRAMS: Final = 20_000  # on their way; one more is lost
 RELAY_CLIENTS: Final = 1024  # behind one lane; datagrams of further ones are lost
 
+# Comparisons
+COMPARE_SEGMENT_MIB: Final = 16  # at most: making the files of up to two dozen nodes must not fill the disk's queue
+COMPARE_REPLY_S: Final = 2.0  # for nodes to answer a STATUS, on a machine under full load
+COMPARE_SETTLE_S: Final = 30.0  # from a start to one leader that all follow
+COMPARE_POLL_S: Final = 0.02
+COMPARE_WARM_UP_S: Final = 0.2  # of every round, not counted
+COMPARE_DRAIN_S: Final = 5.0  # for what is in flight at a round's end
+COMPARE_FAILOVER_S: Final = 15.0  # from a leader's kill to the next write; then there was none
+COMPARE_WITHOUT_S: Final = 2.0  # likewise when too many nodes may be down, at least; twenty election timeouts if longer
+
 # The client library
 CLIENT_LIVES: Final = 64  # nodes whose lives a client remembers
 CLIENT_WINDOWS: Final = 65_536  # clients whose copied datagrams a node can tell

@@ -325,5 +325,7 @@ class Node:
         return {
             "pid": os.getpid(),
             "turns": self.turns,
+            "syncs": self.disk.syncs,
+            "peer_sent": {"datagrams": self.peer_socket.datagrams_sent, "bytes": self.peer_socket.bytes_sent},
             "kernel_drops": {"peer": self.peer_socket.kernel_drops, "client": self.client_socket.kernel_drops},
         }

@@ -6,20 +6,33 @@ from libcpp.vector cimport vector
 from quorumd_fastpath.udp cimport UdpSocket
 from quorumd_fastpath.wire cimport Counters, Outbox, Slab, qaddr
 
+cdef extern from "wire_layout.h" nogil:
+    ctypedef struct qreply_packed:
+        uint32_t length
+        uint8_t status
+        uint8_t kind
+        uint16_t reserved
+        uint64_t session_lo
+        uint64_t seq
+        uint64_t revision
+
 cdef enum Doing:
     CLOSED = 0       # its session is not open yet
     OPENING = 1
     IDLE = 2
     WRITING = 3
     READING = 4
+    SWAPPING = 5
 
 # One logical client: a session with at most one operation in flight.
 cdef struct qclient:
     uint64_t seq             # of the operation in flight, or of the last one
     uint64_t acknowledged    # highest seq answered OK
     uint64_t read_seq
+    uint64_t expected        # a swap compares the key's revision with it
     uint64_t began_ns        # the operation was first sent then
     uint64_t due_ns          # and is sent again then
+    uint32_t key             # number of the operation's key
     uint8_t doing
 
 cdef class LoadGenerator:
@@ -35,15 +48,25 @@ cdef class LoadGenerator:
     cdef Counters counters
     cdef bytes template_write
     cdef bytes template_read
-    cdef const char* write_bytes     # of the two templates
+    cdef bytes template_swap
+    cdef const char* write_bytes     # of the three templates
     cdef const char* read_bytes
+    cdef const char* swap_bytes
     cdef size_t key_at_write
     cdef size_t key_at_read
+    cdef size_t key_at_swap
     cdef size_t value_at
+    cdef size_t record_bytes         # the longest request
     cdef size_t key_bytes
     cdef size_t value_bytes
     cdef uint32_t per_datagram
     cdef uint32_t reads_percent
+    cdef uint32_t cas_percent
+    cdef uint32_t key_count
+    cdef vector[double] popularity   # of the keys, added up; empty: all are alike
+    cdef vector[uint64_t] revisions  # by key: of the newest change that was acknowledged
+    cdef bint open_loop
+    cdef uint64_t arrival_ns         # of the next operation of an open loop; 0: now
     cdef uint32_t resend_ms
     cdef uint64_t session_hi
     cdef uint64_t session_base
@@ -62,9 +85,15 @@ cdef class LoadGenerator:
     cdef readonly uint64_t resends
     cdef readonly uint64_t redirects
     cdef readonly uint64_t max_us
+    cdef readonly uint64_t writes_done     # and swaps that swapped
+    cdef readonly uint64_t swaps_failed
     cdef readonly int last_error_status
 
     cdef make_templates(self)
+    cdef make_keys(self, double skew, uint32_t most)
+    cdef void choose(self, uint32_t number) noexcept nogil
+    cdef uint64_t draw(self) noexcept nogil
+    cdef size_t build_swap(self, qclient* client, uint64_t session_lo, uint8_t* out) noexcept nogil
     cdef bint take_free(self, uint32_t* out) noexcept nogil
     cdef size_t build(self, uint32_t number, uint64_t now, uint8_t* out) noexcept nogil
     cdef void resend(self, uint32_t number, uint64_t now) noexcept nogil
@@ -72,7 +101,7 @@ cdef class LoadGenerator:
     cdef bint send_some(self, uint64_t now) noexcept nogil
     cdef void scan(self, uint64_t now) noexcept nogil
     cdef void absorb(self, uint64_t now) noexcept nogil
-    cdef void answered(self, uint32_t number, uint8_t status, uint64_t seq, const uint8_t* body, size_t size,
+    cdef void answered(self, uint32_t number, const qreply_packed* reply, const uint8_t* body, size_t size,
                        uint64_t now) noexcept nogil
     cdef void redirected(self, uint32_t number, const uint8_t* body, size_t size, uint64_t now) noexcept nogil
     cdef void finished(self, uint32_t number, uint64_t now) noexcept nogil

@@ -3,12 +3,20 @@
 Many logical clients share one UDP socket; each has a session of its own and one operation in flight (a closed loop).
 An operation that is not answered is sent again with the same sequence number, so it executes once whatever happens to
 datagrams and leaders. Client i writes the key `key_of(i)`, and its value begins with the operation's sequence number:
-after a crash, key i must hold at least `acknowledged()[i]`.
+after a crash, key i must hold at least `acknowledged()[i]`. With `keys`, every operation draws one of so many keys.
+
+Compare-and-swap is a transaction on the revision that the key had when this generator last heard of a change of it, so
+it fails exactly if another client's change was executed in between.
+
+An open loop begins operation k at its time, k / rate, whether or not earlier ones were answered; its latency counts
+from that time even if it had to wait for a free client, so that a stalled cluster cannot hide behind its own silence
+("coordinated omission").
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
+from libcpp.algorithm cimport lower_bound
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 import struct
@@ -30,16 +38,6 @@ cdef extern from "<poll.h>" nogil:
     enum:
         POLLIN
 
-cdef extern from "wire_layout.h" nogil:
-    ctypedef struct qreply_packed:
-        uint32_t length
-        uint8_t status
-        uint8_t kind
-        uint16_t reserved
-        uint64_t session_lo
-        uint64_t seq
-        uint64_t revision
-
 cdef enum:
     SLOTS = 512
     MAX_CLIENTS = 1 << 20
@@ -50,6 +48,8 @@ cdef enum:
     SCAN_NS = 10000000
     PUT_BYTES = 20               # of a PUT command before key and value; commands.py has the layout
     RANGE_BYTES = 28
+    TXN_BYTES = 20               # of a TXN with one comparison, before the compared key
+    MAX_KEYS = 1 << 22
     RETRY_NS = 20000000          # after "no leader yet" or "overloaded"
 
 
@@ -63,14 +63,19 @@ cdef class LoadGenerator:
     """`clients` logical clients of the cluster whose nodes are `nodes`: (id, raw client address) each.
 
     per_datagram: operations of different clients that share a datagram. rate: operations a second, 0 for as many as
-    are answered. resend_ms: an operation unanswered for so long is sent again. ValueError for sizes that do not fit.
+    are answered. resend_ms: an operation unanswered for so long is sent again. keys: how many there are, 0 for one a
+    client; skew: 0 draws them evenly, s > 0 draws the k-th with a chance in proportion to k ** -s (Zipf). open_loop:
+    see above; needs a rate. ValueError for sizes that do not fit.
     """
 
     def __init__(self, nodes, uint64_t cluster, *, uint32_t clients, uint32_t per_datagram=1, size_t key_bytes=16,
                  size_t value_bytes=256, uint32_t reads_percent=0, uint32_t mtu=65000, uint64_t seed=1,
-                 double rate=0.0, uint32_t resend_ms=100):
+                 double rate=0.0, uint32_t resend_ms=100, uint32_t cas_percent=0, uint32_t keys=0, double skew=0.0,
+                 bint open_loop=False):
         cdef size_t record = ENTRY_HEADER_SIZE + PUT_BYTES + key_bytes + value_bytes
         cdef qaddr raw
+        if cas_percent:
+            record += TXN_BYTES + key_bytes + 12
         if not 1 <= clients <= MAX_CLIENTS:
             raise ValueError(f"clients: {clients} is not within 1..{MAX_CLIENTS}")
         if not 8 <= key_bytes <= 32768 or not 8 <= value_bytes <= 1048576:
@@ -78,6 +83,14 @@ cdef class LoadGenerator:
         if per_datagram < 1 or per_datagram > clients or HEADER_SIZE + per_datagram * record > mtu:
             raise ValueError(f"{per_datagram} operations of {record} bytes do not fit a datagram of {mtu} bytes, or "
                              f"are more than the {clients} clients")
+        if reads_percent + cas_percent > 100:
+            raise ValueError("reads and swaps are more than 100 percent")
+        if keys > MAX_KEYS or skew < 0:
+            raise ValueError(f"keys: at most {MAX_KEYS}, skew: 0 or more")
+        if skew > 0 and not keys:
+            raise ValueError("a skew needs a number of keys")
+        if open_loop and (rate <= 0 or per_datagram != 1):
+            raise ValueError("an open loop needs a rate, and one operation a datagram")
         for node, addr in nodes:
             load_addr(addr, &raw)
             self.targets.push_back(raw)
@@ -87,10 +100,13 @@ cdef class LoadGenerator:
         self.per_datagram = per_datagram
         self.key_bytes, self.value_bytes = key_bytes, value_bytes
         self.reads_percent, self.rate, self.resend_ms = reads_percent, rate, resend_ms
+        self.cas_percent, self.key_count, self.open_loop = cas_percent, keys, open_loop
+        self.record_bytes = record
         self.session_hi = seed * 0x9E3779B97F4A7C15ULL | 1
         self.session_base = seed << 24
         self.chance = self.session_hi
         self.make_templates()
+        self.make_keys(skew, max(keys, clients))
         self.clients.resize(clients)
         memset(self.clients.data(), 0, clients * sizeof(qclient))
         self.free_.reserve(clients + 1)
@@ -110,10 +126,30 @@ cdef class LoadGenerator:
         self.template_write = bytes(ENTRY_HEADER_SIZE) + put + key + b"v" * self.value_bytes
         self.template_read = (bytes(ENTRY_HEADER_SIZE) + struct.pack("<BBHIIQQ", 3, 0, 0, self.key_bytes, 0, 0, 0)
                               + key)
+        self.template_swap = (
+            bytes(ENTRY_HEADER_SIZE) + struct.pack("<BBHHHBBHII", 4, 0, 1, 1, 0, 2, 0, 0, self.key_bytes, 8) + key
+            + bytes(8) + struct.pack("<I", len(put) + self.key_bytes + self.value_bytes) + put + key
+            + b"v" * self.value_bytes
+        )
         self.write_bytes, self.read_bytes = self.template_write, self.template_read
+        self.swap_bytes = self.template_swap
         self.key_at_write = ENTRY_HEADER_SIZE + PUT_BYTES
         self.value_at = self.key_at_write + self.key_bytes
         self.key_at_read = ENTRY_HEADER_SIZE + RANGE_BYTES
+        self.key_at_swap = ENTRY_HEADER_SIZE + TXN_BYTES
+
+    cdef make_keys(self, double skew, uint32_t most):
+        cdef uint32_t number
+        cdef double total = 0.0
+        if self.cas_percent:
+            self.revisions.resize(most)
+        if skew > 0:
+            self.popularity.resize(self.key_count)
+            for number in range(self.key_count):
+                total += (number + 1) ** -skew
+                self.popularity[number] = total
+            for number in range(self.key_count):
+                self.popularity[number] /= total
 
     def open(self, str host="127.0.0.1"):
         """Binds a socket on `host`, one of this machine's addresses. OSError if that fails."""
@@ -178,11 +214,14 @@ cdef class LoadGenerator:
         while self.busy and monotonic() < end:
             self.run(0.005)
         self.stopping = False
+        self.arrival_ns = 0
         return self.busy == 0
 
     # Queues what may start now; whether the outbox filled up before that ended.
     cdef bint send_some(self, uint64_t now) noexcept nogil:
         cdef size_t waiting
+        if self.open_loop and self.arrival_ns == 0:
+            self.arrival_ns = now
         if self.rate > 0:
             self.budget += self.rate * <double>(now - self.budget_ns) * 1e-9
             self.budget = min(self.budget, max(self.rate * 0.01, <double>self.per_datagram))
@@ -191,7 +230,9 @@ cdef class LoadGenerator:
             waiting = self.free_.size() - self.free_head
             if waiting == 0 or (waiting < self.per_datagram and self.busy > 0):
                 return False
-            if self.rate > 0 and self.budget < min(<double>waiting, <double>self.per_datagram):
+            if self.open_loop and self.unopened == 0 and self.arrival_ns > now:
+                return False
+            if not self.open_loop and self.rate > 0 and self.budget < min(<double>waiting, <double>self.per_datagram):
                 return False
             if self.unopened and self.unopened + self.busy > waiting and self.busy >= <uint64_t>MAX_OPENING:
                 return False
@@ -213,8 +254,7 @@ cdef class LoadGenerator:
 
     # One datagram: the next operations of the clients that have waited longest.
     cdef void begin(self, uint64_t now) noexcept nogil:
-        cdef size_t record = ENTRY_HEADER_SIZE + PUT_BYTES + self.key_bytes + self.value_bytes
-        cdef size_t size = HEADER_SIZE + <size_t>self.per_datagram * record
+        cdef size_t size = HEADER_SIZE + <size_t>self.per_datagram * self.record_bytes
         cdef qframe frame
         cdef uint32_t number = 0
         cdef char* payload
@@ -247,13 +287,7 @@ cdef class LoadGenerator:
             if client.doing == CLOSED:
                 client.doing = OPENING
             else:
-                self.chance = self.chance * 6364136223846793005ULL + 1442695040888963407ULL
-                if (self.chance >> 33) % 100 < self.reads_percent:
-                    client.doing = READING
-                    client.read_seq += 1
-                else:
-                    client.doing = WRITING
-                    client.seq += 1
+                self.choose(number)
         client.due_ns = now + <uint64_t>self.resend_ms * 1000000
         if client.doing == OPENING:
             encode_entry_header(out, ENTRY_HEADER_SIZE, ENTRY_OPEN_SESSION, self.session_hi, session_lo, 0, 0)
@@ -263,14 +297,60 @@ cdef class LoadGenerator:
             memcpy(out, self.read_bytes, length)
             encode_entry_header(out, <uint32_t>length, ENTRY_READ, self.session_hi, session_lo,
                                 client.read_seq | <uint64_t>1 << 63, 0)
-            put_key(out + self.key_at_read, self.key_bytes, number)
+            put_key(out + self.key_at_read, self.key_bytes, client.key)
             return length
+        if client.doing == SWAPPING:
+            return self.build_swap(client, session_lo, out)
         length = self.value_at + self.value_bytes
         memcpy(out, self.write_bytes, length)
         encode_entry_header(out, <uint32_t>length, ENTRY_COMMAND, self.session_hi, session_lo, client.seq, client.seq)
-        put_key(out + self.key_at_write, self.key_bytes, number)
+        put_key(out + self.key_at_write, self.key_bytes, client.key)
         memcpy(out + self.value_at, &client.seq, 8)
         return length
+
+    cdef size_t build_swap(self, qclient* client, uint64_t session_lo, uint8_t* out) noexcept nogil:
+        cdef size_t length = self.key_at_swap + 2 * self.key_bytes + 12 + PUT_BYTES + self.value_bytes
+        cdef uint8_t* at = out + self.key_at_swap
+        memcpy(out, self.swap_bytes, length)
+        encode_entry_header(out, <uint32_t>length, ENTRY_COMMAND, self.session_hi, session_lo, client.seq, client.seq)
+        put_key(at, self.key_bytes, client.key)
+        at += self.key_bytes
+        memcpy(at, &client.expected, 8)
+        at += 12 + PUT_BYTES
+        put_key(at, self.key_bytes, client.key)
+        memcpy(at + self.key_bytes, &client.seq, 8)
+        return length
+
+    # What the client does next, and with which key.
+    cdef void choose(self, uint32_t number) noexcept nogil:
+        cdef qclient* client = &self.clients[number]
+        cdef uint64_t share = self.draw() % 100
+        cdef double point
+        client.key = number
+        if self.popularity.size():
+            point = <double>self.draw() / <double>(1 << 31)
+            client.key = <uint32_t>(lower_bound(self.popularity.begin(), self.popularity.end(), point)
+                                    - self.popularity.begin())
+        elif self.key_count:
+            client.key = <uint32_t>(self.draw() % self.key_count)
+        if self.open_loop:
+            client.began_ns = self.arrival_ns
+            self.arrival_ns += <uint64_t>(1e9 / self.rate)
+        if share < self.reads_percent:
+            client.doing = READING
+            client.read_seq += 1
+            return
+        client.seq += 1
+        if share < self.reads_percent + self.cas_percent:
+            client.doing = SWAPPING
+            client.expected = self.revisions[client.key]
+        else:
+            client.doing = WRITING
+
+    # 31 bits of the generator's upper half: those of a congruential generator that are worth using.
+    cdef uint64_t draw(self) noexcept nogil:
+        self.chance = self.chance * 6364136223846793005ULL + 1442695040888963407ULL
+        return self.chance >> 33
 
     # -- answers ----------------------------------------------------------------------------------------------------
 
@@ -296,19 +376,20 @@ cdef class LoadGenerator:
                         break
                     number = reply.session_lo - self.session_base
                     if number < self.clients.size():
-                        self.answered(<uint32_t>number, reply.status, reply.seq, record + REPLY_HEADER_SIZE,
+                        self.answered(<uint32_t>number, &reply, record + REPLY_HEADER_SIZE,
                                       reply.length - REPLY_HEADER_SIZE, now)
                     at += reply.length
 
-    cdef void answered(self, uint32_t number, uint8_t status, uint64_t seq, const uint8_t* body, size_t size,
+    cdef void answered(self, uint32_t number, const qreply_packed* reply, const uint8_t* body, size_t size,
                        uint64_t now) noexcept nogil:
         cdef qclient* client = &self.clients[number]
+        cdef uint8_t status = reply.status
         cdef uint64_t expected = client.seq
         if client.doing == READING:
             expected = client.read_seq | <uint64_t>1 << 63
         elif client.doing == OPENING:
             expected = 0
-        if client.doing == CLOSED or client.doing == IDLE or seq != expected:
+        if client.doing == CLOSED or client.doing == IDLE or reply.seq != expected:
             return
         if status == STATUS_NOT_LEADER:
             self.redirected(number, body, size, now)
@@ -322,8 +403,14 @@ cdef class LoadGenerator:
             self.last_error_status = status
         if client.doing == OPENING:
             self.unopened -= 1
-        elif client.doing == WRITING and status == STATUS_OK:
-            client.acknowledged = client.seq
+        elif client.doing != READING and status == STATUS_OK:
+            if client.doing == SWAPPING and size and body[0] == 0:
+                self.swaps_failed += 1
+            else:
+                client.acknowledged = client.seq
+                self.writes_done += 1
+                if self.cas_percent:
+                    self.revisions[client.key] = max(self.revisions[client.key], reply.revision)
         self.finished(number, now)
 
     cdef void finished(self, uint32_t number, uint64_t now) noexcept nogil:
@@ -352,12 +439,11 @@ cdef class LoadGenerator:
         self.clients[number].due_ns = min(self.clients[number].due_ns, now + RETRY_NS)
 
     cdef void resend(self, uint32_t number, uint64_t now) noexcept nogil:
-        cdef size_t record = ENTRY_HEADER_SIZE + PUT_BYTES + self.key_bytes + self.value_bytes
         cdef qframe frame
         cdef char* header
         cdef char* payload
         cdef size_t used
-        if self.outbox.open(&self.targets[self.target], HEADER_SIZE + record, 2) != 0:
+        if self.outbox.open(&self.targets[self.target], HEADER_SIZE + self.record_bytes, 2) != 0:
             return
         self.resends += 1
         header = self.outbox.add_copy(NULL, HEADER_SIZE)
@@ -378,7 +464,7 @@ cdef class LoadGenerator:
         if self.heard_ns == 0:
             self.heard_ns = now
         for number in range(<uint32_t>self.clients.size()):
-            if self.clients[number].doing in (OPENING, WRITING, READING) and now >= self.clients[number].due_ns:
+            if self.clients[number].doing not in (CLOSED, IDLE) and now >= self.clients[number].due_ns:
                 if not late and now - self.heard_ns >= <uint64_t>self.resend_ms * 1000000:
                     self.target = (self.target + 1) % self.targets.size()
                     self.heard_ns = now - <uint64_t>self.resend_ms * 750000  # the next one gets a quarter of it
@@ -415,6 +501,8 @@ cdef class LoadGenerator:
         """Forgets figures (after a warm-up), not sessions or what was acknowledged."""
         memset(self.histogram.data(), 0, BUCKETS * sizeof(uint64_t))
         self.done = self.errors = self.resends = self.redirects = self.max_us = 0
+        self.writes_done = self.swaps_failed = 0
+        self.arrival_ns = 0
 
     @property
     def in_flight(self):

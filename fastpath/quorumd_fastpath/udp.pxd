@@ -37,6 +37,8 @@ cdef class UdpSocket:
     cdef readonly uint64_t kernel_drops
     cdef readonly uint64_t truncated
     cdef readonly uint64_t send_errors
+    cdef readonly uint64_t datagrams_sent
+    cdef readonly uint64_t bytes_sent
 
     cdef int reserve(self, int size) except -1
     cdef void prepare(self, Slab slab, int first, int amount) noexcept nogil

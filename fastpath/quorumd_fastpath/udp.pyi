@@ -42,6 +42,14 @@ class UdpSocket:
         """Datagrams the kernel refused, dropped."""
 
     @property
+    def datagrams_sent(self) -> int:
+        """Datagrams the kernel took."""
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes in them, without the headers of UDP and IP."""
+
+    @property
     def receive_buffer(self) -> int:
         """Bytes granted for receiving, to be compared with those asked for (the kernel doubles them inside)."""
 

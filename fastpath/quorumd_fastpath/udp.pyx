@@ -287,6 +287,7 @@ cdef class UdpSocket:
         cdef unsigned int done = 0
         cdef int stuck = 0
         cdef int taken
+        cdef unsigned int number
         cdef uint64_t sent = 0
         cdef qdatagram* source
         cdef msghdr* message
@@ -304,6 +305,8 @@ cdef class UdpSocket:
         while done < amount:
             taken = sendmmsg(self.fd, self.outbound + done, amount - done, MSG_DONTWAIT | MSG_NOSIGNAL)
             if taken > 0:
+                for number in range(done, done + <unsigned int>taken):
+                    self.bytes_sent += self.outbound[number].msg_len
                 done += taken
                 sent += taken
                 stuck = 0
@@ -316,6 +319,7 @@ cdef class UdpSocket:
                     self.send_errors += (amount - done) + (outbox.count - first[0])
                     first[0] = outbox.count
                     break
+        self.datagrams_sent += sent
         return sent
 
     def send(self, Outbox outbox not None):

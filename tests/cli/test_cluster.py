@@ -102,6 +102,10 @@ def test_what_was_put_is_got(cluster):
     cluster("cas", "greeting", "hello", "again", code=1)
     assert cluster("range", "--prefix", "greet") == "greeting\tbye\n"
     cluster.until(lambda nodes: len({node["applied"] for node in nodes}) == 1)
+    assert "acceptance ratio 1.000, " in cluster("status")
+    told = json.loads(cluster("status", "--json"))
+    assert told["acceptance"] == {"cluster": 1.0, "nodes": {"1": 1.0, "2": 1.0, "3": 1.0}}
+    assert sum(node["proposed"] for node in told["nodes"]) == told["nodes"][0]["accepted"] > 0
     assert cluster("get", "greeting", "--stale") == "bye\n"
     assert cluster("del", "greeting") == "1\n"
     assert cluster("del", "greeting") == "0\n"

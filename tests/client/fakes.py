@@ -21,10 +21,12 @@ from quorumd.commands import (
     DeleteRange,
     Kind,
     Op,
+    OpCode,
     Put,
     Record,
     Reply,
     Status,
+    Txn,
     decode_command,
     decode_records,
     encode_reply,
@@ -54,6 +56,7 @@ class FakeCluster:
         """A status to answer with instead of executing."""
         self.hint = True  # whether followers name the leader
         self.store: dict[bytes, bytes] = {}
+        self.changed: dict[bytes, int] = {}  # by key: the revision of its last put
         self.revision = 1
         self.sessions: dict[bytes, dict[int, Reply]] = {}
         self.answered_below: Counter[bytes] = Counter()
@@ -196,7 +199,15 @@ class FakeCluster:
         if isinstance(op, Put):
             self.revision += 1
             self.store[op.key] = op.value
+            self.changed[op.key] = self.revision
             return b""
+        if isinstance(op, Txn):  # compares of mod_revision, puts without an answer
+            holds = all(self.changed.get(compare.key, 0) == compare.operand for compare in op.compares)
+            taken = op.then if holds else op.orelse
+            answers = [self._run(each) for each in taken]
+            return bytes([holds]) + len(taken).to_bytes(4, "little") + b"".join(
+                bytes([OpCode.PUT]) + len(each).to_bytes(4, "little") + each for each in answers
+            )
         if isinstance(op, DeleteRange):
             deleted = self.store.pop(op.key, None) is not None
             self.revision += deleted

@@ -4,7 +4,7 @@ the answers is true."""
 import pytest
 from fakes import CLUSTER, FakeCluster, Served
 
-from quorumd.commands import Kind, Status
+from quorumd.commands import Kind, Put, Status, decode_command
 from quorumd_fastpath.load import LoadGenerator
 from quorumd_fastpath.udp import pack_addr
 from quorumd_fastpath.wire import KIND_REPLY
@@ -160,6 +160,61 @@ def test_a_rate_is_kept(served, load):
     assert 0 < generator.done <= 200 * 0.5 * 1.2 + 10
 
 
+def test_swaps_swap_what_nobody_else_changed(served, load):
+    generator = load(clients=1, cas_percent=100, keys=1, value_bytes=20)
+    assert generator.open_sessions(DEADLINE_S)
+    run_until(generator, lambda: generator.done >= 50)
+    assert generator.drain(DEADLINE_S)
+    assert (generator.swaps_failed, generator.writes_done, generator.errors) == (0, generator.done, 0)
+    assert served.cluster.store == {generator.key_of(0): generator.done.to_bytes(8, "little") + b"v" * 12}
+    with served.lock:
+        served.cluster._run(Put(generator.key_of(0), b"from elsewhere"))
+    swapped = generator.writes_done
+    run_until(generator, lambda: generator.swaps_failed >= 5)
+    assert generator.drain(DEADLINE_S)
+    assert generator.writes_done == swapped
+    assert served.cluster.store == {generator.key_of(0): b"from elsewhere"}
+
+
+def test_swaps_of_several_clients_contend_and_one_of_them_wins(served, load):
+    generator = load(clients=8, cas_percent=60, reads_percent=20, keys=2)
+    assert generator.open_sessions(DEADLINE_S)
+    generator.reset()
+    run_until(generator, lambda: generator.done >= 1000)
+    assert generator.drain(DEADLINE_S)
+    assert generator.swaps_failed > 0 and generator.writes_done > 0
+    kinds = [record.kind for _, record in served.cluster.seen]
+    assert generator.writes_done + generator.swaps_failed == kinds.count(Kind.COMMAND) - generator.resends
+    assert set(served.cluster.executed.values()) == {1}
+
+
+@pytest.mark.parametrize(("skew", "least", "most"), [(0.0, 0.005, 0.06), (2.0, 0.5, 0.75)])
+def test_keys_are_drawn_as_asked(served, load, skew, least, most):
+    generator = load(clients=4, keys=40, skew=skew)
+    assert generator.open_sessions(DEADLINE_S)
+    run_until(generator, lambda: generator.done >= 1000)
+    assert generator.drain(DEADLINE_S)
+    keys = [decode_command(record.command).key for _, record in served.cluster.seen if record.kind is Kind.COMMAND]
+    assert set(keys) <= {generator.key_of(number) for number in range(40)}
+    assert least < keys.count(generator.key_of(0)) / len(keys) < most  # Zipf: 1 / (1 + 1/4 + 1/9 + ...) = 0.62
+
+
+def test_an_open_loop_counts_from_when_an_operation_was_due(served, load):
+    generator = load(clients=1, rate=200.0, open_loop=True, resend_ms=5)
+    assert generator.open_sessions(DEADLINE_S)
+    served.drop = lambda datagram: True
+    generator.reset()
+    generator.run(0.3)
+    assert generator.done == 0
+    served.drop = lambda datagram: False
+    run_until(generator, lambda: generator.done >= 40)
+    late = sum(count for micros, count in generator.latencies() if micros > 100_000)
+    assert late >= 30  # of the sixty that were due meanwhile; a closed loop would have begun a single one
+    begun = generator.done
+    assert generator.drain(DEADLINE_S)
+    assert generator.done <= begun + 1
+
+
 def test_what_is_not_an_answer_is_ignored(served, load):
     real = served.cluster._encode
 
@@ -189,6 +244,12 @@ def test_what_is_not_an_answer_is_ignored(served, load):
         {"clients": 10, "value_bytes": 7},
         {"clients": 10, "value_bytes": 2000, "mtu": 1400},
         {"clients": 10, "value_bytes": (1 << 20) + 1},
+        {"clients": 10, "reads_percent": 60, "cas_percent": 41},
+        {"clients": 10, "keys": (1 << 22) + 1},
+        {"clients": 10, "skew": -1.0},
+        {"clients": 10, "skew": 0.9},
+        {"clients": 10, "open_loop": True},
+        {"clients": 10, "open_loop": True, "rate": 10.0, "per_datagram": 2},
     ],
 )
 def test_sizes_that_do_not_fit(options):

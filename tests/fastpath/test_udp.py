@@ -63,6 +63,9 @@ def test_batches_arrive_in_order_with_their_sender(pair):
         assert {slab.addr(i) for i in range(amount)} == {sender.address}
     assert receiver.receive(slab) == 0
     assert (sender.send_errors, receiver.kernel_drops, receiver.truncated) == (0, 0, 0)
+    assert sender.datagrams_sent == 3 * amount
+    assert sender.bytes_sent == 3 * sum(80 + len(payload) for payload in sent)
+    assert (receiver.datagrams_sent, receiver.bytes_sent) == (0, 0)
 
 
 def test_a_full_slab_takes_nothing_and_a_part_full_one_goes_on(pair):

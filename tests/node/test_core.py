@@ -23,6 +23,22 @@ def test_three_nodes_elect_and_serve():
     world.until(world.converged)
 
 
+def test_what_is_proposed_and_what_is_accepted_is_counted():
+    world = World(3, seed=1)
+    leader = world.elect()
+    caller = Caller(world).open()
+    for number in range(5):
+        caller.put(b"k", b"%d" % number)
+    world.until(world.converged)
+    counts = {core.settings.node: (core.appender.proposed, core.appender.accepted) for core in world.cores()}
+    assert counts == {i: (7 if i == leader else 0, 7) for i in world.ids}  # the no-op, the session, five puts
+    other = next(i for i in world.ids if i != leader)
+    world.isolate(other)
+    caller.put(b"k", b"without it")
+    assert world.members[leader].core.status()["accepted"] == 8
+    assert world.members[other].core.status()["accepted"] == 7
+
+
 def test_a_single_node_serves_alone():
     world = World(1, seed=2)
     world.elect()

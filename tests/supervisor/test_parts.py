@@ -14,7 +14,7 @@ from quorumd.errors import ConfigError
 from quorumd.eventlog import EventLog
 from quorumd.supervisor import record
 from quorumd.supervisor.display import Plain, cells, print_once
-from quorumd.supervisor.figures import ProcessMeter, RateMeter, leader_ready, node_figures
+from quorumd.supervisor.figures import ProcessMeter, RateMeter, acceptance, leader_ready, node_figures
 from quorumd.supervisor.fresh import wipe
 from quorumd.supervisor.process import NodeProcess, node_command
 from quorumd.supervisor.record import NodeRecord
@@ -76,7 +76,8 @@ def figures(config, status=None, node_record=None, process=(None, None), rate=No
 def test_figures_have_the_documented_keys_and_nothing_else(make_config):
     config = make_config(1)
     keys = [
-        "id", "pid", "alive", "role", "term", "leader", "commit", "applied", "durable", "first", "last", "ops_per_s",
+        "id", "pid", "alive", "role", "term", "leader", "commit", "applied", "durable", "first", "last", "proposed",
+        "accepted", "ops_per_s",
         "rss_bytes", "cpu_percent", "fsync_p99_us", "restarts", "address", "auth",
     ]  # fmt: skip
     assert list(figures(config)) == keys
@@ -165,6 +166,22 @@ def test_status_is_columns_without_a_terminal(make_config):
     title, header, line = stream.getvalue().splitlines()
     assert title == "title"
     assert line.index("leader") == header.index("role")
+
+
+def test_the_acceptance_ratio_is_the_mean_of_the_nodes_shares(make_config):
+    config = make_config(1)
+
+    def rows(*counts):
+        return [figures(config, {"proposed": p, "accepted": a}) | {"id": i} for i, (p, a) in enumerate(counts, 1)]
+
+    assert acceptance(rows((0, 0), (0, 0))) is None
+    assert acceptance(rows((80, 100), (20, 100), (0, 40))) == (0.8, {1: 1.0, 2: 1.0, 3: 0.4})
+    earlier = rows((80, 100), (20, 100), (0, 40))
+    assert acceptance(rows((80, 100), (20, 100), (0, 40)), earlier) is None
+    assert acceptance(rows((80, 110), (30, 110), (0, 45)), earlier) == (0.8333, {1: 1.0, 2: 1.0, 3: 0.5})
+    assert acceptance(rows((80, 120), (30, 80), (0, 40)), earlier) == (0.3333, {1: 1.0, 2: 0.0, 3: 0.0})
+    silent = [*rows((10, 10), (0, 10)), figures(config) | {"id": 3}]
+    assert acceptance(silent) == (0.6667, {1: 1.0, 2: 1.0, 3: 0.0})
 
 
 # -- processes --------------------------------------------------------------------------------------------------------

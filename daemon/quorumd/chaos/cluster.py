@@ -15,20 +15,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import yaml
+from msgspec.structs import replace
 
 from quorumd import limits
 from quorumd.chaos import bitflip, preload
+from quorumd.chaos.layout import lane_name, write_configs
 from quorumd.chaos.links import PERFECT, Link, LinkState, combine
 from quorumd.chaos.platter import Platter, flip
-from quorumd.chaos.relay import LaneSettings, Relay
+from quorumd.chaos.relay import Relay
 from quorumd.client.probe import Status, StatusProbe
 from quorumd.config import Config, load_config
 from quorumd.environment import has_state, read_key
 from quorumd.errors import Stopped
 from quorumd.supervisor.policy import describe_exit
 from quorumd.supervisor.process import NodeProcess, node_command
-from quorumd.supervisor.sandbox import free_ports, private_host, settings_of
 from quorumd.types import NOBODY, NodeId
 
 SEGMENT_MIB: Final = 4
@@ -109,7 +109,8 @@ class ChaosCluster:
         self.problems: list[str] = []
         """What a node said or did that it must not."""
         self._effects: dict[int, dict[Link, LinkState]] = {}
-        self._lanes, self._config = _write_configs(config, directory, self.nodes, seed)
+        small = replace(config, storage=replace(config.storage, segment_mib=SEGMENT_MIB))
+        self._lanes, self._config = write_configs(small, directory, self.nodes, seed)
         self._rng = random.Random(seed)
         self._bootstrap = secrets.randbits(64) | 1
         self._members = {
@@ -270,7 +271,7 @@ class ChaosCluster:
             return
         effects = self._effects.values()
         self._relay.set_states(
-            {_name(link): combine(effect.get(link, PERFECT) for effect in effects) for link in changed}
+            {lane_name(link): combine(effect.get(link, PERFECT) for effect in effects) for link in changed}
         )
 
     def fill_disks(self, nodes: Iterable[NodeId], number: int) -> None:
@@ -336,45 +337,6 @@ class ChaosCluster:
     def _object(self, problem: str) -> None:
         if problem not in self.problems:
             self.problems.append(problem)
-
-
-def _name(link: Link) -> str:
-    return f"{link[0]}>{link[1]}"
-
-
-def _write_configs(
-    config: Config, directory: Path, nodes: tuple[NodeId, ...], seed: int
-) -> tuple[list[LaneSettings], Config]:
-    """node-N.yaml for every node, cluster.yaml for whoever asks from outside: that config, and the relay's lanes."""
-    host = private_host()
-    links = [(one, other) for one in nodes for other in nodes if one != other]
-    ports = free_ports(host, 2 * len(nodes) + len(links))
-    peers, clients, relayed = ports[: len(nodes)], ports[len(nodes) : 2 * len(nodes)], ports[2 * len(nodes) :]
-    lanes = [
-        LaneSettings(_name(link), (host, port), (host, peers[nodes.index(link[1])]), seed + 2 * i)
-        for i, (link, port) in enumerate(zip(links, relayed, strict=True))
-    ]
-    heard_at = dict(zip(links, relayed, strict=True))
-    plain = settings_of(config)
-    plain["storage"]["segment_mib"] = SEGMENT_MIB
-    if config.key_file is not None:
-        key_path = directory / "cluster.key"
-        key_path.touch(mode=0o600)
-        key_path.write_text(secrets.token_hex(32))
-        plain["key_file"] = key_path.name
-
-    def write(name: str, data_dir: str, owner: NodeId | None) -> Path:
-        members = []
-        for i, node in enumerate(nodes):
-            peer = heard_at.get((owner or node, node), peers[i])
-            members.append({"id": node, "peer": f"{host}:{peer}", "client": f"{host}:{clients[i]}"})
-        path = directory / name
-        path.write_text(yaml.safe_dump({**plain, "data_dir": data_dir, "nodes": members}))
-        return path
-
-    for node in nodes:
-        write(f"node-{node}.yaml", f"node-{node}/cache", node)
-    return lanes, load_config(write("cluster.yaml", "unused", None))
 
 
 def _term(status: Status) -> int:

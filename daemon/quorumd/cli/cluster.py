@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from quorumd.client.probe import Status
     from quorumd.config import Config
     from quorumd.supervisor.display import Display
-    from quorumd.supervisor.figures import NodeFigures
+    from quorumd.supervisor.figures import Acceptance, NodeFigures
     from quorumd.supervisor.launch import Reporter
     from quorumd.supervisor.record import SupervisorRecord
 
@@ -131,22 +131,22 @@ def status(config_path: str | None, as_json: bool) -> int:
     from quorumd.supervisor import display  # noqa: PLC0415
 
     config = load(config_path)
-    rows, notes = _gather(config)
+    rows, notes, ratio = _gather(config)
     if as_json:
         figures = {
             "cluster": config.cluster, "engine": config.engine, "config": config.source.name,
-            "data_dir": str(config.data_path), "nodes": rows,
+            "data_dir": str(config.data_path), "acceptance": ratio._asdict() if ratio else None, "nodes": rows,
         }
         click.echo(json.dumps(figures))
     else:
-        display.print_once(
-            f"cluster {config.cluster}, engine {config.engine}, data in {config.data_path}", rows, notes, sys.stdout
-        )
+        shown = f"acceptance ratio {ratio.cluster:.3f}, " if ratio else ""
+        title = f"cluster {config.cluster}, engine {config.engine}, {shown}data in {config.data_path}"
+        display.print_once(title, rows, notes, sys.stdout)
     return 0 if any(row["alive"] for row in rows) else 1
 
 
-def _gather(config: "Config") -> tuple[list["NodeFigures"], dict[int, str]]:
-    """Figures and remarks of all nodes, from two looks a moment apart."""
+def _gather(config: "Config") -> "tuple[list[NodeFigures], dict[int, str], Acceptance | None]":
+    """Figures and remarks of all nodes, from two looks a moment apart, and what they accepted of the proposals."""
     from quorumd.client import probe  # noqa: PLC0415
     from quorumd.environment import read_key  # noqa: PLC0415
     from quorumd.supervisor import figures, record  # noqa: PLC0415
@@ -168,21 +168,28 @@ def _gather(config: "Config") -> tuple[list["NodeFigures"], dict[int, str]]:
     finally:
         asker.close()
     rows: list[NodeFigures] = []
+    earlier: list[NodeFigures] = []
     notes: dict[int, str] = {}
     for node_id in config.members:
         newest = second.get(node_id, first.get(node_id))
         if node_id in second:
             rates.note(node_id, second[node_id], now_s)
         node_record = known.node(node_id) if known else None
-        rows.append(
+        process = meter.measure(pids[node_id])
+        row, before = (
             figures.node_figures(
-                config, node_id, status=newest, record=node_record, process=meter.measure(pids[node_id]),
-                rate=rates.rate(node_id),
+                config, node_id, status=status, record=node_record, process=process, rate=rates.rate(node_id)
             )
+            for status in (newest, first.get(node_id))
         )
+        rows.append(row)
+        earlier.append(before)
         if remark := (newest or {}).get("reason") or (node_record.reason if node_record and not newest else ""):
             notes[node_id] = str(remark)
-    return rows, notes
+    ratio = figures.acceptance(rows, earlier)
+    if ratio is None and not any(row["restarts"] for row in rows):  # nothing new; all count from the same moment
+        ratio = figures.acceptance(rows)
+    return rows, notes, ratio
 
 
 def _pid(

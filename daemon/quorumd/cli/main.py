@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "del": ("data", "delete"),
     "cas": ("data", "cas"),
     "bench": ("bench", "bench"),
+    "compare": ("compare", "compare"),
     "sim": ("sim", "sim"),
     "chaos": ("chaos", "chaos"),
     "transfer-leader": ("cluster", "transfer_leader"),

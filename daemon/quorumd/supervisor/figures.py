@@ -1,6 +1,7 @@
 """What is known of each node, merged from three places: its own STATUS reply, its process, the supervisor's record."""
 
-from typing import Final, TypedDict
+from collections.abc import Sequence
+from typing import Final, NamedTuple, TypedDict
 
 import psutil
 
@@ -26,6 +27,8 @@ class NodeFigures(TypedDict):
     durable: int | None
     first: int | None
     last: int | None
+    proposed: int | None
+    accepted: int | None
     ops_per_s: float | None
     rss_bytes: int | None
     cpu_percent: float | None
@@ -94,11 +97,38 @@ def node_figures(
         id=node_id, pid=pid if alive else None, alive=alive, role=role,
         term=_count(known, "term"), leader=_count(known, "leader") or None, commit=_count(known, "commit"),
         applied=_count(known, "applied"), durable=_count(known, "durable"), first=_count(known, "first"),
-        last=_count(known, "last"), ops_per_s=float(own_rate) if isinstance(own_rate, int | float) else rate,
+        last=_count(known, "last"), proposed=_count(known, "proposed"), accepted=_count(known, "accepted"),
+        ops_per_s=float(own_rate) if isinstance(own_rate, int | float) else rate,
         rss_bytes=process[0], cpu_percent=process[1], fsync_p99_us=_count(known, "fsync_p99_us"),
         restarts=record.restarts if record else 0, address=config.node(node_id).client,
         auth=auth if isinstance(auth, bool) else None,
     )
+
+
+class Acceptance(NamedTuple):
+    """The share of the proposals that each node accepted, 0 to 1, and the cluster's, which is their mean."""
+
+    cluster: float
+    nodes: dict[NodeId, float]
+
+
+def acceptance(rows: Sequence[NodeFigures], earlier: Sequence[NodeFigures] = ()) -> Acceptance | None:
+    """P(x) = 1/n * sum(P_i(x)) over the nodes i, a node that does not answer having accepted nothing.
+
+    earlier: what the same nodes said before; only what was proposed since then counts. Without it everything since the
+    nodes' starts does, which are counted from zero: once one of them was restarted, that says nothing. None where
+    nothing was proposed.
+    """
+    before = {row["id"]: (row["proposed"] or 0, row["accepted"] or 0) for row in earlier}
+    proposed = sum((row["proposed"] or 0) - before.get(row["id"], (0, 0))[0] for row in rows)
+    if proposed <= 0:
+        return None
+    shares = {}
+    for row in rows:
+        accepted = (row["accepted"] or 0) - before.get(row["id"], (0, 0))[1]
+        # What was under way at either look may put a node a few entries above what was proposed.
+        shares[row["id"]] = round(min(1.0, max(0, accepted) / proposed), 4)
+    return Acceptance(round(sum(shares.values()) / len(shares), 4), shares)
 
 
 def leader_ready(rows: list[NodeFigures]) -> NodeFigures | None:

@@ -1,0 +1,77 @@
+"""`quorumd compare`: which engine for this workload, measured on both in turn."""
+
+import json
+import shutil
+import time
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from quorumd.cli.options import config_option, load
+from quorumd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from quorumd.compare.workload import Workload
+    from quorumd.config import Config
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("config_path", metavar="CONFIG", required=False)
+@click.option(
+    "--workload", "workload_path", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+    help="What to run (default: a mix of reads, writes and cas over three factors; --show-workload prints it).",
+)
+@click.option("--full", is_flag=True, help="Every combination of the factors' values, instead of one factor at a time.")
+@click.option("--report", "page_path", type=_FILE, default="compare.html", show_default=True, help="The page.")
+@click.option("--json", "json_path", type=_FILE, default="compare.json", show_default=True, help="The figures.")
+@click.option("--show-workload", is_flag=True, help="Print the default workload and stop.")
+@config_option
+def compare(
+    config_path: str | None, *, workload_path: Path | None, full: bool, page_path: Path, json_path: Path,
+    show_workload: bool,
+) -> None:
+    """Run one workload on raft and on paxos in turn, on fresh clusters with the settings of CONFIG, and compare them.
+
+    Nothing that runs is touched. With five nodes, paxos with flexible quorums is measured too.
+    """
+    if find_spec("jinja2") is None:
+        raise ConfigError("the report needs jinja2: pip install 'quorumd[compare]'")
+    from quorumd.compare import workload as workloads  # noqa: PLC0415 - usage errors need none of this
+
+    if show_workload:
+        click.echo(workloads.DEFAULT_PATH.read_text(), nl=False)
+        return
+    for path in (page_path, json_path):
+        if not path.parent.is_dir():
+            raise ConfigError(f"{path}: there is no directory {path.parent}; make it, or name another place")
+    config = load(config_path)
+    document = _measure(config, workloads.load(workload_path), full=full)
+    from quorumd.compare.page import page  # noqa: PLC0415 - loads jinja2
+    from quorumd.compare.summary import summary  # noqa: PLC0415
+
+    json_path.write_text(json.dumps(document, indent=1) + "\n")
+    page_path.write_text(page(document))
+    click.echo(summary(document))
+    click.echo(f"report: {page_path}; figures: {json_path}")
+
+
+def _measure(config: "Config", workload: "Workload", *, full: bool) -> dict[str, Any]:
+    from quorumd.compare.advice import advise  # noqa: PLC0415
+    from quorumd.compare.document import document  # noqa: PLC0415
+    from quorumd.compare.run import Run  # noqa: PLC0415
+    from quorumd.supervisor.sandbox import make_directory  # noqa: PLC0415
+
+    begun, begun_s = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+    directory = make_directory(config, "compare")
+    try:
+        run = Run(config, workload, directory, lambda line: click.echo(line, err=True), full=full)
+        results = run.run()
+    finally:
+        shutil.rmtree(directory)
+    found = document(workload, results, full=full, begun=begun, seconds=time.monotonic() - begun_s)
+    return {**found, "advice": advise(found)}

@@ -1,0 +1,154 @@
+"""Load on one cluster: rounds of it, kills of the leader under it, and how many nodes the cluster does without.
+
+The load side runs in C on one thread of this process, so that what is measured is the cluster; on one machine it shares
+the processors with the nodes, for every contender alike.
+"""
+
+import random
+import socket
+import time
+from typing import NamedTuple
+
+from quorumd import limits
+from quorumd.compare.cluster import Cluster
+from quorumd.compare.workload import Workload
+from quorumd.errors import Rejected, Stopped
+from quorumd.supervisor.figures import acceptance
+from quorumd.types import NodeId
+from quorumd_fastpath.load import LoadGenerator
+from quorumd_fastpath.udp import pack_addr
+
+STEP_S = 0.001
+OPENING_S = 20.0
+
+
+class Round(NamedTuple):
+    """One round of load. latencies: (microseconds, how often). acceptance: by node, of the proposals of the round."""
+
+    ops: int
+    seconds: float
+    errors: int
+    swaps_failed: int
+    latencies: list[tuple[int, int]]
+    datagrams: int
+    bytes: int
+    syncs: int
+    cpu_s: float
+    acceptance: dict[NodeId, float] | None
+
+
+class Load:
+    """The clients of one cluster, who keep their sessions from round to round. Use in a `with`."""
+
+    def __init__(self, cluster: Cluster, workload: Workload) -> None:
+        self.cluster = cluster
+        self.workload = workload
+        keys, loop = workload.keys, workload.loop
+        endpoints = [(node.id, node.client_endpoint) for node in cluster.config.nodes]
+        status = next(iter(cluster.statuses().values()), {})
+        try:
+            self.generator = LoadGenerator(
+                [(node, pack_addr(endpoint.host, endpoint.port)) for node, endpoint in endpoints],
+                int(str(status.get("cluster")), 16), clients=workload.clients, key_bytes=keys.bytes,
+                value_bytes=workload.values.bytes, reads_percent=workload.mix.reads, cas_percent=workload.mix.cas,
+                keys=keys.count, skew=keys.skew if keys.distribution == "zipf" else 0.0, rate=loop.rate or 0.0,
+                open_loop=loop.kind == "open", mtu=cluster.config.mtu_bytes, seed=random.getrandbits(39) | 1,
+                # An answer takes two ways between nodes at least; what is on its way is not to be asked for again.
+                resend_ms=100 + int(6 * cluster.point.delay_ms),
+            )
+        except ValueError as error:
+            raise Rejected(f"the workload cannot be run: {error}") from None
+        self._host = endpoints[0][1].host
+
+    def __enter__(self) -> "Load":
+        """Opens all sessions. Raises Stopped if the cluster does not serve, OSError."""
+        self.generator.open(_own_address(self._host))
+        if not self.generator.open_sessions(OPENING_S):
+            self.generator.close()
+            raise Stopped(f"{self.cluster.contender.name}: not all sessions could be opened within {OPENING_S:g} s")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.generator.close()
+
+    # -- rounds -------------------------------------------------------------------------------------------------------
+
+    def round(self) -> Round:
+        """Warms up, then measures for the workload's duration. Raises Stopped if nothing was answered."""
+        generator, cluster = self.generator, self.cluster
+        generator.run(min(limits.COMPARE_WARM_UP_S, self.workload.duration_s))
+        generator.drain(limits.COMPARE_DRAIN_S)  # or what is in flight would wait for the counters to be read
+        before = cluster.counters()
+        generator.reset()
+        begun_s = time.monotonic()
+        generator.run(self.workload.duration_s)
+        elapsed_s = time.monotonic() - begun_s
+        ops, errors, failed, latencies = (
+            generator.done, generator.errors, generator.swaps_failed, generator.latencies()
+        )
+        generator.drain(limits.COMPARE_DRAIN_S)
+        after = cluster.counters()
+        if not ops:
+            raise Stopped(f"{cluster.contender.name}: no operation was answered in {elapsed_s:.1f} s")
+        # What was in flight at the end is in the counters, and neither in throughput nor in latency.
+        scale = ops / generator.done
+        ratio = acceptance(after.nodes, before.nodes)
+        return Round(
+            ops=ops, seconds=elapsed_s, errors=errors, swaps_failed=failed, latencies=latencies,
+            datagrams=round(scale * (after.datagrams - before.datagrams)),
+            bytes=round(scale * (after.bytes - before.bytes)), syncs=round(scale * (after.syncs - before.syncs)),
+            cpu_s=scale * (after.cpu_s - before.cpu_s), acceptance=ratio.nodes if ratio else None,
+        )
+
+    # -- kills --------------------------------------------------------------------------------------------------------
+
+    def failover(self) -> float | None:
+        """Kills the leader under load; seconds to the next write, None if there was none. All nodes run afterwards."""
+        self.generator.run(limits.COMPARE_WARM_UP_S)
+        leader = self.cluster.leader()
+        begun_s = time.monotonic()
+        self.cluster.kill([leader])
+        gap_s = self._next_write(begun_s, limits.COMPARE_FAILOVER_S)
+        self.generator.drain(limits.COMPARE_DRAIN_S)
+        self.cluster.restart()
+        return gap_s
+
+    def _next_write(self, begun_s: float, timeout_s: float) -> float | None:
+        """Seconds since `begun_s`, a kill, at which a write of a node that runs is acknowledged."""
+        generator = self.generator
+        generator.run(STEP_S)  # takes in what the killed node had sent
+        known = generator.writes_done
+        while generator.writes_done == known:
+            if time.monotonic() - begun_s > timeout_s:
+                return None
+            generator.run(STEP_S)
+        return time.monotonic() - begun_s
+
+    def commits_without(self) -> int:
+        """How many followers can be down, killed one after another, while writes go on under the leader there is."""
+        return self._without(leaders=False)
+
+    def elects_without(self) -> int:
+        """How many nodes can be down, each leader killed in turn, while another is elected and writes go on."""
+        return self._without(leaders=True)
+
+    def _without(self, *, leaders: bool) -> int:
+        cluster = self.cluster
+        timeout_s = max(limits.COMPARE_WITHOUT_S, 0.02 * cluster.config.timing.election_timeout_ms)
+        down = 0
+        while down + 1 < len(cluster.nodes):
+            leader = cluster.leader()
+            cluster.kill([leader] if leaders else [node for node in cluster.up() if node != leader][:1])
+            if self._next_write(time.monotonic(), timeout_s) is None:
+                break
+            down += 1
+        cluster.restart()
+        self.generator.drain(limits.COMPARE_DRAIN_S)
+        return down
+
+
+def _own_address(host: str) -> str:
+    """The address of this machine from which `host` is reached."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unsent:
+        unsent.connect((host, 9))
+        return str(unsent.getsockname()[0])
