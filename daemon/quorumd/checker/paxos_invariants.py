@@ -25,6 +25,7 @@ class PaxosInvariants(Invariants):
         self._chosen: dict[Index, tuple[int, Term]] = {}  # value, and the lowest ballot it was chosen in
         self._promised: defaultdict[Term, set[NodeId]] = defaultdict(set)
         self._accepted: defaultdict[tuple[Index, Term], set[NodeId]] = defaultdict(set)
+        self._said: defaultdict[NodeId, dict[Index, Term]] = defaultdict(dict)  # highest ballot named for each slot
 
     def leads(self, node: NodeId, ballot: Term) -> None:
         """The node leads in `ballot`: its own, and by the promises of a phase-1 quorum, itself among them."""
@@ -52,11 +53,32 @@ class PaxosInvariants(Invariants):
                 raise Violation("two-values", f"slot {slot} in ballot {ballot}, one of them on node {node}")
             self._keeps(slot, ballot, value, node)
 
-    def accepted(self, node: NodeId, ballot: Term, slots: Iterable[Index], durable: Callable[[Index], bool]) -> None:
-        """The node says that it accepted the slots in `ballot`, or knows that they are chosen."""
+    def holds(self, node: NodeId, ballot_at: Callable[[Index], Term | None]) -> None:
+        """What a node's disk gave back, in `ballot_at`: nothing less than it ever said that it accepted."""
+        for slot, said in self._said[node].items():
+            if (ballot_at(slot) or 0) < said:
+                raise Violation(
+                    "acceptance-lost", f"node {node} accepted slot {slot} in {said} and came back with {ballot_at(slot)}"
+                )
+
+    def accepted(
+        self,
+        node: NodeId,
+        ballot: Term,
+        slots: Iterable[Index],
+        ballot_at: Callable[[Index], Term | None],
+        durable: Callable[[Index], bool],
+    ) -> None:
+        """The node says that it accepted the slots, none of which it knows to be chosen, in `ballot`."""
+        said = self._said[node]
         for slot in slots:
             if not durable(slot):
                 raise Violation("ack-before-durable", f"node {node} accepted slot {slot} before it was on its disk")
+            if ballot_at(slot) != ballot:
+                raise Violation(
+                    "ack-of-another", f"node {node} has slot {slot} in {ballot_at(slot)} and says so in {ballot}"
+                )
+            said[slot] = ballot
             holders = self._accepted[slot, ballot]
             holders.add(node)
             value = self._values.get((slot, ballot))

@@ -16,6 +16,15 @@ from quorumd.types import NodeId
 class PaxosObserver(Observer[PaxosInvariants]):
     """See observer.py."""
 
+    def started(self, machine: Machine, core: Core, engine: Engine) -> None:
+        """See Observer.started. Its bytes are looked at as far as they are in memory."""
+        self.invariants.holds(machine.node, engine.term_at)
+        for slot in range(engine.commit + 1, engine.last + 1):
+            ballot = engine.term_at(slot)
+            if ballot is not None:
+                values = self.checksums(core, slot, slot)
+                self.invariants.takes(machine.node, ballot, slot, [values.get(slot)])
+
     def changed(self, machine: Machine, core: Core, engine: Engine, life: Life, before: Seen) -> None:
         """See Observer.changed."""
         node, seen, rules = machine.node, life.seen, self.invariants
@@ -71,4 +80,6 @@ class PaxosObserver(Observer[PaxosInvariants]):
         self.reached["accepted behind holes"] += bool(message.above)
         ranges = ((core.applier.commit + 1, message.match), *message.above)
         slots = [slot for first, last in ranges for slot in range(first, last + 1)]
-        self.invariants.accepted(machine.node, message.ballot, slots, lambda slot: holds(machine, core, slot))
+        self.invariants.accepted(
+            machine.node, message.ballot, slots, engine.term_at, lambda slot: holds(machine, core, slot)
+        )

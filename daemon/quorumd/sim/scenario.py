@@ -18,7 +18,10 @@ DISK_FAULTS = ("slow-disk", "stalled-disk", "disk-full", "disk-error")
 ROT_FAULTS = ("bit-flip", "misdirected", "wipe")
 CLIENT_FAULTS = ("client-kill",)
 FAULTS = (*PATH_FAULTS, *LINK_FAULTS, *NODE_FAULTS, *DISK_FAULTS, *ROT_FAULTS, *CLIENT_FAULTS)
-NEEDS_PEERS = {*LINK_FAULTS, "transfer", *ROT_FAULTS}
+# Where slots are accepted in any order it matters what acceptors miss when a leader falls: drawn for Multi-Paxos only.
+HOLE_FAULTS = ("deaf-leader",)
+ALL_FAULTS = (*FAULTS, *HOLE_FAULTS)
+NEEDS_PEERS = {*LINK_FAULTS, "transfer", *ROT_FAULTS, *HOLE_FAULTS}
 
 DELAYS_US = ((20, 100), (50, 500), (200, 3_000), (1_000, 15_000))
 SYNCS_US = ((100, 500), (200, 2_000), (1_000, 7_000), (5_000, 40_000))
@@ -129,19 +132,22 @@ def draw(
     if nodes is not None:
         scenario = replace(scenario, nodes=nodes)
     if only is not None:
-        scenario = replace(scenario, faults=tuple(fault for fault in FAULTS if fault in only))
+        scenario = replace(scenario, faults=tuple(fault for fault in ALL_FAULTS if fault in only))
     elif len(scenario.faults) < MIN_FAULTS:
         scenario = replace(scenario, faults=("loss", "kill", "power-loss"))
     if scenario.nodes == 1:
         scenario = replace(scenario, faults=tuple(fault for fault in scenario.faults if fault not in NEEDS_PEERS))
-    return scenario if engine == "raft" else _with_paxos(scenario)
+    return scenario if engine == "raft" else _with_paxos(scenario, more_faults=only is None)
 
 
-def _with_paxos(scenario: Scenario) -> Scenario:
-    """The same with Multi-Paxos, in every third run with quorums other than majorities.
+def _with_paxos(scenario: Scenario, *, more_faults: bool) -> Scenario:
+    """The same with Multi-Paxos, in every third run with quorums other than majorities, in every other one with holes.
 
     Phase 1 needs more nodes then, phase 2 fewer: the other way round nothing would be gained.
     """
     dice, count = scenario.rng("quorums"), scenario.nodes
     phase2 = dice.randint(1, count // 2 + 1) if dice.random() < 0.33 else count // 2 + 1
-    return replace(scenario, engine="paxos", phase1=count + 1 - phase2, phase2=phase2)
+    faults = scenario.faults
+    if more_faults and count > 1 and scenario.rng("holes").random() < 0.5:
+        faults += HOLE_FAULTS
+    return replace(scenario, engine="paxos", phase1=count + 1 - phase2, phase2=phase2, faults=faults)
