@@ -25,6 +25,7 @@ class PaxosInvariants(Invariants):
         self._chosen: dict[Index, tuple[int, Term]] = {}  # value, and the lowest ballot it was chosen in
         self._promised: defaultdict[Term, set[NodeId]] = defaultdict(set)
         self._accepted: defaultdict[tuple[Index, Term], set[NodeId]] = defaultdict(set)
+        self._bound: defaultdict[NodeId, Term] = defaultdict(int)  # highest promise that it gave
         self._said: defaultdict[NodeId, dict[Index, Term]] = defaultdict(dict)  # highest ballot named for each slot
 
     def leads(self, node: NodeId, ballot: Term) -> None:
@@ -37,11 +38,25 @@ class PaxosInvariants(Invariants):
                 "elected-by-too-few", f"node {node} leads in ballot {ballot} by the promises of {sorted(promised)} only"
             )
 
+    def proposes(
+        self, node: NodeId, ballot: Term, base: Index, last: Index, ballot_at: Callable[[Index], Term | None]
+    ) -> None:
+        """The leader takes proposals, so it has proposed again all that is open: base+1..last, without a hole."""
+        for slot in range(base + 1, last + 1):
+            if ballot_at(slot) != ballot:
+                raise Violation("hole-left", f"node {node} leads in ballot {ballot} and proposed nothing for slot {slot}")
+
     def promises(self, node: NodeId, ballot: Term, durable: Term) -> None:
         """A message of the node promises to accept nothing below `ballot`; `durable` is the promise on its disk."""
         if durable < ballot:
             raise Violation("promise-before-durable", f"node {node} promised {ballot} with {durable} on its disk")
         self._promised[ballot].add(node)
+        self._bound[node] = max(self._bound[node], ballot)
+
+    def accepts(self, node: NodeId, ballot: Term) -> None:
+        """The node says that it accepted something in `ballot`: what it accepted before it promised, it said before."""
+        if ballot < self._bound[node]:
+            raise Violation("accepted-below-promise", f"node {node} promised {self._bound[node]}, accepted in {ballot}")
 
     def takes(self, node: NodeId, ballot: Term, first: Index, values: Iterable[int | None]) -> None:
         """The node's log has these values (None: not visible) for slots from `first` on, as of `ballot`."""

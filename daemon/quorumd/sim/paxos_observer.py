@@ -6,15 +6,20 @@ from typing import Any
 from quorumd.checker.paxos_invariants import PaxosInvariants
 from quorumd.consensus.engine import KEPT, NOOP, Append, Engine, HardState, Role
 from quorumd.consensus.messages import HeartbeatReply
+from quorumd.consensus.paxos import Paxos
 from quorumd.consensus.paxos.messages import Accept, Accepted, Prepare, Promise, Values
 from quorumd.core import Core
 from quorumd.sim.machine import Machine
 from quorumd.sim.observer import Life, Observer, Seen, holds
-from quorumd.types import NodeId
+from quorumd.types import NodeId, Term
 
 
 class PaxosObserver(Observer[PaxosInvariants]):
     """See observer.py."""
+
+    def __init__(self, invariants: PaxosInvariants) -> None:
+        super().__init__(invariants)
+        self._recovered: dict[NodeId, Term] = {}  # the last ballot in which it led and had proposed all that was open
 
     def started(self, machine: Machine, core: Core, engine: Engine) -> None:
         """See Observer.started. Its bytes are looked at as far as they are in memory."""
@@ -32,6 +37,9 @@ class PaxosObserver(Observer[PaxosInvariants]):
         if seen.role is Role.LEADER and not led:
             rules.leads(node, seen.term)
             self.reached["elections"] += 1
+        if engine.accepts_proposals and self._recovered.get(node) != seen.term and isinstance(engine, Paxos):
+            self._recovered[node] = seen.term
+            rules.proposes(node, seen.term, engine.status().base, seen.last, engine.term_at)
         if seen.commit != before.commit:
             if led:
                 rules.leader_commits(
@@ -68,6 +76,7 @@ class PaxosObserver(Observer[PaxosInvariants]):
                 self.reached["values fetched"] += 1
             case Accepted():
                 rules.speaks(node, message.ballot, durable.term)
+                rules.accepts(node, message.ballot)
                 self._accepted(machine, core, message)
             case Prepare(pre=False) | Accept() | HeartbeatReply():
                 rules.speaks(node, message.term, durable.term)
