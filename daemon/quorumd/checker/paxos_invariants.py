@@ -44,7 +44,7 @@ class PaxosInvariants(Invariants):
         """The leader takes proposals, so it has proposed again all that is open: base+1..last, without a hole."""
         for slot in range(base + 1, last + 1):
             if ballot_at(slot) != ballot:
-                raise Violation("hole-left", f"node {node} leads in ballot {ballot} and proposed nothing for slot {slot}")
+                raise Violation("hole-left", f"node {node} leads in {ballot} and proposed nothing for slot {slot}")
 
     def promises(self, node: NodeId, ballot: Term, durable: Term) -> None:
         """A message of the node promises to accept nothing below `ballot`; `durable` is the promise on its disk."""
@@ -73,8 +73,13 @@ class PaxosInvariants(Invariants):
         for slot, said in self._said[node].items():
             if (ballot_at(slot) or 0) < said:
                 raise Violation(
-                    "acceptance-lost", f"node {node} accepted slot {slot} in {said} and came back with {ballot_at(slot)}"
+                    "acceptance-lost", f"node {node} accepted slot {slot} in {said}, came back with {ballot_at(slot)}"
                 )
+
+    def accepted_once(self, node: NodeId, ballot: Term, slots: Iterable[Index]) -> None:
+        """The node accepted the slots in `ballot`, or knew them chosen, before it promised a higher one."""
+        for slot in slots:
+            self._accepted[slot, ballot].add(node)
 
     def accepted(
         self,
@@ -103,11 +108,12 @@ class PaxosInvariants(Invariants):
     def leader_commits(
         self, node: NodeId, ballot: Term, before: Index, commit: Index, durable: Callable[[Index], bool]
     ) -> None:
-        """The leader of `ballot` counts slots before+1..commit as chosen: a phase-2 quorum accepted each in it."""
+        """The leader of `ballot` counts slots before+1..commit as chosen: a phase-2 quorum accepted each, or knows."""
         for slot in range(before + 1, commit + 1):
             if (slot, ballot) not in self._values:
                 continue  # chosen before this ballot: the leader fetched it
             holders = self._accepted[slot, ballot] | ({node} if durable(slot) else set())
+            holders |= {other for other in self.members if other != node and self._commit.get(other, 0) >= slot}
             if len(holders) < self._phase2:
                 raise Violation(
                     "commit-before-quorum",

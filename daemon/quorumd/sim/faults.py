@@ -28,9 +28,8 @@ LOST_SECTORS = (0.5, 0.8, 0.9, 1.0)  # share of the un-synced sectors that a pow
 
 def leads(machine: Machine) -> bool:
     """Whether the node runs and takes itself for the leader."""
-    return machine.runs and machine.core is not None and machine.core.engine is not None and (
-        machine.core.engine.role is Role.LEADER
-    )
+    engine = machine.core.engine if machine.core is not None else None
+    return machine.runs and engine is not None and engine.role is Role.LEADER
 
 
 def nothing() -> None:

@@ -83,8 +83,12 @@ class PaxosObserver(Observer[PaxosInvariants]):
 
     def _accepted(self, machine: Machine, core: Core, message: Accepted) -> None:
         engine = core.engine
-        if engine is None or message.ballot != engine.term:
-            return  # said before a higher promise: the log may have changed since
+        if engine is None:
+            return
+        if message.ballot != engine.term:  # said of what was accepted before a higher promise: the log may differ
+            for first, last in ((core.applier.commit + 1, message.match), *message.above):
+                self.invariants.accepted_once(machine.node, message.ballot, range(first, last + 1))
+            return
         self.reached["acknowledgements"] += 1
         self.reached["accepted behind holes"] += bool(message.above)
         ranges = ((core.applier.commit + 1, message.match), *message.above)
