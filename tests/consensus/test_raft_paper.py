@@ -524,6 +524,22 @@ def test_an_acknowledgement_of_an_older_term_is_void_for_the_new_leader():
     assert h.raft.status().peers[0].match == 0
 
 
+def test_what_followers_hold_is_known_anew_after_each_election():
+    """Figure 3.1, matchIndex, "reinitialized after election": another leader may have cut what was acknowledged here.
+
+    Node 2 held 1..5 of term 1. By term 3 its log may end at 1, and this leader's 2..5 are not the entries it held.
+    """
+    h = Harness().leader().propose(4)
+    h.ready()
+    h.durable().ack(5, 2)
+    assert [peer.match for peer in h.raft.status().peers] == [5, 0]
+    h.step(Heartbeat(3, 1, 2, 0, 1))
+    h.ready()
+    h.wait().leader()
+    assert h.raft.term == 3
+    assert [peer.match for peer in h.raft.status().peers] == [0, 0]
+
+
 def test_messages_that_arrive_before_their_predecessor_are_held():
     """10.2.2: reordering only costs the consistency check; a small window makes it cost nothing."""
     h = Harness()

@@ -5,7 +5,9 @@
     # check: sim                        or    # check: pytest tests/some/test_file.py::test_name
     # caught-by: two-leaders, ...       the simulator's checks that may be the first to see it (only for sim)
     # sim: --nodes 5 --faults loss,...  aims the seeds (optional, only for sim): it only narrows the campaign
+    # engine: paxos                     of the engine that is mutated, and so simulated; Raft's say nothing
 
+The files of Multi-Paxos's mutants are named paxos-*.patch.
 Everything happens in copies of the project; the checkout is not touched.
 """
 
@@ -26,6 +28,7 @@ PROVERS = ("daemon/quorumd/sim/", "daemon/quorumd/checker/")  # a mutant in what
 PARTS = ("daemon", "fastpath", "configs", "tests", "setup.py", "pyproject.toml", "README.md")
 LEAVE_OUT = shutil.ignore_patterns("__pycache__", "*.egg-info", ".hypothesis")
 SIM_OPTIONS = {"--nodes", "--faults"}
+ENGINES = ("raft", "paxos")
 
 
 class BadMutant(Exception):
@@ -44,6 +47,7 @@ class Mutant:
     caught_by: frozenset[str]
     sim: tuple[str, ...]  # options of `quorumd sim`
     files: tuple[str, ...]  # that the patch changes
+    engine: str = "raft"
 
 
 def load(patch: Path) -> Mutant:
@@ -57,17 +61,21 @@ def load(patch: Path) -> Mutant:
         said[match[1]] = match[2].strip()
     kind, _, tests = said.get("check", "").partition(" ")
     wanted = {"sim": {"mutant", "reference", "check", "caught-by"}, "pytest": {"mutant", "reference", "check"}}
-    if kind not in wanted or not wanted[kind] <= set(said) <= wanted[kind] | ({"sim"} if kind == "sim" else set()):
+    optional = {"engine", "sim"} if kind == "sim" else {"engine"}
+    if kind not in wanted or not wanted[kind] <= set(said) <= wanted[kind] | optional:
         raise BadMutant(f"{patch.name}: the header must be as the first lines of {Path(__file__).name} show")
     options = tuple(shlex.split(said.get("sim", "")))
     if (kind == "pytest") != bool(tests) or not set(options[::2]) <= SIM_OPTIONS:
         raise BadMutant(f"{patch.name}: tests are named for pytest only, sim takes {sorted(SIM_OPTIONS)}")
+    engine = said.get("engine", "raft")
+    if engine not in ENGINES or (engine == "paxos") != patch.name.startswith("paxos-"):
+        raise BadMutant(f"{patch.name}: the files of Multi-Paxos's mutants, and no others, are named paxos-*")
     files = tuple(re.findall(r"^\+\+\+ b/(\S+)", diff, re.MULTILINE))
     if not files or not all(name.startswith(PRODUCTION) and not name.startswith(PROVERS) for name in files):
         raise BadMutant(f"{patch.name}: changes {files or 'nothing'}, not production code")
     words = frozenset(word.strip() for word in said.get("caught-by", "").split(",") if word.strip())
     return Mutant(
-        patch.stem, patch, said["mutant"], said["reference"], tuple(tests.split()), words, options, files
+        patch.stem, patch, said["mutant"], said["reference"], tuple(tests.split()), words, options, files, engine
     )
 
 

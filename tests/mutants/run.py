@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
-from mutant import BadMutant, Mutant, apply, build, catalogue, copy_project, environment
+from mutant import ENGINES, BadMutant, Mutant, apply, build, catalogue, copy_project, environment
 
 SOUND_SEEDS = 5
 SIM_SECONDS = 7200
@@ -41,10 +41,10 @@ class Result:
         return f"| {self.mutant} | {verdict} | {self.by or '-'} | {self.seeds or '-'} | {self.seconds:.0f} |"
 
 
-def simulate(copy: Path, options: Iterable[str], seeds: int, jobs: int) -> tuple[str, int, str]:
+def simulate(copy: Path, options: Iterable[str], seeds: int, jobs: int, engine: str) -> tuple[str, int, str]:
     """(word of the first check that failed or "", runs, what it said) of a campaign over the seeds 1 to `seeds`."""
     command = [sys.executable, "-m", "quorumd", "sim", "--seeds", f"1..{seeds}", "--jobs", str(jobs), "--json"]
-    command += options
+    command += ["--engine", engine, *options]
     done = subprocess.run(
         command, cwd=copy, env=environment(copy), capture_output=True, text=True, check=False, timeout=SIM_SECONDS
     )
@@ -79,7 +79,7 @@ def judge(mutant: Mutant, directory: Path, max_seeds: int, jobs: int) -> Result:
             by = " ".join(mutant.tests) if done.returncode else ""
             detail = done.stdout.strip()[-500:]
         else:
-            by, seeds, detail = simulate(copy, mutant.sim, max_seeds, jobs)
+            by, seeds, detail = simulate(copy, mutant.sim, max_seeds, jobs, mutant.engine)
             caught = by in mutant.caught_by
     except (BadMutant, subprocess.TimeoutExpired) as error:
         detail = str(error)
@@ -88,9 +88,10 @@ def judge(mutant: Mutant, directory: Path, max_seeds: int, jobs: int) -> Result:
 
 def sound(copy: Path, tests: list[str], jobs: int) -> str:
     """Why the unmutated project fails what the mutants must fail; "" if it does not."""
-    by, _, detail = simulate(copy, (), SOUND_SEEDS, jobs)
-    if by:
-        return f"{by}: {detail}"
+    for engine in ENGINES:
+        by, _, detail = simulate(copy, (), SOUND_SEEDS, jobs, engine)
+        if by:
+            return f"{engine}: {by}: {detail}"
     done = run_tests(copy, tests) if tests else None
     return done.stdout[-2000:] if done is not None and done.returncode else ""
 

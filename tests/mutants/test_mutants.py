@@ -1,13 +1,13 @@
 """The patches still fit the code, and a few of them are caught; `make mutants` runs them all."""
 
 import pytest
-from mutant import PATCHES, BadMutant, apply, catalogue, copy_project, load, touched_modules
+from mutant import ENGINES, PATCHES, BadMutant, apply, catalogue, copy_project, load, touched_modules
 from run import judge, simulate
 
 MUTANTS = catalogue()
-FEWEST = 27
+FEWEST = {"raft": 40, "paxos": 20}
 # Fast, without a compiler, and each caught by another kind of check: of what is said, of what is counted, of lives.
-QUICK = ("ack-before-fsync", "own-match-before-durable", "vote-not-persisted")
+QUICK = ("ack-before-fsync", "own-match-before-durable", "vote-not-persisted", "paxos-promise-before-fsync")
 SEEDS = 20
 
 
@@ -17,7 +17,8 @@ def copy(tmp_path_factory):
 
 
 def test_there_are_enough_and_each_is_another_bug():
-    assert len(MUTANTS) >= FEWEST
+    for engine, fewest in FEWEST.items():
+        assert sum(mutant.engine == engine for mutant in MUTANTS) >= fewest
     assert len({mutant.sentence for mutant in MUTANTS}) == len(MUTANTS)
     assert len({mutant.patch.read_text().partition("\n--- ")[2] for mutant in MUTANTS}) == len(MUTANTS)
 
@@ -36,8 +37,9 @@ def test_a_quick_one_is_caught(name, tmp_path):
     assert result.caught, result
 
 
-def test_the_unmutated_copy_is_not_caught(copy):
-    assert simulate(copy, (), 1, 1) == ("", 1, "")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_unmutated_copy_is_not_caught(engine, copy):
+    assert simulate(copy, (), 1, 1, engine) == ("", 1, "")
 
 
 def test_a_header_file_rebuilds_every_module_made_of_it(copy):
@@ -59,6 +61,8 @@ GOOD = "# mutant: m\n# reference: r\n# check: sim\n# caught-by: two-leaders\n---
         ("# caught-by: two-leaders\n", ""),
         ("# caught-by: two-leaders\n", "# caught-by: two-leaders\n# sim: --seed 7\n"),
         ("# mutant: m\n", "# mutant: m\nhello\n"),
+        ("# mutant: m\n", "# mutant: m\n# engine: paxos\n"),
+        ("# mutant: m\n", "# mutant: m\n# engine: zab\n"),
         ("daemon/quorumd/core.py", "daemon/quorumd/sim/run.py"),
         ("daemon/quorumd/core.py", "tests/conftest.py"),
     ],

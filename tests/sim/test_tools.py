@@ -15,7 +15,7 @@ from quorumd.cli.sim import replay
 from quorumd.sim import shrink as shrinking
 from quorumd.sim.disk import SECTOR, SimDisk
 from quorumd.sim.run import Outcome, Run
-from quorumd.sim.scenario import FAULTS, Scenario, draw
+from quorumd.sim.scenario import ALL_FAULTS, FAULTS, Scenario, draw
 from quorumd.sim.world import World
 
 SIZE = 64 * SECTOR
@@ -98,7 +98,9 @@ def test_every_fault_is_drawn_and_has_its_method():
 
     drawn = {fault for seed in range(200) for fault in draw(seed).faults}
     assert drawn == set(FAULTS)
-    assert all(hasattr(Faults, "_" + fault.replace("-", "_")) for fault in FAULTS)
+    assert all(hasattr(Faults, "_" + fault.replace("-", "_")) for fault in ALL_FAULTS)
+    assert {fault for seed in range(200) for fault in draw(seed, engine="paxos").faults} == set(ALL_FAULTS)
+    assert "deaf-leader" not in draw(1, engine="paxos", only=["kill"]).faults
 
 
 def test_shrinking_keeps_what_fails_and_drops_the_rest(monkeypatch):
@@ -170,13 +172,25 @@ def test_each_rule_of_multi_paxos_is_broken_by_what_it_forbids():
     def no(slot):
         return False
 
-    chosen = ("takes", 1, 11, 1, [7]), ("accepted", 1, 11, [1], yes), ("accepted", 2, 11, [1], yes)
+    def in11(slot):
+        return 11
+
+    chosen = ("takes", 1, 11, 1, [7]), ("accepted", 1, 11, [1], in11, yes), ("accepted", 2, 11, [1], in11, yes)
     broken("foreign-ballot", ("promises", 3, 11, 11), ("leads", 2, 11))
     broken("elected-by-too-few", ("leads", 1, 11))
+    broken("hole-left", ("proposes", 1, 11, 1, 3, lambda slot: (0, 11, 11, 3)[slot]))
     broken("promise-before-durable", ("promises", 3, 21, 11))
     broken("two-values", ("takes", 1, 11, 1, [7]), ("takes", 2, 11, 1, [8]))
-    broken("ack-before-durable", ("accepted", 2, 11, [1], no))
+    broken("ack-before-durable", ("accepted", 2, 11, [1], in11, no))
+    broken("accepted-below-promise", ("promises", 2, 21, 21), ("accepts", 2, 11))
+    broken("ack-of-another", ("accepted", 2, 22, [1], in11, yes))
+    broken("acceptance-lost", ("accepted", 2, 11, [1], in11, yes), ("holds", 2, lambda slot: None))
+    broken("acceptance-lost", ("accepted", 2, 11, [1], in11, yes), ("holds", 2, lambda slot: 3))
     broken("commit-before-quorum", ("takes", 1, 11, 1, [7]), ("leader_commits", 1, 11, 0, 1, yes))
+    counted = PaxosInvariants([1, 2, 3], 2, 2, lambda ballot: ballot % 10)
+    counted.takes(1, 11, 1, [7])
+    counted.accepted_once(2, 11, [1])
+    counted.leader_commits(1, 11, 0, 1, yes)
     broken("chosen-overwritten", *chosen, ("takes", 3, 22, 1, [8]))
     broken("chosen-differs", *chosen, ("takes", 3, 3, 1, [8]), ("commits", 3, 1, lambda slot: 3))
     broken("chosen-missing", ("commits", 1, 1, lambda slot: None))

@@ -25,6 +25,8 @@ class PaxosInvariants(Invariants):
         self._chosen: dict[Index, tuple[int, Term]] = {}  # value, and the lowest ballot it was chosen in
         self._promised: defaultdict[Term, set[NodeId]] = defaultdict(set)
         self._accepted: defaultdict[tuple[Index, Term], set[NodeId]] = defaultdict(set)
+        self._bound: defaultdict[NodeId, Term] = defaultdict(int)  # highest promise that it gave
+        self._said: defaultdict[NodeId, dict[Index, Term]] = defaultdict(dict)  # highest ballot named for each slot
 
     def leads(self, node: NodeId, ballot: Term) -> None:
         """The node leads in `ballot`: its own, and by the promises of a phase-1 quorum, itself among them."""
@@ -36,11 +38,25 @@ class PaxosInvariants(Invariants):
                 "elected-by-too-few", f"node {node} leads in ballot {ballot} by the promises of {sorted(promised)} only"
             )
 
+    def proposes(
+        self, node: NodeId, ballot: Term, base: Index, last: Index, ballot_at: Callable[[Index], Term | None]
+    ) -> None:
+        """The leader takes proposals, so it has proposed again all that is open: base+1..last, without a hole."""
+        for slot in range(base + 1, last + 1):
+            if ballot_at(slot) != ballot:
+                raise Violation("hole-left", f"node {node} leads in {ballot} and proposed nothing for slot {slot}")
+
     def promises(self, node: NodeId, ballot: Term, durable: Term) -> None:
         """A message of the node promises to accept nothing below `ballot`; `durable` is the promise on its disk."""
         if durable < ballot:
             raise Violation("promise-before-durable", f"node {node} promised {ballot} with {durable} on its disk")
         self._promised[ballot].add(node)
+        self._bound[node] = max(self._bound[node], ballot)
+
+    def accepts(self, node: NodeId, ballot: Term) -> None:
+        """The node says that it accepted something in `ballot`: what it accepted before it promised, it said before."""
+        if ballot < self._bound[node]:
+            raise Violation("accepted-below-promise", f"node {node} promised {self._bound[node]}, accepted in {ballot}")
 
     def takes(self, node: NodeId, ballot: Term, first: Index, values: Iterable[int | None]) -> None:
         """The node's log has these values (None: not visible) for slots from `first` on, as of `ballot`."""
@@ -52,11 +68,37 @@ class PaxosInvariants(Invariants):
                 raise Violation("two-values", f"slot {slot} in ballot {ballot}, one of them on node {node}")
             self._keeps(slot, ballot, value, node)
 
-    def accepted(self, node: NodeId, ballot: Term, slots: Iterable[Index], durable: Callable[[Index], bool]) -> None:
-        """The node says that it accepted the slots in `ballot`, or knows that they are chosen."""
+    def holds(self, node: NodeId, ballot_at: Callable[[Index], Term | None]) -> None:
+        """What a node's disk gave back, in `ballot_at`: nothing less than it ever said that it accepted."""
+        for slot, said in self._said[node].items():
+            if (ballot_at(slot) or 0) < said:
+                raise Violation(
+                    "acceptance-lost", f"node {node} accepted slot {slot} in {said}, came back with {ballot_at(slot)}"
+                )
+
+    def accepted_once(self, node: NodeId, ballot: Term, slots: Iterable[Index]) -> None:
+        """The node accepted the slots in `ballot`, or knew them chosen, before it promised a higher one."""
+        for slot in slots:
+            self._accepted[slot, ballot].add(node)
+
+    def accepted(
+        self,
+        node: NodeId,
+        ballot: Term,
+        slots: Iterable[Index],
+        ballot_at: Callable[[Index], Term | None],
+        durable: Callable[[Index], bool],
+    ) -> None:
+        """The node says that it accepted the slots, none of which it knows to be chosen, in `ballot`."""
+        said = self._said[node]
         for slot in slots:
             if not durable(slot):
                 raise Violation("ack-before-durable", f"node {node} accepted slot {slot} before it was on its disk")
+            if ballot_at(slot) != ballot:
+                raise Violation(
+                    "ack-of-another", f"node {node} has slot {slot} in {ballot_at(slot)} and says so in {ballot}"
+                )
+            said[slot] = ballot
             holders = self._accepted[slot, ballot]
             holders.add(node)
             value = self._values.get((slot, ballot))
@@ -66,11 +108,12 @@ class PaxosInvariants(Invariants):
     def leader_commits(
         self, node: NodeId, ballot: Term, before: Index, commit: Index, durable: Callable[[Index], bool]
     ) -> None:
-        """The leader of `ballot` counts slots before+1..commit as chosen: a phase-2 quorum accepted each in it."""
+        """The leader of `ballot` counts slots before+1..commit as chosen: a phase-2 quorum accepted each, or knows."""
         for slot in range(before + 1, commit + 1):
             if (slot, ballot) not in self._values:
                 continue  # chosen before this ballot: the leader fetched it
             holders = self._accepted[slot, ballot] | ({node} if durable(slot) else set())
+            holders |= {other for other in self.members if other != node and self._commit.get(other, 0) >= slot}
             if len(holders) < self._phase2:
                 raise Violation(
                     "commit-before-quorum",

@@ -32,14 +32,14 @@ def seed_range(text: str) -> range:
 
 def fault_list(text: str | None) -> list[str] | None:
     """The faults named, separated by commas."""
-    from quorumd.sim.scenario import FAULTS  # noqa: PLC0415
+    from quorumd.sim.scenario import ALL_FAULTS  # noqa: PLC0415
 
     if text is None:
         return None
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
-        if name not in FAULTS:
-            raise click.BadParameter(UNKNOWN_FAULT.format(name, ", ".join(FAULTS)))
+        if name not in ALL_FAULTS:
+            raise click.BadParameter(UNKNOWN_FAULT.format(name, ", ".join(ALL_FAULTS)))
     return names
 
 

@@ -23,11 +23,12 @@ from quorumd.types import Address, Nanoseconds, NodeId
 class Worker:
     """One process after another of one client."""
 
-    __slots__ = ("ask", "process")
+    __slots__ = ("ask", "pauses", "process")
 
     def __init__(self, process: int) -> None:
         self.process = process
         self.ask: Ask | None = None  # what is under way
+        self.pauses = 0  # begun so far: only the last one ends in an operation
 
 
 class Program:
@@ -79,12 +80,22 @@ class Program:
     # -- workers ------------------------------------------------------------------------------------------------
 
     def _rest(self, worker: Worker) -> None:
-        pause = int(self.rng.expovariate(self.per_second) * limits.SECOND)
-        self.world.after(pause, lambda: self._ask(worker))
+        self._pause(worker, int(self.rng.expovariate(self.per_second) * limits.SECOND))
 
-    def _ask(self, worker: Worker) -> None:
-        if self.running and worker.ask is None:
+    def _pause(self, worker: Worker, span: Nanoseconds) -> None:
+        worker.pauses += 1
+        number = worker.pauses
+        self.world.after(span, lambda: self._ask(worker, number))
+
+    def _ask(self, worker: Worker, number: int) -> None:
+        if self.running and worker.ask is None and number == worker.pauses:
             self.submit(worker, self.mind.next())
+
+    def hurry(self, within: Nanoseconds) -> None:
+        """Every worker that rests asks within so long, instead of when it would have."""
+        for worker in self.workers:
+            if worker.ask is None and self.running:
+                self._pause(worker, self.rng.randint(0, within))
 
     def add_worker(self) -> Worker:
         """One that asks only what it is told to, by `submit`."""

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from quorumd import connectivity, limits
+from quorumd.consensus.engine import Role
 from quorumd.sim.cluster import Cluster
 from quorumd.sim.machine import Machine, client_address, peer_address
 from quorumd.sim.network import Link, Weather
@@ -24,6 +25,12 @@ SHORTEST: Nanoseconds = 20 * MS
 AMID_SYNC = 0.7  # share of crashes that wait for a sync to strike in
 BEHIND_TIMEOUTS = (1, 8)  # election timeouts that a leader goes on without the node that is to fall behind
 LOST_SECTORS = (0.5, 0.8, 0.9, 1.0)  # share of the un-synced sectors that a power loss takes
+
+
+def leads(machine: Machine) -> bool:
+    """Whether the node runs and takes itself for the leader."""
+    engine = machine.core.engine if machine.core is not None else None
+    return machine.runs and engine is not None and engine.role is Role.LEADER
 
 
 def nothing() -> None:
@@ -243,6 +250,33 @@ class Faults:
             cut(scenario.first(order))
             later = dice.randint(*BEHIND_TIMEOUTS) * self.scenario.election_timeout_ms * MS
             self.world.after(later, lambda: cut(scenario.cut(order)))
+        return undo
+
+    def _deaf_leader(self, dice: random.Random, number: int) -> Undo | None:
+        """A leader hears no peer, and much of what it sends them is lost, just when its clients are in a hurry.
+
+        So each acceptor misses other slots, and nobody tells the leader, until another one has to close the holes.
+        """
+        network, leaders = self.cluster.network, [m for m in self.cluster.machines.values() if leads(m)]
+        if not leaders:
+            return None
+        node = dice.choice(leaders).node
+        others = [peer_address(other) for other in self.cluster.ids if other != node]
+        out = [(peer_address(node), other) for other in others]
+        if any(link in network.lossy for link in out):
+            return None
+        loss = dice.choice((0.3, 0.5, 0.7))
+        network.lossy.update(dict.fromkeys(out, loss))
+        deaf = [(other, peer_address(node)) for other in others]
+        network.cut_links(deaf)
+        for program in self.cluster.programs:
+            program.hurry(self.scenario.heartbeat_ms * MS)
+
+        def undo() -> None:
+            network.mend_links(deaf)
+            for link in out:
+                del network.lossy[link]
+
         return undo
 
     # -- nodes --------------------------------------------------------------------------------------------------

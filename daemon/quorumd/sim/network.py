@@ -46,6 +46,7 @@ class SimNetwork:
         self.weather = weather
         self.cut: dict[Link, int] = {}  # how many faults cut it
         self.clogged: dict[Link, list[tuple[bytes, Nanoseconds]]] = {}
+        self.lossy: dict[Link, float] = {}  # loss of its own, beside the weather's
         self.sent = self.lost = self.doubled = self.overtaken = self.strayed = self.flipped = self.blocked = 0
 
     def send(self, source: Address, dest: Address, data: bytes) -> None:
@@ -55,6 +56,9 @@ class SimNetwork:
             self.blocked += 1
             return
         weather, rng = self.weather, self.rng
+        if self.lossy and rng.random() < self.lossy.get((source, dest), 0.0):
+            self.lost += 1
+            return
         if weather.loss and rng.random() < weather.loss:
             self.lost += 1
             return

@@ -86,6 +86,9 @@ class Observer(Generic[Rules]):
             self.invariants.applied(machine.node, seen.applied, core.store.digest)
             self._count_commands(core, seen.applied)
 
+    def started(self, machine: Machine, core: Core, engine: Engine) -> None:
+        """A new life takes part with what its disk gave back."""
+
     def changed(self, machine: Machine, core: Core, engine: Engine, life: Life, before: Seen) -> None:
         """The node shows something new, `life.seen`."""
         raise NotImplementedError
@@ -113,6 +116,7 @@ class Observer(Generic[Rules]):
             life.written.clear()
             self.invariants.started(node, *life.durable)
             self._read_along(machine, core, core.storage, life)
+            self.started(machine, core, core.engine)
         self._listen(machine, core, life)
         self.reached["lives"] += 1
 

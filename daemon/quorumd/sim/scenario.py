@@ -20,8 +20,11 @@ ROT_FAULTS = ("bit-flip", "misdirected", "wipe")
 CLIENT_FAULTS = ("client-kill",)
 PARTIAL_FAULTS = tuple(PARTIAL)
 FAULTS = (*PATH_FAULTS, *LINK_FAULTS, *NODE_FAULTS, *DISK_FAULTS, *ROT_FAULTS, *CLIENT_FAULTS, *PARTIAL_FAULTS)
+# Where slots are accepted in any order it matters what acceptors miss when a leader falls: drawn for Multi-Paxos only.
+HOLE_FAULTS = ("deaf-leader",)
+ALL_FAULTS = (*FAULTS, *HOLE_FAULTS)
 LEAST_NODES = {
-    **dict.fromkeys((*LINK_FAULTS, "transfer", *ROT_FAULTS), 2),
+    **dict.fromkeys((*LINK_FAULTS, "transfer", *ROT_FAULTS, *HOLE_FAULTS), 2),
     **{name: scenario.least_nodes for name, scenario in PARTIAL.items()},
 }
 """Of a cluster in which a fault makes sense; 1 for those that are not named."""
@@ -134,12 +137,12 @@ def draw(
     )
     if nodes is not None:
         scenario = replace(scenario, nodes=nodes)
-    wanted = scenario.faults if only is None else tuple(fault for fault in FAULTS if fault in only)
+    wanted = scenario.faults if only is None else tuple(fault for fault in ALL_FAULTS if fault in only)
     fitting = tuple(fault for fault in wanted if LEAST_NODES.get(fault, 1) <= scenario.nodes)
     if only is None and len(fitting) < MIN_FAULTS:
         fitting = ("loss", "kill", "power-loss")
     scenario = replace(scenario, faults=fitting)
-    return scenario if engine == "raft" else _with_paxos(scenario)
+    return scenario if engine == "raft" else _with_paxos(scenario, more_faults=only is None)
 
 
 def _faults(dice: random.Random, of_partial: random.Random) -> tuple[str, ...]:
@@ -147,11 +150,14 @@ def _faults(dice: random.Random, of_partial: random.Random) -> tuple[str, ...]:
     return tuple(fault for fault in FAULTS if (of_partial if fault in PARTIAL else dice).random() < 0.4)
 
 
-def _with_paxos(scenario: Scenario) -> Scenario:
-    """The same with Multi-Paxos, in every third run with quorums other than majorities.
+def _with_paxos(scenario: Scenario, *, more_faults: bool) -> Scenario:
+    """The same with Multi-Paxos, in every third run with quorums other than majorities, in every other one with holes.
 
     Phase 1 needs more nodes then, phase 2 fewer: the other way round nothing would be gained.
     """
     dice, count = scenario.rng("quorums"), scenario.nodes
     phase2 = dice.randint(1, count // 2 + 1) if dice.random() < 0.33 else count // 2 + 1
-    return replace(scenario, engine="paxos", phase1=count + 1 - phase2, phase2=phase2)
+    faults = scenario.faults
+    if more_faults and count > 1 and scenario.rng("holes").random() < 0.5:
+        faults += HOLE_FAULTS
+    return replace(scenario, engine="paxos", phase1=count + 1 - phase2, phase2=phase2, faults=faults)
