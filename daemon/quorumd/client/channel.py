@@ -67,6 +67,8 @@ class Channel:
         self._numbers: dict[SocketAddress, int] = {}
         # When a node is asked again which life it is in, and how often it was asked in vain.
         self._asked: dict[SocketAddress, tuple[Nanoseconds, int]] = {}
+        self.greet_due: Nanoseconds | None = None
+        """When greet() is due again, for whoever waits for it."""
         self._fragmenter: Fragmenter[SocketAddress] | None = None
         self._reassembler: Reassembler[SocketAddress] = Reassembler()
 
@@ -93,6 +95,7 @@ class Channel:
         """Whether a node's life is known, so that requests can be addressed to it; else it is asked."""
         if address not in self._lives:
             self.ask_life(address, nonce, now)
+            self.greet_due = now + CLIENT_FIRST_RETRY
         return address in self._lives
 
     def ask_life(self, address: SocketAddress, nonce: int, now: Nanoseconds) -> None:
@@ -191,7 +194,8 @@ class Channel:
     def next_deadline(self) -> Nanoseconds | None:
         """When poll() is due at the latest."""
         fragmenter = self._fragmenter
-        return fragmenter.deadline() if fragmenter is not None and fragmenter.bytes_waiting else None
+        due = fragmenter.deadline() if fragmenter is not None and fragmenter.bytes_waiting else None
+        return due if self.greet_due is None else min(due or self.greet_due, self.greet_due)
 
     # -- in -------------------------------------------------------------------------------------------------------
 

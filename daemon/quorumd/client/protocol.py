@@ -31,7 +31,6 @@ from quorumd.commands import Kind, Reply, Status, decode_replies, session_halves
 from quorumd.errors import ConnectionLost, DiskFull, NotLeader, Overloaded, ProtocolError, QuorumdError
 from quorumd.limits import (
     CLIENT_CLOSE_DEADLINE,
-    CLIENT_FIRST_RETRY,
     CLIENT_MAX_RETRY,
     CLIENT_OPEN_DEADLINE,
     CLIENT_QUEUE_OPS,
@@ -40,7 +39,7 @@ from quorumd.limits import (
     CLIENT_SUSPENDED_AFTER,
     SESSION_TTL,
 )
-from quorumd.types import Nanoseconds, NodeId
+from quorumd.types import NOBODY, Nanoseconds, NodeId
 from quorumd_fastpath import wire
 
 _FOR_THE_LEADER: Final = (Plane.WRITE, Plane.READ)
@@ -72,7 +71,6 @@ class ClientProtocol:
         self._channel = Channel(entropy, mac)
         self._expected_cluster = cluster
         self._entropy = entropy
-        self._greet_at: Nanoseconds | None = None  # the leader did not say yet which life it is in
         self._nonce = int.from_bytes(entropy(7), "little")  # of every hello
         self._reader = entropy(16)  # session id of reads: only echoed, tells our replies from those to others
         self._ttl: Nanoseconds = SESSION_TTL
@@ -142,7 +140,6 @@ class ClientProtocol:
     def next_deadline(self) -> Nanoseconds | None:
         """When tick() is due at the latest; None: not before something else happens."""
         due = [self._ledger.next_timer(), self._oldest_deadline, self._keep_alive_at, self._channel.next_deadline()]
-        due.append(self._greet_at)
         if self.router.searching_since is not None:
             due.append(self.router.probe_at)
             if self.state is State.CONNECTED:
@@ -211,9 +208,8 @@ class ClientProtocol:
             self._flush_elsewhere(now)
         waiting = self._writes or self._reads or self._due
         target = self.router.target() if waiting else None
-        self._greet_at = None
+        self._channel.greet_due = None
         if target is not None and not self._channel.greet(target[1], self._nonce, now):
-            self._greet_at = now + CLIENT_FIRST_RETRY
             if self._channel.is_silent(target[1]):
                 self.router.doubt(now)
         elif target is not None:
@@ -259,7 +255,7 @@ class ClientProtocol:
             self._channel.join(frame.cluster, hello.mtu)
         self._ttl = hello.session_ttl
         if self._channel.met(source, frame.sender_incarnation):
-            self._on_new_life(frame.sender)
+            self._on_leader(frame.sender)
         router = self.router
         router.answered(frame.sender, source, hello.members)
         if router.claimed(frame.sender, hello.leader, max(hello.term, frame.term)):
@@ -269,16 +265,11 @@ class ClientProtocol:
         if router.target() is not None:
             self._connected()
 
-    def _on_new_life(self, node: NodeId) -> None:
-        """What was sent to an earlier life of a node finds nobody there: it goes to this one at once."""
+    def _on_leader(self, reborn: NodeId = NOBODY) -> None:
+        """There is somebody to ask: what another node, or an earlier life of that one, was asked goes there at once."""
         for operation in self._ledger.pending.values():
-            if operation.plane in _FOR_THE_LEADER and operation.asked == node:
-                self._again(operation)
-
-    def _on_leader(self) -> None:
-        """There is somebody to ask: whatever another node was asked goes there at once."""
-        for operation in self._ledger.pending.values():
-            if operation.plane in _FOR_THE_LEADER and operation.asked != self.router.leader:
+            elsewhere = operation.asked != self.router.leader or operation.asked == reborn
+            if operation.plane in _FOR_THE_LEADER and elsewhere:
                 self._again(operation)
 
     def _on_replies(self, frame: wire.Frame, payload: bytes, now: Nanoseconds) -> None:
