@@ -183,8 +183,9 @@ def test_swaps_of_several_clients_contend_and_one_of_them_wins(served, load):
     run_until(generator, lambda: generator.done >= 1000)
     assert generator.drain(DEADLINE_S)
     assert generator.swaps_failed > 0 and generator.writes_done > 0
-    kinds = [record.kind for _, record in served.cluster.seen]
-    assert generator.writes_done + generator.swaps_failed == kinds.count(Kind.COMMAND) - generator.resends
+    # Each once: on a busy machine some are sent again.
+    asked = {(record.session, record.seq) for _, record in served.cluster.seen if record.kind == Kind.COMMAND}
+    assert generator.writes_done + generator.swaps_failed == len(asked)
     assert set(served.cluster.executed.values()) == {1}
 
 
