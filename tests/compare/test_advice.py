@@ -41,7 +41,9 @@ def test_what_differs_elsewhere_is_told_and_decides_nothing():
 
 
 def test_two_rounds_decide_nothing():
-    assert findings(of({"rates": (1, 1), "tails": (9, 9)}, {"rates": (9, 9), "tails": (1, 1)})) == []
+    whole = of({"rates": (1, 1), "tails": (9, 9)}, {"rates": (9, 9), "tails": (1, 1)})
+    assert findings(whole) == []
+    assert advise(whole)["reason"] == "fewer than 3 rounds cannot tell two engines apart"
 
 
 def test_one_round_that_contradicts_is_enough_to_decide_nothing():

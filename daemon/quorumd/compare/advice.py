@@ -42,10 +42,12 @@ def advise(document: Mapping[str, Any]) -> dict[str, Any]:
         reason = f"{broken[0]} could not be measured at the base point"
     elif len(wins[RAFT]) == len(wins[PAXOS]):
         choose = "either"
-        reason = (
-            f"{_list(here)}; neither outweighs the other" if here else
-            "at the base point no figure differs in every round by a tenth or more"
-        )
+        if here:
+            reason = f"{_list(here)}; neither outweighs the other"
+        elif all(len(each["rounds"]) < MIN_ROUNDS for each in document["points"][0]["contenders"]):
+            reason = f"fewer than {MIN_ROUNDS} rounds cannot tell two engines apart"
+        else:
+            reason = "at the base point no figure differs in every round by a tenth or more"
     else:
         choose = max(wins, key=lambda name: len(wins[name]))
         against = wins[PAXOS if choose == RAFT else RAFT]
