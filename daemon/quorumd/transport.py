@@ -242,7 +242,9 @@ class Transport:
             return
         prev_term, entries_term, reserved = BODY_APPEND.unpack_from(view, offset)
         decoder = self.codec.run_decoders[frame[2]]
-        message = None if reserved else decoder(frame, RunFields(prev_term, entries_term, count, source))
+        fields = RunFields(prev_term, entries_term, count, source)
+        believable = max(prev_term, entries_term) <= max(self.term, frame[9]) + limits.MAX_TERM_STEP
+        message = None if reserved or not believable else decoder(frame, fields)
         if message is None:
             self.counters.increment(wire.DROP_BAD_BODY)
             return

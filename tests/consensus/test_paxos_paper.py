@@ -19,6 +19,7 @@ from quorumd.consensus.paxos import Paxos
 from quorumd.consensus.paxos.ballots import ballot, node_of, round_of
 from quorumd.consensus.paxos.messages import Accept, Accepted, Fetch, Prepare, Promise, Refused, Run, Values
 from quorumd.consensus.paxos.table import PEER_MESSAGES, TABLE
+from quorumd.limits import OPEN_SLOTS
 
 T = PAXOS_CONFIG.election_timeout_ns
 H = PAXOS_CONFIG.heartbeat_ns
@@ -351,6 +352,18 @@ def test_a_slot_that_an_acceptor_knows_to_be_chosen_or_has_trimmed_is_never_fill
     assert items(h.won) == [(6, 7, number, "noop"), (9, 9, number, "noop")]
     assert h.held(5) == [B1, None, None, None, None]
     assert Fetch(1, 2, number, 1, 5, 0) in h.wait(0).said(Fetch)
+
+
+def test_a_promise_that_tells_of_more_than_any_node_holds_is_nobodys():
+    """Else a forged one would have the new proposer fill everything before it with no-ops."""
+    h = Harness([(1, 1, B1)]).candidate().durable()
+    far = Run(OPEN_SLOTS + 2, OPEN_SLOTS + 2, B1)
+    h.step(h.promise(2, far, chosen=1))
+    assert h.paxos.role == Role.CANDIDATE
+    assert [event.what for event in h.ready().events] == ["promise-too-far"]
+    h.step(h.promise(3, chosen=1))
+    assert h.paxos.role == Role.LEADER
+    assert h.paxos.last == 2
 
 
 def test_what_lies_behind_the_base_is_counted_as_soon_as_that_is_learned():

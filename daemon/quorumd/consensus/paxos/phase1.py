@@ -11,7 +11,7 @@ What the promises say decides for every slot, in this order:
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
 from quorumd.consensus.ballotlog import BallotLog, Run
@@ -23,8 +23,8 @@ from quorumd.consensus.paxos.roles import become_candidate, become_leader, becom
 from quorumd.consensus.paxos.state import State
 from quorumd.consensus.quorum import Outcome, outcome
 from quorumd.invariants import invariant
-from quorumd.limits import ADOPT_REQUESTS, OPEN_RUNS
-from quorumd.types import Index, NodeId
+from quorumd.limits import ADOPT_REQUESTS, OPEN_RUNS, OPEN_SLOTS
+from quorumd.types import NOBODY, Index, NodeId
 
 # -- asking -----------------------------------------------------------------------------------------------------
 
@@ -134,8 +134,23 @@ def settle(s: State) -> None:
     """Leads if a phase-1 quorum, this node included, has promised."""
     given = {node: True for node, parts in s.promises.items() if complete(parts)}
     if s.node in given and outcome(given, len(s.members), s.phase1) is Outcome.WON:
-        s.promises = {node: parts for node, parts in s.promises.items() if node in given}
+        promises = {node: parts for node, parts in s.promises.items() if node in given}
+        if beyond := too_far(s, promises):
+            s.peer_fault("promise-too-far", beyond)
+            del s.promises[beyond]
+            return
+        s.promises = promises
         lead(s)
+
+
+def too_far(s: State, promises: Mapping[NodeId, Mapping[int, Promise]]) -> NodeId:
+    """Who tells of more open slots than any node can hold; NOBODY if none does. What lies before one would be filled
+    with no-ops: nothing from the network is trusted for a length.
+    """
+    parts = [part for of_node in promises.values() for part in of_node.values()]
+    bound = chosen_base(s.commit, parts) + OPEN_SLOTS
+    others = (part for part in parts if part.sender != s.node and part.accepted)
+    return next((part.sender for part in others if part.accepted[-1].last > bound), NOBODY)
 
 
 def on_refused(s: State, m: Promise | Refused) -> None:
