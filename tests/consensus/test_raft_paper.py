@@ -685,6 +685,32 @@ def test_hole_after_hole_is_resent_in_growing_bursts():
     assert counts == [1, 2, 4] and have == 8
 
 
+def test_large_entries_lost_one_after_the_other_cost_one_wait_and_not_one_each():
+    """What is resent leaves last: once it is there, what left before it and is missing was lost."""
+    h = Harness(config=CONFIG._replace(datagram_bytes=ENTRY_BYTES - 1)).leader().ack(1)
+    h.ready()
+    for _ in range(8):
+        h.propose().ready()
+
+    def resent(message):
+        ready = h.step(message).ready()
+        return sum(m.entries for m in ready.messages if type(m) is AppendEntries and m.to == 2) if ready else 0
+
+    began, counts = h.now, [0]
+    while not counts[-1] and h.now - began < 9 * T:  # its fragments may still be on their way
+        ready = h.wait(CONFIG.heartbeat_ns).ready()
+        beat = next(m for m in ready.messages if type(m) is Heartbeat and m.to == 2)
+        h.step(HeartbeatReply(3, 1, 1, beat.round, 9))
+        counts.append(resent(HeartbeatReply(2, 1, 1, beat.round, 1)))
+    waited = h.now - began
+    assert 2 * T <= waited < 3 * T
+    have = 1 + counts[-1]
+    while have < 8 and counts[-1]:
+        counts.append(resent(AppendEntriesReply(2, 1, 1, 0, True, 9, have, 1)))
+        have += counts[-1]
+    assert [count for count in counts if count] == [1, 2, 4]
+
+
 # -- 3.10 leadership transfer -------------------------------------------------------------------------------------
 
 

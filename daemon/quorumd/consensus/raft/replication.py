@@ -208,8 +208,10 @@ def resend(s: State, p: Progress, have: Index, fresh: bool) -> None:
     ends = [end for end, _ in p.inflight if end > have][: p.resend_burst]
     if not ends:
         return
+    # All that was sent again has arrived, behind whatever left before: what is still missing of that is lost.
+    lost = have >= p.resend_upto and first <= p.resend_mark
     remember_resend(s, p, first, ends[-1])
-    if first != p.resend_from and s.sizes.fit(first, first, 1)[1] > s.config.datagram_bytes:
+    if first != p.resend_from and not lost and s.sizes.fit(first, first, 1)[1] > s.config.datagram_bytes:
         p.resend_from = first
         p.resend_at = s.now + 2 * s.config.election_timeout_ns  # its fragments are resent below us: give them time
         return
