@@ -2,9 +2,10 @@
 
 The network may double a datagram and deliver the copy much later. Of an operation that was refused, the client may say
 that it did not happen, and never will; a copy that is taken after the refusal would make that a lie, and so would one
-that was taken before. So clients number their request datagrams, for each node and in each of its lives, and a node takes
-every number once: it remembers the highest of each client and which of the 255 before it were taken (the anti-replay
-window of RFC 4303, section 3.4.3). What is older than the window is a copy, or so late that the client has sent again.
+that was taken before. So clients number their request datagrams, for each node and in each of its lives, and a node
+takes every number once: it remembers the highest of each client and which of the 255 before it were taken (the
+anti-replay window of RFC 4303, section 3.4.3). What is older than the window is a copy, or so late that the client has
+sent again.
 
 Room is bounded. A client not heard of for `life` may be forgotten; a copy that is older than that passes. While
 nobody can be forgotten, the datagrams of further clients are dropped and counted.

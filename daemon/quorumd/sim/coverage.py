@@ -9,7 +9,7 @@ from quorumd.sim.cluster import Cluster
 
 COMMON = (
     "elections", "transfers", "quorums lost", "stalls noticed", "cut tails",
-    "refused damage", "lives", "segments begun", "read-backs",
+    "refused damage", "lives", "segments begun",
     "deduplicated retries", "expired sessions", "reads confirmed", "redirects and refusals", "unknown outcomes",
     "messages reassembled", "requests reassembled", "acknowledgements",
     "datagrams lost", "datagrams doubled", "datagrams overtaken", "datagrams strayed", "datagrams flipped",
@@ -18,7 +18,7 @@ COMMON = (
 
 
 OF_ENGINE = {
-    "raft": ("truncations", "superseded entries"),
+    "raft": ("truncations", "superseded entries", "read-backs"),
     "paxos": ("holes closed", "values kept", "values fetched", "accepted behind holes", "promises refused"),
 }
 
