@@ -441,11 +441,6 @@ class Core:
         return min(due, engine.deadline())
 
     @property
-    def quiet(self) -> bool:
-        """Whether the peer socket may wait for a later deadline."""
-        return self.hears_at > 0
-
-    @property
     def hears_at(self) -> Nanoseconds:
         """Until when the peer socket may wait, 0: not at all. An idle leader saves most of its wake-ups so."""
         engine, storage = self.engine, self.storage

@@ -7,8 +7,8 @@ disk, or in how a timeout is drawn. That part stands here once. Imports leaf mod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from quorumd.consensus.engine import Append, Event, HardState, LogSizes, Random, ReadState, Ready, Role
-from quorumd.invariants import invariant
+from quorumd.consensus.engine import Append, Event, HardState, LogSizes, Random, ReadIndex, ReadState, Ready, Role
+from quorumd.invariants import InvariantBroken, invariant
 from quorumd.types import NOBODY, Index, Nanoseconds, NodeId, Term
 
 NEVER: Nanoseconds = 1 << 62
@@ -29,6 +29,7 @@ class EngineState:
         "after",
         "appends",
         "commit",
+        "confirmed",
         "deliver",
         "durable_seq",
         "election_deadline",
@@ -46,13 +47,21 @@ class EngineState:
         "now",
         "others",
         "random",
+        "read_index",
+        "read_round",
         "reads",
         "reads_failed",
+        "reads_inflight",
+        "reads_waiting",
         "role",
+        "round",
         "sizes",
         "table",
         "term",
         "timeout_ns",
+        "transfer_deadline",
+        "transfer_sent",
+        "transfer_to",
         "vote",
     )
 
@@ -91,6 +100,17 @@ class EngineState:
         self.election_deadline: Nanoseconds = NEVER
         self.fault_told_at: Nanoseconds | None = None  # when the operator was last told of a peer's nonsense
 
+        # -- of leaders: reads that wait for a round, and a transfer under way ----------------------------------
+        self.round = 0  # last heartbeat round begun in this term
+        self.confirmed = False  # some peer answered a newer round since the last Ready
+        self.reads_waiting: list[int] = []
+        self.read_round = 0  # the round in flight that covers `reads_inflight`; 0: none
+        self.read_index: Index = 0  # commit when that round began
+        self.reads_inflight: list[int] = []
+        self.transfer_to: NodeId = NOBODY
+        self.transfer_deadline: Nanoseconds = NEVER
+        self.transfer_sent = False  # TimeoutNow left since the last heartbeat
+
         # -- of the coming Ready ------------------------------------------------------------------------------
         self.next_seq = 1
         self.durable_seq = 0  # < next_seq
@@ -124,6 +144,22 @@ class EngineState:
         """The only place that changes the role, and with it which functions take the messages."""
         self.role = role
         self.handlers = self.table[role]
+
+    def release(self, read_ids: Sequence[int]) -> None:
+        """These reads may be answered."""
+        for read_id in read_ids:
+            self.reads.append(ReadState(read_id, self.read_index))
+
+    def end_leading(self) -> None:
+        """Fails the reads that only a leader can answer, and ends a transfer."""
+        self.reads_failed += self.reads_inflight
+        self.reads_failed += self.reads_waiting
+        self.reads_inflight = []
+        self.reads_waiting = []
+        self.read_round = 0
+        self.confirmed = False
+        self.transfer_to = NOBODY
+        self.transfer_deadline = NEVER
 
     def note_durable(self, seq: int) -> None:
         """Everything up to Ready `seq` is on disk; a repeated or older answer changes nothing."""
@@ -177,3 +213,25 @@ class EngineState:
         if self.events:
             events, self.events = self.events, []
         return Ready(seq, hard_state, appends, messages, after, committed, reads, failed, events)
+
+
+# -- inputs that are taken alike ----------------------------------------------------------------------------------
+
+
+def void(_s: EngineState, _m: object) -> None:
+    """A late answer: the question is no longer open."""
+
+
+def forbidden(s: EngineState, m: object) -> None:
+    """The core must not do this."""
+    raise InvariantBroken(f"{type(m).__name__} given to a {s.role.name.lower()}")
+
+
+def on_read_index(s: EngineState, m: ReadIndex) -> None:
+    """Queues a read; the engine's flush at the end of the turn puts it on a round, or answers it."""
+    s.reads_waiting.append(m.read_id)
+
+
+def on_read_index_elsewhere(s: EngineState, m: ReadIndex) -> None:
+    """Not the leader: the client must ask elsewhere."""
+    s.reads_failed.append(m.read_id)

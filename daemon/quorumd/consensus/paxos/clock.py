@@ -1,7 +1,8 @@
 """Time: the only functions that move `state.now`. Ticks fire what is due; a stall makes old knowledge of time void."""
 
+from quorumd.consensus import handover
 from quorumd.consensus.engine import Role, Stalled, Tick
-from quorumd.consensus.paxos import detector, learner, phase1, proposer, transfer
+from quorumd.consensus.paxos import detector, learner, phase1, proposer
 from quorumd.consensus.paxos.state import State
 from quorumd.types import Nanoseconds
 
@@ -35,7 +36,7 @@ def on_tick_leader(s: State) -> None:
     if now >= s.adopt_at:
         phase1.fetch_missing(s)
     if now >= s.transfer_deadline:
-        transfer.abort(s)
+        handover.abort(s)
     if now >= s.check_at:
         detector.check_quorum(s)
         detector.check_recovery(s)

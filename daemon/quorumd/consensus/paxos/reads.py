@@ -7,7 +7,6 @@ would not have answered after its promise. Rounds are numbered, an answer to an 
 newer read. One round is in flight at a time and covers all reads that came before it began.
 """
 
-from quorumd.consensus.engine import ReadIndex, ReadState
 from quorumd.consensus.messages import Heartbeat, HeartbeatReply
 from quorumd.consensus.paxos import learner
 from quorumd.consensus.paxos.detector import follow
@@ -16,20 +15,10 @@ from quorumd.consensus.paxos.state import State
 from quorumd.consensus.quorum import reached
 
 
-def on_read_index(s: State, m: ReadIndex) -> None:
-    """Queues a read; `flush` at the end of the turn puts it on a round."""
-    s.reads_waiting.append(m.read_id)
-
-
-def on_read_index_elsewhere(s: State, m: ReadIndex) -> None:
-    """Not the leader: the client must ask elsewhere."""
-    s.reads_failed.append(m.read_id)
-
-
 def flush(s: State) -> None:
     """Releases reads whose round is confirmed and begins a round for those that wait."""
     if s.read_round and confirmed(s, s.read_round):
-        release(s, s.reads_inflight)
+        s.release(s.reads_inflight)
         s.reads_inflight = []
         s.read_round = 0
     if not s.reads_waiting or s.commit < s.term_start:
@@ -37,7 +26,7 @@ def flush(s: State) -> None:
         return
     if confirmed(s, s.round + 1):
         s.read_index = s.commit  # this node is a phase-2 quorum by itself
-        release(s, s.reads_waiting)
+        s.release(s.reads_waiting)
         s.reads_waiting = []
     elif not s.read_round:
         begin_round(s)
@@ -81,9 +70,3 @@ def on_heartbeat(s: State, m: Heartbeat) -> None:
         return
     learner.hear(s, m.commit)
     s.speak(HeartbeatReply(s.node, m.sender, s.term, m.round, s.received))
-
-
-def release(s: State, ids: list[int]) -> None:
-    """These reads may be answered."""
-    for read_id in ids:
-        s.reads.append(ReadState(read_id, s.read_index))

@@ -41,19 +41,14 @@ def promise(s: State, ballot: Ballot, leader: NodeId) -> None:
 
 def leave_leadership(s: State) -> None:
     """Fails what only a leader can finish. Proposals are the core's to answer: they may yet be chosen."""
-    s.reads_failed += s.reads_inflight
-    s.reads_failed += s.reads_waiting
-    s.reads_inflight = []
-    s.reads_waiting = []
-    s.read_round = 0
-    s.transfer_to = NOBODY
-    s.transfer_deadline = s.heartbeat_at = s.check_at = s.scan_at = NEVER
+    s.end_leading()
+    s.heartbeat_at = s.check_at = s.scan_at = NEVER
     s.missing.clear()
     s.promises = {}
     s.base_sources = ()
     s.adopt_at = s.recover_by = s.pull_at = NEVER
     s.own_pending.clear()
-    s.matched = s.confirmed = s.beat_due = False
+    s.matched = s.beat_due = False
     s.turn_first = s.turn_bytes = 0
     # Not sent yet: their bytes are read from the log when they are, and another proposer may overwrite them before.
     s.messages = [m for m in s.messages if type(m) is not Accept]

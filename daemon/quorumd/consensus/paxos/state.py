@@ -76,7 +76,6 @@ class State(EngineState):
         "campaign_transfer",
         "check_at",
         "config",
-        "confirmed",
         "fetched",
         "fetches",
         "heard",
@@ -100,21 +99,13 @@ class State(EngineState):
         "pull_mark",
         "pull_tries",
         "quiet_until",
-        "read_index",
-        "read_round",
-        "reads_inflight",
-        "reads_waiting",
         "received",
         "recover_by",
         "rest",
-        "round",
         "scan_at",
         "seen",
         "set_aside",
         "term_start",
-        "transfer_deadline",
-        "transfer_sent",
-        "transfer_to",
         "turn_bytes",
         "turn_first",
         "votes",
@@ -198,17 +189,6 @@ class State(EngineState):
         self.beat_due = False  # a heartbeat round is to leave with the coming Ready
         self.check_at: Nanoseconds = NEVER  # check-quorum looks next
         self.scan_at: Nanoseconds = NEVER  # loss detection looks next; NEVER while nothing is in flight
-        # Reads (reads.py)
-        self.round = 0  # last heartbeat round begun in this ballot
-        self.confirmed = False  # some acceptor answered a newer round since the last Ready
-        self.reads_waiting: list[int] = []
-        self.read_round = 0  # the round in flight that covers `reads_inflight`; 0: none
-        self.read_index: Index = 0  # commit when that round began
-        self.reads_inflight: list[int] = []
-        # Transfer (transfer.py)
-        self.transfer_to: NodeId = NOBODY
-        self.transfer_deadline: Nanoseconds = NEVER
-        self.transfer_sent = False  # TimeoutNow left since the last heartbeat
 
     # -- mutators shared by several concerns --------------------------------------------------------------------
 

@@ -23,26 +23,16 @@
 
 from collections.abc import Mapping
 
-from quorumd.consensus.base import Handler, Table
+from quorumd.consensus import handover
+from quorumd.consensus.base import Handler, Table, forbidden, on_read_index, on_read_index_elsewhere, void
 from quorumd.consensus.engine import Durable, Propose, ReadIndex, Role, Stalled, Tick, TransferLeadership
 from quorumd.consensus.messages import Heartbeat, HeartbeatReply, TimeoutNow
 from quorumd.consensus.paxos import acceptor, clock, detector, learner, phase1, proposer, reads, transfer
 from quorumd.consensus.paxos.messages import Accept, Accepted, Fetch, Prepare, Promise, Refused, Values
-from quorumd.consensus.paxos.state import State
-from quorumd.invariants import InvariantBroken
 
 PEER_MESSAGES = frozenset(
     (Prepare, Promise, Accept, Accepted, Refused, Fetch, Values, Heartbeat, HeartbeatReply, TimeoutNow)
 )
-
-
-def void(_s: State, _m: object) -> None:
-    """A late answer: the question is no longer open."""
-
-
-def forbidden(s: State, m: object) -> None:
-    """The core must not do this."""
-    raise InvariantBroken(f"{type(m).__name__} given to a {s.role.name.lower()}")
 
 
 def _row(**own: Handler) -> Mapping[type, Handler]:
@@ -67,9 +57,9 @@ TABLE: Table = {
         HeartbeatReply=void,
         TimeoutNow=transfer.on_timeout_now,
         Propose=forbidden,
-        ReadIndex=reads.on_read_index_elsewhere,
+        ReadIndex=on_read_index_elsewhere,
         Durable=detector.on_durable,
-        TransferLeadership=transfer.on_transfer_elsewhere,
+        TransferLeadership=handover.on_transfer_elsewhere,
     ),
     Role.PRE_CANDIDATE: _row(
         Promise=phase1.on_pre_promise,
@@ -79,9 +69,9 @@ TABLE: Table = {
         HeartbeatReply=void,
         TimeoutNow=transfer.on_timeout_now,
         Propose=forbidden,
-        ReadIndex=reads.on_read_index_elsewhere,
+        ReadIndex=on_read_index_elsewhere,
         Durable=detector.on_durable,
-        TransferLeadership=transfer.on_transfer_elsewhere,
+        TransferLeadership=handover.on_transfer_elsewhere,
     ),
     Role.CANDIDATE: _row(
         Promise=phase1.on_promise,
@@ -91,9 +81,9 @@ TABLE: Table = {
         HeartbeatReply=void,
         TimeoutNow=void,
         Propose=forbidden,
-        ReadIndex=reads.on_read_index_elsewhere,
+        ReadIndex=on_read_index_elsewhere,
         Durable=phase1.on_durable_candidate,
-        TransferLeadership=transfer.on_transfer_elsewhere,
+        TransferLeadership=handover.on_transfer_elsewhere,
     ),
     Role.LEADER: _row(
         Promise=void,
@@ -103,8 +93,8 @@ TABLE: Table = {
         HeartbeatReply=proposer.on_heartbeat_reply,
         TimeoutNow=void,
         Propose=proposer.on_propose,
-        ReadIndex=reads.on_read_index,
+        ReadIndex=on_read_index,
         Durable=proposer.on_durable_leader,
-        TransferLeadership=transfer.on_transfer,
+        TransferLeadership=handover.on_transfer,
     ),
 }

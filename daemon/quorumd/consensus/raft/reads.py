@@ -6,7 +6,6 @@ elected a newer leader before. Rounds are numbered, an answer to an older round 
 One round is in flight at a time and covers all reads that came before it began.
 """
 
-from quorumd.consensus.engine import ReadIndex, ReadState
 from quorumd.consensus.messages import Heartbeat
 from quorumd.consensus.progress import Progress
 from quorumd.consensus.quorum import majority, reached
@@ -14,20 +13,10 @@ from quorumd.consensus.raft.state import State
 from quorumd.types import Nanoseconds
 
 
-def on_read_index(s: State, m: ReadIndex) -> None:
-    """Queues a read; `flush` at the end of the turn puts it on a round, or answers it by lease."""
-    s.reads_waiting.append(m.read_id)
-
-
-def on_read_index_elsewhere(s: State, m: ReadIndex) -> None:
-    """Not the leader: the client must ask elsewhere."""
-    s.reads_failed.append(m.read_id)
-
-
 def flush(s: State) -> None:
     """Releases reads whose round is confirmed and begins a round for those that wait."""
     if s.read_round and reached(_rounds(s), s.read_round, len(s.members), already=1):
-        _release(s, s.reads_inflight)
+        s.release(s.reads_inflight)
         s.reads_inflight = []
         s.read_round = 0
     if not s.reads_waiting or s.commit < s.term_start:
@@ -35,7 +24,7 @@ def flush(s: State) -> None:
         return
     if not s.others or lease_holds(s):
         s.read_index = s.commit
-        _release(s, s.reads_waiting)
+        s.release(s.reads_waiting)
         s.reads_waiting = []
     elif not s.read_round:
         begin_round(s)
@@ -105,8 +94,3 @@ def _remember_round(s: State) -> None:
 
 def _rounds(s: State) -> list[int]:
     return [p.round_acked for p in s.peers.values()]
-
-
-def _release(s: State, ids: list[int]) -> None:
-    for read_id in ids:
-        s.reads.append(ReadState(read_id, s.read_index))

@@ -10,6 +10,7 @@ UDP loses datagrams, so the leader looks for losses in three places, the fastest
 A loss is believed again only on evidence newer than the last retransmission, and at growing intervals.
 """
 
+from quorumd.consensus import handover
 from quorumd.consensus.base import NEVER
 from quorumd.consensus.engine import Durable, Propose
 from quorumd.consensus.messages import AppendEntries, AppendEntriesReply, Heartbeat, HeartbeatReply
@@ -275,7 +276,7 @@ def on_tick_leader(s: State) -> None:
         s.transfer_sent = False
         s.beat_due = True  # flush sends it, with the commit index that this turn's answers allow
     if now >= s.transfer_deadline:
-        transfer.abort(s)
+        handover.abort(s)
     if now >= s.check_at:
         check_quorum(s)
 

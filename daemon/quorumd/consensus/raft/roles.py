@@ -43,16 +43,11 @@ def adopt_term(s: State, term: Term, vote: NodeId) -> None:
 
 def leave_leadership(s: State) -> None:
     """Fails what only a leader can finish. Proposals are the core's to answer: they may yet commit."""
-    s.reads_failed += s.reads_inflight
-    s.reads_failed += s.reads_waiting
-    s.reads_inflight = []
-    s.reads_waiting = []
-    s.read_round = 0
-    s.transfer_to = NOBODY
-    s.transfer_deadline = s.heartbeat_at = s.check_at = s.scan_at = NEVER
+    s.end_leading()
+    s.heartbeat_at = s.check_at = s.scan_at = NEVER
     s.own_pending.clear()
     s.own_match = 0
-    s.matched = s.confirmed = s.beat_due = s.draining = False
+    s.matched = s.beat_due = s.draining = False
     s.turn_first = s.turn_bytes = 0
     # Their bytes are read from the log when they leave: the next leader may overwrite those in this very turn.
     s.messages = [m for m in s.messages if type(m) is not AppendEntries]

@@ -50,7 +50,6 @@ class State(EngineState):
         "campaign_transfer",
         "check_at",
         "config",
-        "confirmed",
         "draining",
         "gap_prev",
         "gap_term",
@@ -66,19 +65,11 @@ class State(EngineState):
         "own_pending",
         "peers",
         "quiet_until",
-        "read_index",
-        "read_round",
-        "reads_inflight",
-        "reads_waiting",
         "rest",
-        "round",
         "round_times",
         "scan_at",
         "set_aside",
         "term_start",
-        "transfer_deadline",
-        "transfer_sent",
-        "transfer_to",
         "turn_bytes",
         "turn_first",
         "verified",
@@ -144,18 +135,7 @@ class State(EngineState):
         self.check_at: Nanoseconds = NEVER  # check-quorum looks next
         self.draining = False  # no majority answered when it last looked: nothing new is taken until it looks again
         self.scan_at: Nanoseconds = NEVER  # loss detection looks next; NEVER while nothing is in flight
-        # Reads (reads.py)
-        self.round = 0  # last heartbeat round begun in this term
         self.round_times: deque[tuple[int, Nanoseconds]] = deque()  # when rounds left; lease reads only
-        self.confirmed = False  # some follower answered a newer round since the last Ready
-        self.reads_waiting: list[int] = []
-        self.read_round = 0  # the round in flight that covers `reads_inflight`; 0: none
-        self.read_index: Index = 0  # commit when that round began
-        self.reads_inflight: list[int] = []
-        # Transfer (transfer.py)
-        self.transfer_to: NodeId = NOBODY
-        self.transfer_deadline: Nanoseconds = NEVER
-        self.transfer_sent = False  # TimeoutNow left since the last heartbeat
         self.lease_broken = False  # TimeoutNow was sent in this term: a promise not to vote no longer binds
 
     # -- mutators shared by several concerns --------------------------------------------------------------------

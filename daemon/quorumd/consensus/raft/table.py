@@ -19,7 +19,8 @@
 
 from collections.abc import Mapping
 
-from quorumd.consensus.base import Handler, Table
+from quorumd.consensus import handover
+from quorumd.consensus.base import Handler, Table, forbidden, on_read_index, on_read_index_elsewhere, void
 from quorumd.consensus.engine import Durable, Propose, ReadIndex, Role, Stalled, Tick, TransferLeadership
 from quorumd.consensus.messages import (
     AppendEntries,
@@ -30,22 +31,11 @@ from quorumd.consensus.messages import (
     RequestVoteReply,
     TimeoutNow,
 )
-from quorumd.consensus.raft import clock, election, following, reads, replication, transfer
-from quorumd.consensus.raft.state import State
-from quorumd.invariants import InvariantBroken
+from quorumd.consensus.raft import clock, election, following, replication, transfer
 
 PEER_MESSAGES = frozenset(
     (RequestVote, RequestVoteReply, AppendEntries, AppendEntriesReply, Heartbeat, HeartbeatReply, TimeoutNow)
 )
-
-
-def void(_s: State, _m: object) -> None:
-    """A late answer: the question is no longer open."""
-
-
-def forbidden(s: State, m: object) -> None:
-    """The core must not do this."""
-    raise InvariantBroken(f"{type(m).__name__} given to a {s.role.name.lower()}")
 
 
 def _row(**own: Handler) -> Mapping[type, Handler]:
@@ -64,9 +54,9 @@ TABLE: Table = {
         HeartbeatReply=void,
         TimeoutNow=transfer.on_timeout_now,
         Propose=forbidden,
-        ReadIndex=reads.on_read_index_elsewhere,
+        ReadIndex=on_read_index_elsewhere,
         Durable=election.on_durable,
-        TransferLeadership=transfer.on_transfer_elsewhere,
+        TransferLeadership=handover.on_transfer_elsewhere,
     ),
     Role.PRE_CANDIDATE: _row(
         RequestVote=election.on_request_vote,
@@ -77,9 +67,9 @@ TABLE: Table = {
         HeartbeatReply=void,
         TimeoutNow=transfer.on_timeout_now,
         Propose=forbidden,
-        ReadIndex=reads.on_read_index_elsewhere,
+        ReadIndex=on_read_index_elsewhere,
         Durable=election.on_durable,
-        TransferLeadership=transfer.on_transfer_elsewhere,
+        TransferLeadership=handover.on_transfer_elsewhere,
     ),
     Role.CANDIDATE: _row(
         RequestVote=election.on_request_vote,
@@ -90,9 +80,9 @@ TABLE: Table = {
         HeartbeatReply=void,
         TimeoutNow=void,
         Propose=forbidden,
-        ReadIndex=reads.on_read_index_elsewhere,
+        ReadIndex=on_read_index_elsewhere,
         Durable=election.on_durable_candidate,
-        TransferLeadership=transfer.on_transfer_elsewhere,
+        TransferLeadership=handover.on_transfer_elsewhere,
     ),
     Role.LEADER: _row(
         RequestVote=election.on_request_vote_leading,
@@ -103,8 +93,8 @@ TABLE: Table = {
         HeartbeatReply=replication.on_heartbeat_reply,
         TimeoutNow=void,
         Propose=replication.on_propose,
-        ReadIndex=reads.on_read_index,
+        ReadIndex=on_read_index,
         Durable=replication.on_durable_leader,
-        TransferLeadership=transfer.on_transfer,
+        TransferLeadership=handover.on_transfer,
     ),
 }
