@@ -119,7 +119,8 @@ class Transport:
         self.settled: tuple[Term, Index, int] = (0, 0, 0)  # term, index, digest: equal to ours, to be heard no more
         self.refusals: list[tuple[NodeId, str]] = []  # for the node's log; taken by core
         self.fragmenter: Fragmenter[NodeId] = Fragmenter(mtu, first_id=identity.incarnation)
-        self.runs = EntryRuns(outbox, log, self.fragmenter, mtu - limits.HEADER_BYTES - limits.MAC_BYTES)
+        single_bytes = mtu - limits.HEADER_BYTES - limits.MAC_BYTES
+        self.runs = EntryRuns(outbox, log, self.fragmenter, single_bytes, self._sender)
         self.reassembler: Reassembler[tuple[NodeId, Incarnation]] = Reassembler()
         self._random_u64 = random_u64
         # `tick` has nothing to do before the first of these, and the second is worth a turn of its own.
@@ -352,7 +353,7 @@ class Transport:
             self._greet(peer, now)
             return
         if (run_of := self.codec.run_encoders.get(type(message))) is not None:
-            self.runs.send(self._sender(), peer, run_of(message), now)
+            self.runs.send(peer, run_of(message), now)
         else:
             encode = self.codec.encoders[type(message)]
             kind, flags, index, commit, body = encode(message, self.report, self.verdict)
@@ -368,7 +369,7 @@ class Transport:
         for run in self.runs.unparked(first, term):
             peer = self.peers[run.to]
             if not peer.refusal and peer.incarnation:
-                self.runs.send(self._sender(), peer, run, now)
+                self.runs.send(peer, run, now)
 
     def _put(
         self,
