@@ -95,6 +95,7 @@ ACCEPTED_RANGES: Final = 32  # behind holes, in one Accepted
 REMEMBERED_RANGES: Final = 128  # behind holes: known to be chosen, or acknowledged by one acceptor
 ADOPT_REQUESTS: Final = 16  # fetches of a new leader under way at once
 MAX_FETCHES: Final = 64  # questions of others answered in one turn; more are lost
+MAX_ON_WAY: Final = 256  # large values under way to one node that asked for them
 RESEND_MESSAGES: Final = 16  # in one retransmission
 
 # The supervisor (seconds)

@@ -643,6 +643,28 @@ def test_a_value_that_travels_in_fragments_is_not_sent_twice_for_a_repeated_ques
     assert len(h.step(Fetch(2, 1, B1, 1, 1, 0)).said(Values)) == 1
 
 
+def test_large_values_follow_each_other_within_the_window():
+    """Seeds 2082 and 2136 of the simulator: one large value an election timeout never caught up."""
+    window = 40
+    large = {"datagram_bytes": ENTRY_BYTES - 1, "max_append_bytes": ENTRY_BYTES, "max_inflight_bytes": 40 * ENTRY_BYTES}
+    h = Harness([(1, 2 * window, B1)], commit=2 * window, config=PAXOS_CONFIG._replace(**large))
+    h.ready()
+
+    def ask(first):
+        return h.step(Fetch(2, 1, B1, first, 2 * window, 0))
+
+    assert [m.first for m in ask(1).said(Values)] == list(range(1, window + 1))
+    assert ask(1).ready() is None
+    assert [m.first for m in ask(3).said(Values)] == [window + 1, window + 2], "what travels is left alone"
+
+
+def test_large_values_that_an_earlier_leader_proposed_are_sent_at_the_first_question():
+    """They were never pushed in this ballot."""
+    h = Harness([(1, 1, B1)], commit=1, config=PAXOS_CONFIG._replace(datagram_bytes=ENTRY_BYTES - 1)).leader()
+    h.durable().ack(h.paxos.last, 3).ready()
+    assert [m.first for m in h.step(Fetch(2, 1, h.paxos.term, 1, 1, 0)).said(Values)] == [1]
+
+
 def test_a_large_value_that_is_being_pushed_is_not_sent_at_the_first_question():
     h = Harness(config=PAXOS_CONFIG._replace(datagram_bytes=ENTRY_BYTES - 1)).settled()
     h.propose().ready()

@@ -13,7 +13,7 @@ from quorumd.consensus.paxos import phase1
 from quorumd.consensus.paxos.messages import Fetch, Values
 from quorumd.consensus.paxos.roles import promise
 from quorumd.consensus.paxos.state import State
-from quorumd.limits import MAX_FETCHES
+from quorumd.limits import MAX_FETCHES, MAX_ON_WAY
 from quorumd.types import NOBODY, Index, NodeId
 
 # -- watermarks ---------------------------------------------------------------------------------------------------
@@ -97,13 +97,14 @@ def answer_all(s: State) -> None:
     """Answers what was asked in this turn; everybody gets one window full."""
     budgets: dict[NodeId, int] = {}
     for m in s.fetches:
+        arrived(s, m)
         budgets[m.sender] = answer(s, m, budgets.get(m.sender, s.config.max_inflight_bytes))
     s.fetches.clear()
 
 
 def answer(s: State, m: Fetch, budget: int) -> int:
     """Sends what is known to be chosen, or what was accepted in exactly the ballot that is asked for; returns the rest
-    of the budget.
+    of the budget, which what travels already counts against.
 
     Both are true whatever the ballots of asker and answerer are by now: the first for good, the second because there
     is one value to a slot and ballot. What is known to be chosen is sent as that, whatever was asked for.
@@ -117,30 +118,52 @@ def answer(s: State, m: Fetch, budget: int) -> int:
             chosen = at <= s.commit
             if not chosen and run.ballot != m.accepted_in:
                 break
-            if travels_in_fragments(s, m.sender, at):
-                return budget
             end = min(run.last, s.commit) if chosen else run.last
             upto, size = s.sizes.fit(at, end, min(s.config.max_append_bytes, budget))
             budget -= size
-            s.messages.append(Values(s.node, m.sender, m.ballot, at, upto - at + 1, run.ballot, chosen))
+            if size <= s.config.datagram_bytes or not travels(s, m.sender, at):
+                s.messages.append(Values(s.node, m.sender, m.ballot, at, upto - at + 1, run.ballot, chosen))
             at = upto + 1
     return budget
 
 
-def travels_in_fragments(s: State, to: NodeId, slot: Index) -> bool:
-    """Whether `slot` is a large value that may be on its way to `to` in fragments, which have timers of their own.
+def arrived(s: State, m: Fetch) -> None:
+    """Forgets the large values on their way to the asker that it must have by now, or asks for no more.
 
-    Pushed, or sent in answer to an earlier question, less than two election timeouts ago as far as is known.
+    A learner asks from its watermark on. The transport carries one after the other: the wait is for progress, so what
+    arrives gives the rest new time.
     """
-    if s.sizes.fit(slot, slot, 1)[1] <= s.config.datagram_bytes:
-        return False
-    asked, at = s.fetched.get(to, (0, 0))
-    if asked == slot and s.now < at + 2 * s.config.election_timeout_ns:
+    on_way = s.on_way.get(m.sender)
+    if not on_way:
+        return
+    forgotten = s.now - 4 * s.config.election_timeout_ns
+    rest = {slot: since for slot, since in on_way.items() if since > forgotten and (m.accepted_in or slot >= m.first)}
+    if not m.accepted_in and min(on_way) < m.first:
+        rest = dict.fromkeys(rest, s.now)
+    s.on_way[m.sender] = rest
+
+
+def travels(s: State, to: NodeId, slot: Index) -> bool:
+    """Whether the large value of `slot` is on its way to `to` in fragments, which have timers of their own.
+
+    If it is not, or has been for two election timeouts, it is to be sent now. One that was pushed counts as on its way
+    when it is first asked for.
+    """
+    on_way = s.on_way.setdefault(to, {})
+    since = on_way.get(slot)
+    if since is None and len(on_way) >= MAX_ON_WAY:
         return True
-    s.fetched[to] = slot, s.now
+    if since is not None and s.now < since + 2 * s.config.election_timeout_ns:
+        return True
+    on_way[slot] = s.now
+    return since is None and is_pushed(s, to, slot)
+
+
+def is_pushed(s: State, to: NodeId, slot: Index) -> bool:
+    """Whether this node, as leader, has sent `slot` to `to` and has no acknowledgement of it yet."""
     peer = s.peers[to]
-    pushed = s.role == Role.LEADER and peer.replicating and peer.match < slot < peer.next
-    return pushed and asked != slot
+    sent = s.role == Role.LEADER and peer.replicating and peer.match < slot < peer.next
+    return sent and s.log.ballot_at(slot) == s.term
 
 
 def on_values(s: State, m: Values) -> None:

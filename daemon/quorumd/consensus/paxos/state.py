@@ -76,7 +76,6 @@ class State(EngineState):
         "campaign_transfer",
         "check_at",
         "config",
-        "fetched",
         "fetches",
         "heard",
         "heartbeat_at",
@@ -85,6 +84,7 @@ class State(EngineState):
         "log",
         "matched",
         "missing",
+        "on_way",
         "own_above",
         "own_match",
         "own_pending",
@@ -149,8 +149,8 @@ class State(EngineState):
         self.pull_end: Index = 0  # last slot of the Fetch under way; 0: none
         self.pull_tries = 0  # Fetches without progress: a new leader asks another node each time
         self.fetches: list[Fetch] = []  # asked since the last Ready; at most MAX_FETCHES
-        # The last large value each node asked for, and when that was noted: a retry leaves its fragments alone.
-        self.fetched: dict[NodeId, tuple[Index, Nanoseconds]] = {}
+        # Large values on their way to each node that asked, and since when: to ask again leaves their fragments alone.
+        self.on_way: dict[NodeId, dict[Index, Nanoseconds]] = {}  # at most MAX_ON_WAY each
 
     def _begin_elections(self) -> None:
         self.seen: Ballot = self.term  # highest ballot heard of; >= term; a new ballot is above it
