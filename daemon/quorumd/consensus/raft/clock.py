@@ -12,8 +12,7 @@ _LEADER, _FOLLOWER = Role.LEADER, Role.FOLLOWER
 
 def on_tick(s: State, m: Tick) -> None:
     """Everything of this turn has been stepped: now look at the clock."""
-    if m.now > s.now:
-        s.now = m.now
+    s.now = max(s.now, m.now)
     role = s.role
     if role is _LEADER:
         on_tick_leader(s)
