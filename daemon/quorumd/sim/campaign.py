@@ -122,12 +122,10 @@ def _collected_once() -> Iterator[None]:
         libc.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
     enabled = gc.isenabled()
     gc.disable()
-    gc.freeze()  # what was there before the run is not looked at when it ends
     try:
         yield
     finally:
         gc.collect()
-        gc.unfreeze()
         if enabled:
             gc.enable()
 
