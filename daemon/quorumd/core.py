@@ -384,8 +384,11 @@ class Core:
         self.disk_woke = False
         storage.maintain(now)
         storage.idle(now, self.applier.commit)
-        at_rest = not storage.busy and storage.deadline(now) is None
+        due = storage.deadline(now)
+        at_rest = not storage.busy and due is None
         self._chores_due = now + (EXPIRY_EVERY if at_rest else CHORES_EVERY)
+        if due is not None and due > now:  # else the turns that it calls for would find nothing to do until then
+            self._chores_due = min(self._chores_due, due)
         if self.transport.refusals:
             for node, reason in self.transport.refusals:
                 self.log_event("peer_refused", peer=node, reason=reason)

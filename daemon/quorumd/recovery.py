@@ -13,7 +13,6 @@ Everything read is synced before anything is reported durable or sent: the page 
 reached the disk (Rebello et al., "Can Applications Recover from fsync Failures?", 2020).
 """
 
-import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -32,9 +31,7 @@ from quorumd_fastpath import walframe
 from quorumd_fastpath.apply import Store
 from quorumd_fastpath.walframe import ScanResult, SegmentHeader
 
-BATCH_MAGIC = b"QBAT"
 LOOK_AHEAD = 64  # records of a segment that are kept when another one is read
-BATCH_PLACE = struct.Struct("<16xQQ")  # of a batch header: position, synced_to
 
 
 class Recovered(NamedTuple):
@@ -105,7 +102,7 @@ class _Scan:
         something here was synced, so was the header before it; then it did not get lost in a torn write.
         """
         self._check_whole(number, data)
-        claimed = claimed_synced(data, number * self.storage.segment_bytes)
+        claimed = walframe.claimed_synced(data, number * self.storage.segment_bytes)
         if claimed is None and not any(data[: limits.SECTOR_BYTES]):
             self.prepared.append(number)
             return
@@ -158,17 +155,6 @@ class _Scan:
             except ConfigError as error:
                 offset = position % self.storage.segment_bytes
                 raise ConfigError(f"{self.storage.disk.path(number)}: offset {offset}: {error}") from None
-
-
-def claimed_synced(data: memoryview, base: int) -> int | None:
-    """The highest `synced_to` of whatever looks like a batch header of the segment at WAL position `base`."""
-    claimed: int | None = None
-    for at in range(0, len(data) - BATCH_PLACE.size + 1, limits.SECTOR_BYTES):
-        if data[at : at + len(BATCH_MAGIC)] == BATCH_MAGIC:
-            position, synced_to = BATCH_PLACE.unpack_from(data, at)
-            if position == base + at and synced_to <= position:
-                claimed = max(claimed or 0, synced_to)
-    return claimed
 
 
 def recover(storage: Storage, store: Store, log_event: Callable[..., None]) -> Recovered:

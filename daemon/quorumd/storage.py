@@ -288,7 +288,7 @@ class Storage:
     def deadline(self, now: Nanoseconds) -> Nanoseconds | None:
         """When `idle` or `maintain` has something to do, or None."""
         due = None if self._covered or self._in_flight else self._idle_since + limits.IDLE_SYNC
-        if self._prepare_errno and not self._ahead:
+        if self._prepare_errno and not self._ahead and not self._preparing:
             due = min(due or self._prepare_again, self._prepare_again)
         return due
 

@@ -244,6 +244,16 @@ def highest_synced(data: bytes, header: Header, from_offset: int) -> tuple[int, 
     return synced_to, position
 
 
+def claimed_synced(data: bytes, base: int) -> int | None:
+    """walframe.claimed_synced, the slow way."""
+    claims = []
+    for offset in range(0, len(data) - BATCH.size + 1, SECTOR):
+        magic, _, _, _, position, synced_to, *_ = BATCH.unpack_from(data, offset)
+        if magic == BATCH_MAGIC and position == base + offset and synced_to <= position:
+            claims.append(synced_to)
+    return max(claims, default=None)
+
+
 # -- the ring ----------------------------------------------------------------------------------------------------
 
 

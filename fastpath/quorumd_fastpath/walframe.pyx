@@ -621,3 +621,31 @@ def highest_synced(object data, object header, size_t from_offset):
     finally:
         PyBuffer_Release(&view)
     return synced_to, position
+
+
+def claimed_synced(object data, uint64_t base):
+    """The highest `synced_to` of whatever looks like a batch header of the segment at WAL position `base`, or None.
+
+    For a segment that lost its header, and with it the seed that CRCs need: that a header names its own position, and
+    knows nothing to be synced behind it, is all that can be asked of it.
+    """
+    cdef Py_buffer view
+    cdef Segment segment
+    cdef qwal_batch_packed batch
+    cdef size_t offset = 0
+    cdef uint64_t synced_to = 0
+    cdef bint found = False
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        segment.data = <const uint8_t*>view.buf
+        segment.size = view.len
+        with nogil:
+            while offset < segment.size and segment.size - offset >= BATCH_HEADER:
+                memcpy(&batch, segment.data + offset, BATCH_HEADER)
+                if batch.magic == MAGIC and batch.position == base + offset and batch.synced_to <= batch.position:
+                    synced_to = max(synced_to, batch.synced_to)
+                    found = True
+                offset += SECTOR
+    finally:
+        PyBuffer_Release(&view)
+    return synced_to if found else None

@@ -81,6 +81,14 @@ def verdicts(data, header, offset=512, chain=None):
     for start in (0, found.stop_offset, found.stop_offset + 1):
         synced = walframe.highest_synced(data, walframe.SegmentHeader(*header), start)
         assert synced == reference.highest_synced(bytes(data), header, start)
+    claimed(data, header.number * SEGMENT_BYTES)
+    return found
+
+
+def claimed(data, base):
+    """What batch headers of a segment claim whose own header is not asked; fails unless both say the same."""
+    found = walframe.claimed_synced(data, base)
+    assert found == reference.claimed_synced(bytes(data), base)
     return found
 
 
@@ -258,6 +266,12 @@ def test_scan_returns_what_was_written(groups):
     if groups:
         assert walframe.highest_synced(data, walframe.SegmentHeader(*header), 512) == (
             header.number * SEGMENT_BYTES + ends[-2] - 512, header.number * SEGMENT_BYTES + ends[-2])
+    base = header.number * SEGMENT_BYTES
+    assert claimed(data, base) == (base + ends[-2] - 512 if groups else None)
+    assert claimed(data, base + 512) is None  # of another place
+    assert claimed(bytes(512) + data[512:], base) == claimed(data, base)
+    if groups:  # ends within the last header
+        assert claimed(data[: ends[-2] + 63], base) == (base + ends[-3] - 512 if len(groups) > 1 else None)
 
 
 @unhurried

@@ -216,6 +216,22 @@ def test_an_idle_node_syncs_one_empty_batch_in_time_and_then_rests():
     assert disk.submitted_seq == after == before + 1
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_a_node_takes_no_turn_before_its_idle_sync_is_due(seed):
+    world = World(3, seed=seed)
+    caller = Caller(world)
+    caller.target = world.elect()
+    caller.open().put(b"k", b"v")
+    world.until(lambda: all(core.storage.deadline(world.now) for core in world.cores()))
+    world.step(seed)
+    too_soon = 0
+    for _ in range(200):
+        world.step(1)
+        too_soon += sum(core.deadline(world.now) <= world.now for core in world.cores())
+    assert not too_soon
+    assert all(core.storage.deadline(world.now) is None for core in world.cores())
+
+
 def test_a_peer_silent_for_a_second_is_greeted_again_and_again():
     world = World(3, seed=9)
     leader = world.elect()

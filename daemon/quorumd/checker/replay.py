@@ -21,6 +21,7 @@ from quorumd.checker.timeline import Says, effects, possible_effects, seen
 from quorumd.limits import CHECK_CONFIGURATIONS
 
 LOOK_AT_CLOCK = 256  # revisions between two looks
+NOBODY: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -223,7 +224,10 @@ class _Suspects:
         made_by: dict[int, Operation], used: dict[int, int],
     ) -> None:
         self._made_by, self._used = made_by, used
-        self._candidates = candidates
+        self._candidates = {revision: frozenset(op.index for op in found) for revision, found in candidates.items()}
+        # What follows from an operation alone, by its index: a search asks for it again and again.
+        self._finds: dict[int, list[tuple[str, Says, str | None]]] = {}
+        self._sets: dict[int, frozenset[str]] = {}
         # key -> the open revisions that may have changed it, and those whose known maker set it, to what; ascending
         self._open: defaultdict[str, list[int]] = defaultdict(list)
         self._known: defaultdict[str, list[int]] = defaultdict(list)
@@ -256,10 +260,21 @@ class _Suspects:
                     found = decisive
         return found if found is not None else self._all(operation, at)
 
-    def _must_find(self, operation: Operation) -> Iterable[tuple[str, Says, str | None]]:
-        if operation.outcome == "ok":
-            return seen(operation, self._open)
-        return [(operation.key, Says.IS, operation.value[0])] if operation.f == "cas" else []
+    def _must_find(self, operation: Operation) -> list[tuple[str, Says, str | None]]:
+        found = self._finds.get(operation.index)
+        if found is None:
+            if operation.outcome == "ok":
+                found = list(seen(operation, self._open))
+            else:
+                found = [(operation.key, Says.IS, operation.value[0])] if operation.f == "cas" else []
+            self._finds[operation.index] = found
+        return found
+
+    def _surely_sets(self, maker: Operation, key: str) -> bool:
+        keys = self._sets.get(maker.index)
+        if keys is None:
+            keys = self._sets[maker.index] = frozenset(_certain(maker))
+        return key in keys
 
     def _without(self, key: str, value: str, at: int) -> set[int] | None:
         """Choices that, while they stay, keep a key from being `value` at revision `at`; None if that takes them all.
@@ -270,15 +285,15 @@ class _Suspects:
         since, set_to = self._last_known(key, at)
         if set_to == value:
             return None
-        able = self._writers.get((key, value), set())
+        able = self._writers.get((key, value), NOBODY)
         found = {self._used[index] for index in able if index in self._used}
         free = able - self._used.keys()
         for revision in reversed(self._window(key, since, at)):
             maker = self._made_by.get(revision)
-            if maker is not None and maker.index not in able and key in _certain(maker):
+            if maker is not None and maker.index not in able and self._surely_sets(maker, key):
                 found.add(revision)
                 break
-            if free and any(operation.index in free for operation in self._candidates.get(revision, ())):
+            if free and not free.isdisjoint(self._candidates.get(revision, NOBODY)):
                 found.add(revision)
         return self._with_causes(found, at)
 
@@ -299,7 +314,7 @@ class _Suspects:
         for revision in reversed(self._window(key, 0 if whole else self._last_known(key, at)[0], at)):
             found.add(revision)
             maker = self._made_by.get(revision)
-            if maker is not None and not whole and key in _certain(maker):
+            if maker is not None and not whole and self._surely_sets(maker, key):
                 break
         return found
 

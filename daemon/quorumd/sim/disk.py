@@ -24,6 +24,7 @@ from quorumd_fastpath.walframe import Batch
 
 SECTOR = limits.SECTOR_BYTES
 ZEROS = bytes(SECTOR)
+PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # a page that is only read is the kernel's page of zeros
 
 
 class PowerCut(BaseException):
@@ -141,8 +142,8 @@ class SimDisk:
         self._make(number, size_bytes)
 
     def _make(self, number: int, size_bytes: int) -> None:
-        self.cache[number] = mmap.mmap(-1, size_bytes)
-        self.platter[number] = mmap.mmap(-1, size_bytes)
+        self.cache[number] = mmap.mmap(-1, size_bytes, flags=PRIVATE)
+        self.platter[number] = mmap.mmap(-1, size_bytes, flags=PRIVATE)
 
     # -- running, never blocking (ports.Disk) -------------------------------------------------------------------
 

@@ -72,6 +72,8 @@ class Machine:
         self._settings = settings
         self._turn_ns = turn_ns
         self._half_heartbeat: Nanoseconds = 0
+        self._peer_address = peer_address(node)
+        self._client_address = client_address(node)
         self._peers = Slab(SLOTS, SLOT_BYTES)
         self._clients = Slab(SLOTS, SLOT_BYTES)
         self._peer_queue: deque[tuple[bytes, Address]] = deque()
@@ -81,8 +83,8 @@ class Machine:
         self._idle_until: Nanoseconds = 0  # local: until when the last turn was ready to sleep
         self._busy_until: Nanoseconds = 0
         disk.woke = self._disk_woke
-        world.endpoints[peer_address(node)] = self._from_peer
-        world.endpoints[client_address(node)] = self._from_client
+        world.endpoints[self._peer_address] = self._from_peer
+        world.endpoints[self._client_address] = self._from_client
 
     @property
     def clock(self) -> Nanoseconds:
@@ -173,12 +175,15 @@ class Machine:
         if self.paused or (self._turn_at is not None and self._turn_at <= when):
             return
         self._turn_at = when
-        self.world.at(when, lambda: self._turn() if self._turn_at == when else None)
+        self.world.at(when, self._turn, when)
 
     # -- the turn -----------------------------------------------------------------------------------------------
 
-    def _turn(self) -> None:
+    def _turn(self, when: Nanoseconds) -> None:
+        """The turn that was scheduled for `when`, unless another one took its place since, or the process is gone."""
         core = self.core
+        if self._turn_at != when:
+            return
         self._turn_at = None
         if core is None:
             return
@@ -192,8 +197,10 @@ class Machine:
             self.failed = str(error)
             self.stop()
             return
-        self._send(core.peer_outbox, peer_address(self.node))
-        self._send(core.client_outbox, client_address(self.node))
+        if len(core.peer_outbox):
+            self._send(core.peer_outbox, self._peer_address)
+        if len(core.client_outbox):
+            self._send(core.client_outbox, self._client_address)
         self._peers.clear()
         self._clients.clear()
         self.after_turn(self)
@@ -233,10 +240,9 @@ class Machine:
             self._peers.clear()
 
     def _send(self, outbox: Outbox, own: Address) -> None:
-        if len(outbox):
-            send = self.network.send
-            for data, dest in outbox.drain():
-                send(own, dest, data)
+        send = self.network.send
+        for data, dest in outbox.drain():
+            send(own, dest, data)
 
     # -- looking ------------------------------------------------------------------------------------------------
 

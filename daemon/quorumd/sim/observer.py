@@ -77,10 +77,11 @@ class Observer(Generic[Rules]):
             if engine is None:
                 return
         last, applier = engine.last, core.applier
-        seen = Seen(engine.term, engine.role, last, engine.term_at(last), applier.commit, applier.applied)
-        if seen == life.seen:
+        shown = engine.term, engine.role, last, engine.term_at(last), applier.commit, applier.applied
+        if shown == life.seen:
             return
-        before, life.seen = life.seen, seen
+        before, seen = life.seen, Seen._make(shown)
+        life.seen = seen
         self.changed(machine, core, engine, life, before)
         if seen.applied != before.applied:
             self.invariants.applied(machine.node, seen.applied, core.store.digest)

@@ -3,7 +3,7 @@
 import heapq
 from collections.abc import Callable
 from random import Random
-from typing import TextIO
+from typing import Any, TextIO
 
 from quorumd import limits
 from quorumd.types import Address, Nanoseconds
@@ -25,14 +25,14 @@ class World:
         self.now: Nanoseconds = BEGINNING
         self.endpoints: dict[Address, Callable[[bytes, Address], None]] = {}
         self.trace = trace
-        self._heap: list[tuple[Nanoseconds, int, Callable[[], None]]] = []
+        self._heap: list[tuple[Nanoseconds, int, Callable[..., None], tuple[Any, ...]]] = []
         self._made = 0
         self.events = 0
 
-    def at(self, when: Nanoseconds, action: Callable[[], None]) -> None:
-        """`action()` happens at `when`, after everything made for that instant before."""
+    def at(self, when: Nanoseconds, action: Callable[..., None], *given: Any) -> None:
+        """`action(*given)` happens at `when`, after everything made for that instant before."""
         self._made += 1
-        heapq.heappush(self._heap, (when, self._made, action))
+        heapq.heappush(self._heap, (when, self._made, action, given))
 
     def after(self, delay: Nanoseconds, action: Callable[[], None]) -> None:
         """`action()` happens `delay` nanoseconds from now."""
@@ -40,21 +40,20 @@ class World:
 
     def deliver(self, when: Nanoseconds, dest: Address, data: bytes, source: Address) -> None:
         """A datagram arrives at `when`, if somebody is there then to take it."""
+        self.at(when, self._arrive, dest, data, source)
 
-        def arrive() -> None:
-            take = self.endpoints.get(dest)
-            if take is not None:
-                take(data, source)
-
-        self.at(when, arrive)
+    def _arrive(self, dest: Address, data: bytes, source: Address) -> None:
+        take = self.endpoints.get(dest)
+        if take is not None:
+            take(data, source)
 
     def run(self, until: Nanoseconds) -> None:
         """Lets time pass to `until`."""
         heap, pop = self._heap, heapq.heappop
         while heap and heap[0][0] <= until:
-            self.now, _, action = pop(heap)
+            self.now, _, action, given = pop(heap)
             self.events += 1
-            action()
+            action(*given)
         self.now = until
 
     def tell(self, who: str, what: str, **detail: object) -> None:

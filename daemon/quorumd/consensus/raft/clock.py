@@ -7,14 +7,16 @@ from quorumd.consensus.raft.replication import on_tick_leader
 from quorumd.consensus.raft.state import State
 from quorumd.types import Nanoseconds
 
+_LEADER, _FOLLOWER = Role.LEADER, Role.FOLLOWER
+
 
 def on_tick(s: State, m: Tick) -> None:
     """Everything of this turn has been stepped: now look at the clock."""
     s.now = max(s.now, m.now)
     role = s.role
-    if role == Role.LEADER:
+    if role is _LEADER:
         on_tick_leader(s)
-    elif role == Role.FOLLOWER:
+    elif role is _FOLLOWER:
         on_tick_follower(s)
     else:
         on_tick_campaigning(s)
@@ -54,8 +56,9 @@ def deadline(s: State) -> Nanoseconds:
     """When the next Tick is due."""
     if s.set_aside:
         return s.now
-    if s.role == Role.LEADER:
+    role = s.role
+    if role is _LEADER:
         return min(s.heartbeat_at, s.scan_at, s.transfer_deadline)  # check-quorum looks along with the heartbeats
-    if s.role == Role.FOLLOWER:
+    if role is _FOLLOWER:
         return s.election_deadline
     return min(s.election_deadline, s.vote_resend_at, NEVER)
