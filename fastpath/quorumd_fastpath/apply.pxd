@@ -67,6 +67,7 @@ cdef extern from "machine.h" namespace "quorumd" nogil:
     cdef cppclass KeyStore:
         uint64_t revision()
         uint64_t compacted()
+        bint reclaiming()
         uint64_t bytes()
         uint64_t live_bytes()
         uint64_t quota()

@@ -355,6 +355,11 @@ cdef class Store:
         return self.machine.store.compacted()
 
     @property
+    def reclaiming(self):
+        """Whether a compaction has freed what further entries have yet to reclaim."""
+        return self.machine.store.reclaiming()
+
+    @property
     def changes(self):
         """Changes whose history is held; those included that a compaction has yet to reclaim."""
         return self.machine.store.changes()

@@ -89,13 +89,13 @@ def test_arguments_that_are_no_utf8_arrive_as_they_were_typed(client, cli):
 def test_get_prints_the_value_alone(client, cli):
     client.answers["get"] = [kv(b"k", b"\xfe value")]
     assert cli("get", "k") == (0, b"\xfe value\n", "")
-    assert client.calls[0] == ("get", b"k", {"stale": False})
+    assert client.calls[0] == ("get", b"k", {"revision": 0, "stale": False})
 
 
 def test_get_stale(client, cli):
     client.answers["get"] = [kv(b"k", b"v")]
     assert cli("get", "k", "--stale")[0] == 0
-    assert client.calls[0] == ("get", b"k", {"stale": True})
+    assert client.calls[0] == ("get", b"k", {"revision": 0, "stale": True})
 
 
 def test_get_of_a_missing_key_is_refused_on_stderr(client, cli):
