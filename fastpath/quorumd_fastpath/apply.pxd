@@ -1,4 +1,5 @@
-# The replicated state machine: ordered store with its history, leases, sessions, digest. The C++ side is machine.h and what it includes.
+# The replicated state machine: ordered store with its history, leases, sessions, digest.
+# The C++ side is machine.h and what it includes.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libcpp.optional cimport optional

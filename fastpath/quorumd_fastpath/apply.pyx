@@ -76,8 +76,8 @@ cdef tuple version_of(const Version* version):
 
 
 cdef class Store:
-    """Ordered keys, leases, sessions and digest of one group; what `quota_bytes` and `session_limit` refuse is replicated
-    state, so all nodes must be given the same ones."""
+    """Ordered keys, leases, sessions and digest of one group; what `quota_bytes` and `session_limit` refuse is
+    replicated state, so all nodes must be given the same ones."""
 
     def __cinit__(self, uint64_t quota_bytes, size_t session_limit=100_000):
         self.machine = new Machine(quota_bytes, session_limit)

@@ -411,7 +411,8 @@ def test_ids_chosen_are_a_matter_of_the_log():
 
 
 def test_a_short_ttl_is_raised_and_a_long_one_refused(etcd):
-    assert [etcd.grant(n, ttl).ttl_ms for n, ttl in ((1, 0), (2, 999), (3, 1000), (4, 1001))] == [1000, 1000, 1000, 1001]
+    granted = [etcd.grant(n, ttl).ttl_ms for n, ttl in enumerate((0, 999, 1000, 1001), 1)]
+    assert granted == [1000, 1000, 1000, 1001]
     command = bytearray(encode(LeaseGrant(limits.MAX_LEASE_TTL_MS, 5)))
     command[-8:] = (limits.MAX_LEASE_TTL_MS + 1).to_bytes(8, "little")
     assert etcd.raw(bytes(command)).status is Status.TOO_LARGE

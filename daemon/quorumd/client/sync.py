@@ -196,7 +196,8 @@ class Client:
     ) -> KeyValue | None:
         """The key as it is, None if there is none. stale: what any one node has, perhaps long outdated.
 
-        revision: as it was then. Raises Compacted, FutureRevision if that one is not, or not yet, to be had.
+        revision: as it was then. Raises Compacted if that is no longer held, and FutureRevision if it is to come; a
+        stale read waits for a node that has it.
         """
         bytes_only(key=key)
         request = Range(key, revision=revision)
