@@ -35,7 +35,7 @@ struct Version {
     static Version* make(std::string_view value) {
         auto* made = static_cast<Version*>(allocate(sizeof(Version) + value.size()));
         made->size = static_cast<uint32_t>(value.size());
-        std::memcpy(made + 1, value.data(), value.size());
+        if (!value.empty()) std::memcpy(made + 1, value.data(), value.size());
         return made;
     }
 };
