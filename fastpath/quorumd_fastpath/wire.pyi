@@ -50,6 +50,8 @@ ENTRY_EXPIRE_SESSION: int
 ENTRY_READ: int
 ENTRY_STALE_READ: int
 ENTRY_KEEP_ALIVE: int
+ENTRY_EXPIRE_LEASE: int
+ENTRY_COMPACT: int
 
 STATUS_OK: int
 STATUS_NOT_LEADER: int
@@ -65,6 +67,10 @@ STATUS_TOO_MANY_SESSIONS: int
 STATUS_STOPPED: int
 STATUS_REPLY_EVICTED: int
 STATUS_COMPACTED: int
+STATUS_LEASE_NOT_FOUND: int
+STATUS_LEASE_EXISTS: int
+STATUS_KEY_NOT_FOUND: int
+STATUS_FUTURE_REVISION: int
 
 DROP_NONE: int
 DROP_BAD_MAGIC: int
@@ -251,7 +257,7 @@ class Stage:
 
     @property
     def writes_only_shrink(self) -> bool:
-        """Whether no staged write can make the store grow: closed sessions and delete_range commands only."""
+        """Whether no staged write can make the store grow: closed sessions, deletes, compactions, revocations only."""
 
     def records(self, which: int) -> list[tuple[bytes, bytes]]:
         """The staged records of a class with the address each came from: (addr, record), copied."""

@@ -15,6 +15,10 @@ from quorumd.errors import (
     Compacted,
     ConnectionLost,
     DiskFull,
+    FutureRevision,
+    KeyNotFound,
+    LeaseExists,
+    LeaseNotFound,
     NoSpace,
     NotLeader,
     Overloaded,
@@ -43,6 +47,10 @@ VERDICTS: Final[dict[Status, type[QuorumdError]]] = {
     Status.TOO_LARGE: TooLarge,
     Status.NO_SPACE: NoSpace,
     Status.COMPACTED: Compacted,
+    Status.FUTURE_REVISION: FutureRevision,
+    Status.KEY_NOT_FOUND: KeyNotFound,
+    Status.LEASE_NOT_FOUND: LeaseNotFound,
+    Status.LEASE_EXISTS: LeaseExists,
     Status.SESSION_EXPIRED: SessionExpired,
     Status.REPLY_EVICTED: ReplyEvicted,
     Status.ANSWERED: ConnectionLost,
@@ -59,6 +67,10 @@ _WORDS: Final = {
     Status.TOO_LARGE: "key, value or request is too large",
     Status.NO_SPACE: "the store's byte quota is used up; deletes still work",
     Status.COMPACTED: "that revision is no longer held",
+    Status.FUTURE_REVISION: "that revision does not exist yet",
+    Status.KEY_NOT_FOUND: "there is no such key, whose value or lease could stay",
+    Status.LEASE_NOT_FOUND: "there is no such lease",
+    Status.LEASE_EXISTS: "the lease exists",
     Status.SESSION_EXPIRED: "the session ended on the cluster; what was pending in it may have happened",
     Status.REPLY_EVICTED: "executed once, but its reply is no longer held",
     Status.ANSWERED: "the cluster takes the operation for answered already; this client cannot tell what it did",
@@ -175,6 +187,11 @@ class Operation:
         self.refusal: QuorumdError | None = None  # the latest
         self.proven_refused: tuple[int, ...] = ()  # nodes whose one transmission was refused
         self.unproven = 0  # transmissions not known to have done nothing; never falls once it exceeds one
+
+    def may_pass(self, status: Status) -> bool:
+        """Whether a reply of this status ends one transmission only: another, or another node, may succeed."""
+        behind = status is Status.FUTURE_REVISION and self.plane is Plane.STALE
+        return behind or status in REFUSALS
 
     def transmitted(self, node: int, now: Nanoseconds) -> None:
         """One more transmission left for `node`."""
