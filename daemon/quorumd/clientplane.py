@@ -15,7 +15,7 @@ from quorumd.types import Address, Incarnation, Nanoseconds, NodeId
 from quorumd_fastpath import wire
 from quorumd_fastpath.replays import ReplayWindows
 from quorumd_fastpath.ring import Pending, ReadQueue
-from quorumd_fastpath.wire import KEEPALIVES, READS, WRITES, Counters, Outbox, Replies, Slab, Stage
+from quorumd_fastpath.wire import READS, WRITES, Counters, Outbox, Replies, Slab, Stage
 
 LEADER_HINT = struct.Struct("<H")
 RARE_FRAMES_PER_TURN = 256
@@ -161,7 +161,7 @@ class ClientPlane:
     def redirect(self, revision: int) -> None:
         """Answers every staged operation that only a leader may take with where the leader is."""
         body = self.hint()
-        for which in (WRITES, READS, KEEPALIVES):
+        for which in (WRITES, READS):
             self.stage.reject(which, self.replies, wire.STATUS_NOT_LEADER, revision, body)
 
     def refuse(self, which: int, status: int, revision: int, reason: str = "") -> None:

@@ -47,6 +47,7 @@ from quorumd.engines import (
     storage_of,
 )
 from quorumd.errors import ConfigError, CorruptLog
+from quorumd.expiry import ExpiryPolicy
 from quorumd.join import judge
 from quorumd.ports import Disk, Meta
 from quorumd.recovery import recover
@@ -56,9 +57,9 @@ from quorumd.types import Address, Incarnation, Nanoseconds, NodeId
 from quorumd_fastpath import wire
 from quorumd_fastpath.apply import Store
 from quorumd_fastpath.ring import Ring
-from quorumd_fastpath.wire import KEEPALIVES, OVERFLOW, READS, STALE, WRITES, Outbox, Slab
+from quorumd_fastpath.wire import OVERFLOW, READS, STALE, WRITES, Outbox, Slab
 
-EXPIRY_EVERY = 1 * limits.SECOND
+CHORES_AT_REST = 1 * limits.SECOND
 CHORES_EVERY = 5 * limits.MILLISECOND
 DIVERGENCE_HEARTBEATS = 10  # for how long nothing genuine may contradict a claim of divergence (digests.py)
 
@@ -112,6 +113,7 @@ class Core:
         self.log = make_log(settings.engine, Ring(settings.ring_bytes, settings.ring_entries))
         self.store = Store(settings.quota_bytes, limits.MAX_SESSIONS)
         self.compaction = CompactionPolicy(settings.compaction)
+        self.expiry = ExpiryPolicy(settings.session_ttl)
         self.engine: Engine | None = None
         self.storage: Storage | None = None
         self.out_of_quorum = ""  # why this node neither votes nor acknowledges; "" if it does
@@ -123,7 +125,6 @@ class Core:
         self._role = Role.FOLLOWER
         self.disk_woke = True  # background file work ended: chores take it up
         self._chores_due: Nanoseconds = 0
-        self._expiry_due: Nanoseconds = 0
         self._now: Nanoseconds = 0
         self._transfer_told: Nanoseconds = 0
 
@@ -257,20 +258,16 @@ class Core:
         if stage.refused:
             clients.refuse(OVERFLOW, wire.STATUS_OVERLOADED, self.store.revision, "too many operations in one turn")
         if self.out_of_quorum:
-            for which in (WRITES, READS, STALE, KEEPALIVES):
+            for which in (WRITES, READS, STALE):
                 clients.refuse(which, wire.STATUS_STOPPED, self.store.revision, self.out_of_quorum)
             return
         if stage.stale:
             self.store.read_stale(stage, clients.replies)
         engine = self.engine
         if engine is None or engine.role is not Role.LEADER:
-            if stage.writes or stage.reads or stage.keepalives:
+            if stage.writes or stage.reads:
                 clients.redirect(self.store.revision)
             return
-        if stage.keepalives and self.applier.applied >= self.appender.leads_from:
-            self.store.touch(stage, clients.replies, now)
-        elif stage.keepalives:  # sessions that earlier leaders opened may not be applied here yet
-            clients.refuse(KEEPALIVES, wire.STATUS_NOT_LEADER, self.store.revision)
         if stage.reads:
             self._ask_reads(engine)
         if stage.writes:
@@ -373,8 +370,8 @@ class Core:
         if role is self._role:
             return
         if role is Role.LEADER:
-            self.store.rearm(now)  # every session gets a full TTL from this election on
-            self._expiry_due = now + EXPIRY_EVERY
+            self.store.rearm(now, elected=True)
+            self.expiry.begin(now)
         elif self._role is Role.LEADER:
             # What was proposed may or may not commit: its clients ask again and are told by the next leader.
             self.clients.pending.clear()
@@ -389,7 +386,7 @@ class Core:
         storage.idle(now, self.applier.commit)
         due = storage.deadline(now)
         at_rest = not storage.busy and due is None
-        self._chores_due = now + (EXPIRY_EVERY if at_rest else CHORES_EVERY)
+        self._chores_due = now + (CHORES_AT_REST if at_rest else CHORES_EVERY)
         if due is not None and due > now:  # else the turns that it calls for would find nothing to do until then
             self._chores_due = min(self._chores_due, due)
         if self.transport.refusals:
@@ -398,32 +395,34 @@ class Core:
             self.transport.refusals.clear()
         if engine.role is not Role.LEADER or self._role is not Role.LEADER:
             return  # a leadership of this very turn has not given the sessions their full TTL yet
-        if now >= self._expiry_due:
-            self._expiry_due = now + EXPIRY_EVERY
-            self._expire_sessions(engine, now)
+        self._expire(engine, now)
         self._compact(engine, now)
-        self._chores_due = min(self._chores_due, self._expiry_due)
+        self._chores_due = min(self._chores_due, max(now + CHORES_EVERY, self.expiry.next_due(self.store)))
         stalled = self.disk.oldest_pending_ns() > self.settings.disk_stall
         if (stalled or self.admission.full_alone) and now - self._transfer_told > limits.SECOND:
             self._hand_over(engine, now, "disk_stalled" if stalled else "disk_full")
 
-    def _expire_sessions(self, engine: Engine, now: Nanoseconds) -> None:
-        expired = self.store.expired(now, self.settings.session_ttl, limits.MAX_EXPIRIES_PER_TURN)
-        self._propose_own(engine, [(int(Kind.EXPIRE_SESSION), session, generation) for session, generation in expired])
+    def _expire(self, engine: Engine, now: Nanoseconds) -> None:
+        if not engine.accepts_proposals or now < self.expiry.next_due(self.store):
+            return
+        expiries = self.expiry.due(now, self.store)
+        if self._propose_own(engine, expiries.records()):
+            expiries.proposed(self.store)
 
     def _compact(self, engine: Engine, now: Nanoseconds) -> None:
         if (revision := self.compaction.due(now, self.store)) is not None:
             self._propose_own(engine, [(int(Kind.COMPACT), bytes(16), revision)])
 
-    def _propose_own(self, engine: Engine, records: list[tuple[int, bytes, int]]) -> None:
+    def _propose_own(self, engine: Engine, records: list[tuple[int, bytes, int]]) -> bool:
         """Proposes (kind, session, seq) as entries of this leader's own. Refused ones are decided anew later."""
         size = len(records) * limits.ENTRY_HEADER_BYTES
         if not records or not engine.accepts_proposals or not self.admission.own(len(records), size):
-            return
+            return False
         self.settle()
         self.appender.internal = records
         engine.step(Propose(len(records), size))
         self.settle()
+        return True
 
     def _hand_over(self, engine: Engine, now: Nanoseconds, why: str) -> None:
         """A leader whose disk hangs or is full, while a quorum of followers is alive, gives leadership away."""
@@ -435,7 +434,7 @@ class Core:
 
     def stalled(self, now: Nanoseconds) -> None:
         """The process did not run for a while: time known from before is stale."""
-        self.store.rearm(now)
+        self.store.rearm(now, elected=False)
         if self.engine is not None:
             self.engine.step(Stalled(now))
 

@@ -51,18 +51,24 @@ class StateMachine(Protocol):
         """The same for entries that the ring no longer holds."""
 
     def read(self, queue: ReadQueue, read_id: int, replies: Replies, now_ns: Nanoseconds) -> None:
-        """Answers the reads whose read point is reached; keep-alives of leases are among them."""
+        """Answers the reads whose read point is reached; keep-alives are among them."""
 
     def read_stale(self, stage: Stage, replies: Replies) -> None:
         """Answers reads that do not ask for the newest state."""
 
-    def touch(self, stage: Stage, replies: Replies, now_ns: Nanoseconds) -> None:
-        """Answers keep-alives; only a leader may."""
-
     def expired(self, now_ns: Nanoseconds, ttl_ns: Nanoseconds, limit: int = ...) -> list[tuple[SessionId, int]]:
         """Sessions to propose an EXPIRE_SESSION entry for, with their generations."""
 
-    def rearm(self, now_ns: Nanoseconds) -> None:
+    def leases_due(self, now_ns: Nanoseconds, again_ns: Nanoseconds, limit: int = ...) -> list[tuple[int, int]]:
+        """Leases to propose an EXPIRE_LEASE entry for, with their generations."""
+
+    def session_expiring(self, session: SessionId) -> None:
+        """Its expiry is proposed: keep-alives are refused."""
+
+    def lease_expiring(self, lease: int) -> None:
+        """Likewise."""
+
+    def rearm(self, now_ns: Nanoseconds, elected: bool) -> None:
         """Gives every session and lease a full TTL: at election, and after a stall of the loop."""
 
     def checkpoint(self) -> tuple[Index, int]:

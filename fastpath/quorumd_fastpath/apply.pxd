@@ -95,15 +95,16 @@ cdef extern from "machine.h" namespace "quorumd" nogil:
         Lease* find(uint64_t id)
         const Lease* touch(uint64_t id, uint64_t now) except +
         void expiring(uint64_t id)
-        void rearm(uint64_t now) except +
-        vector[DueLease] due(uint64_t now, size_t limit) except +
+        void rearm(uint64_t now, bint elected) except +
+        vector[DueLease] due(uint64_t now, uint64_t again, size_t limit) except +
+        uint64_t next_due()
 
     cdef cppclass Sessions:
         size_t size()
         size_t limit()
         Session* find(SessionId id)
-        void touch(Session* session, uint64_t now)
-        void rearm(uint64_t now)
+        void expiring(SessionId id)
+        void rearm(uint64_t now, bint elected)
         vector[Expired] expired(uint64_t now, uint64_t ttl, size_t limit) except +
 
     cdef cppclass Machine:
@@ -119,6 +120,7 @@ cdef extern from "machine.h" namespace "quorumd" nogil:
         Checkpoint checkpoint()
         optional[uint64_t] digest_at(uint64_t index)
         Answer read(const uint8_t* command, size_t size, optional[uint64_t] now) except +
+        Answer keep_session(SessionId id, optional[uint64_t] now) except +
 
     # Mirrors of limits.py.
     const size_t KEY_LIMIT "quorumd::MAX_KEY_SIZE"

@@ -71,7 +71,7 @@ class Store:
     def read(self, queue: ReadQueue, read_id: int, replies: Replies, now_ns: int) -> None:
         """Answers all reads of `read_id` from the state as it is now, and discards them from the queue.
 
-        For the leader only: a keep-alive among them gives its lease a full TTL from `now_ns` on.
+        For the leader only: a keep-alive among them gives its session or lease a full TTL from `now_ns` on.
         """
 
     def read_stale(self, stage: Stage, replies: Replies) -> None:
@@ -91,25 +91,31 @@ class Store:
         ValueError: the revision is compacted.
         """
 
-    def touch(self, stage: Stage, replies: Replies, now_ns: int) -> None:
-        """Answers the staged keep-alives; the sessions that they name were seen at `now_ns`. For the leader only."""
-
     def expired(self, now_ns: int, ttl_ns: int, limit: int = ...) -> list[tuple[bytes, int]]:
         """(session id, generation) of up to `limit` sessions not seen for `ttl_ns`, by id; each is named once a TTL."""
 
-    def rearm(self, now_ns: int) -> None:
-        """Every session was seen at `now_ns`, and every lease has a full TTL from then on, also one whose expiry was
-        proposed: for a new leader, and after a stall."""
+    def session_expiring(self, session: bytes) -> None:
+        """The session's expiry was proposed: keep-alives are refused from now on, until it does something."""
+
+    def rearm(self, now_ns: int, elected: bool) -> None:
+        """Every session and lease has a full TTL from `now_ns` on: for a new leader (`elected`), and after a stall.
+
+        Expiries proposed are void for a new leader, and stand in the middle of a term.
+        """
 
     def lease_touch(self, lease: int, now_ns: int) -> bool:
         """Gives the lease a full TTL from `now_ns` on; False if there is none, or its expiry was proposed."""
 
     def lease_expiring(self, lease: int) -> None:
-        """The lease's expiry was proposed: keep-alives are refused from now on, until rearm()."""
+        """The lease's expiry was proposed: keep-alives are refused from now on."""
 
-    def leases_due(self, now_ns: int, limit: int = ...) -> list[tuple[int, int]]:
+    def leases_due(self, now_ns: int, again_ns: int, limit: int = ...) -> list[tuple[int, int]]:
         """(lease, generation) of up to `limit` leases whose TTL has passed, the longest overdue first; each is named
-        once, until it is touched or rearm() is called."""
+        again from `again_ns` on, unless it is touched or its expiry proposed."""
+
+    @property
+    def next_lease_due(self) -> int:
+        """Before that leases_due() names nothing, ns."""
 
     def lease(self, lease: int) -> tuple[int, int, int] | None:
         """(generation, TTL in ms, number of keys) of a lease, else None."""

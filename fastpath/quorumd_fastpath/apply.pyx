@@ -16,7 +16,7 @@ from libcpp.vector cimport vector
 
 from quorumd_fastpath.crc cimport crc32c_update
 from quorumd_fastpath.ring cimport Pending, ReadQueue, Ring, qread
-from quorumd_fastpath.wire cimport ADDR_SIZE, Replies, Stage, decode_entry, qaddr, qentry, qstaged
+from quorumd_fastpath.wire cimport ADDR_SIZE, ENTRY_KEEP_ALIVE, Replies, Stage, decode_entry, qaddr, qentry, qstaged
 
 MAX_KEY_BYTES = KEY_LIMIT
 MAX_VALUE_BYTES = VALUE_LIMIT
@@ -187,11 +187,17 @@ cdef class Store:
     cdef int answer_read(self, const uint8_t* data, size_t size, const qaddr* addr, Replies replies,
                          optional[uint64_t] now) except -1 nogil:
         cdef qentry record
+        cdef SessionId id
         cdef Answer answer
         # Staging checked the record; one that is bad all the same has nobody to be answered.
         if decode_entry(data, size, &record) != 0:
             return 0
-        answer = self.machine.read(record.command, record.command_length, now)
+        if record.kind == ENTRY_KEEP_ALIVE:
+            id.high = record.session_hi
+            id.low = record.session_lo
+            answer = self.machine.keep_session(id, now)
+        else:
+            answer = self.machine.read(record.command, record.command_length, now)
         replies.add_record(addr, <uint8_t>answer.status, record.kind, record.session_lo, record.seq, answer.revision,
                            answer.body, <uint32_t>answer.size)
         return 0
@@ -199,7 +205,7 @@ cdef class Store:
     def read(self, ReadQueue queue not None, uint64_t read_id, Replies replies not None, uint64_t now_ns):
         """Answers all reads of `read_id` from the state as it is now, and discards them from the queue.
 
-        For the leader only: a keep-alive among them gives its lease a full TTL from `now_ns` on.
+        For the leader only: a keep-alive among them gives its session or lease a full TTL from `now_ns` on.
         """
         cdef size_t i
         cdef qread* waiting
@@ -258,55 +264,45 @@ cdef class Store:
             number += 1
         return found
 
-    def touch(self, Stage stage not None, Replies replies not None, uint64_t now_ns):
-        """Answers the staged keep-alives; the sessions that they name were seen at `now_ns`. For the leader only."""
-        cdef size_t i
-        cdef qstaged* op
-        cdef qentry record
-        cdef Session* session
-        cdef SessionId id
-        cdef uint8_t status
-        with nogil:
-            for i in range(stage.keepalives_.size()):
-                op = &stage.keepalives_[i]
-                if decode_entry(op.record, op.length, &record) != 0:
-                    continue
-                id.high = record.session_hi
-                id.low = record.session_lo
-                session = self.machine.sessions.find(id)
-                status = SESSION_EXPIRED
-                if session != NULL:
-                    self.machine.sessions.touch(session, now_ns)
-                    status = OK
-                replies.add_record(&op.addr, status, record.kind, record.session_lo, record.seq,
-                                   self.machine.store.revision(), NULL, 0)
-
     def expired(self, uint64_t now_ns, uint64_t ttl_ns, size_t limit=SIZE_MAX):
         """(session id, generation) of up to `limit` sessions not seen for `ttl_ns`, by id; each is named once a TTL."""
         cdef Expired one
         cdef vector[Expired] found = self.machine.sessions.expired(now_ns, ttl_ns, limit)
         return [(session_bytes(&one.id), one.generation) for one in found]
 
-    def rearm(self, uint64_t now_ns):
-        """Every session was seen at `now_ns`, and every lease has a full TTL from then on, also one whose expiry was
-        proposed: for a new leader, and after a stall."""
-        self.machine.sessions.rearm(now_ns)
-        self.machine.leases.rearm(now_ns)
+    def session_expiring(self, bytes session not None):
+        """The session's expiry was proposed: keep-alives are refused from now on, until it does something."""
+        cdef SessionId id
+        session_id(session, &id)
+        self.machine.sessions.expiring(id)
+
+    def rearm(self, uint64_t now_ns, bint elected):
+        """Every session and lease has a full TTL from `now_ns` on: for a new leader (`elected`), and after a stall.
+
+        Expiries proposed are void for a new leader, and stand in the middle of a term.
+        """
+        self.machine.sessions.rearm(now_ns, elected)
+        self.machine.leases.rearm(now_ns, elected)
 
     def lease_touch(self, uint64_t lease, uint64_t now_ns):
         """Gives the lease a full TTL from `now_ns` on; False if there is none, or its expiry was proposed."""
         return self.machine.leases.touch(lease, now_ns) != NULL
 
     def lease_expiring(self, uint64_t lease):
-        """The lease's expiry was proposed: keep-alives are refused from now on, until rearm()."""
+        """The lease's expiry was proposed: keep-alives are refused from now on."""
         self.machine.leases.expiring(lease)
 
-    def leases_due(self, uint64_t now_ns, size_t limit=SIZE_MAX):
+    def leases_due(self, uint64_t now_ns, uint64_t again_ns, size_t limit=SIZE_MAX):
         """(lease, generation) of up to `limit` leases whose TTL has passed, the longest overdue first; each is named
-        once, until it is touched or rearm() is called."""
+        again from `again_ns` on, unless it is touched or its expiry proposed."""
         cdef DueLease one
-        cdef vector[DueLease] due = self.machine.leases.due(now_ns, limit)
+        cdef vector[DueLease] due = self.machine.leases.due(now_ns, again_ns, limit)
         return [(one.id, one.generation) for one in due]
+
+    @property
+    def next_lease_due(self):
+        """Before that leases_due() names nothing, ns."""
+        return self.machine.leases.next_due()
 
     def lease(self, uint64_t lease):
         """(generation, TTL in ms, number of keys) of a lease, else None."""

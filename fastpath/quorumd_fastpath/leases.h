@@ -34,8 +34,8 @@ struct Lease {
     std::set<Record*, KeyOrder> keys;
     // Of this node alone.
     uint64_t deadline;   // ns
-    bool armed = false;  // it has its place in the queue of deadlines
-    bool expiring = false;
+    bool armed = false;     // it has its place in the queue of deadlines
+    bool expiring = false;  // its expiry was proposed
 
     uint64_t ttl_ns() const { return ttl_ms * 1'000'000; }
 };
@@ -61,7 +61,7 @@ public:
         lease.ttl_ms = ttl_ms;
         lease.generation = generation;
         lease.deadline = now + lease.ttl_ns();
-        arm(id, &lease);
+        arm(id, &lease, lease.deadline);
     }
 
     // Its keys were deleted, which detached them.
@@ -79,7 +79,7 @@ public:
         Lease* lease = find(id);
         if (lease == nullptr || lease->expiring) return nullptr;
         lease->deadline = now + lease->ttl_ns();
-        arm(id, lease);
+        arm(id, lease, lease->deadline);
         return lease;
     }
 
@@ -88,35 +88,42 @@ public:
         if (Lease* lease = find(id)) lease->expiring = true;
     }
 
-    // Every lease gets a full TTL from `now` on.
-    void rearm(uint64_t now) {
+    // Every lease gets a full TTL from `now` on. `elected`: by a leader that begins: of the expiries that it proposed in
+    // an earlier term, those that may still be applied are before whatever it answers in this one. In the middle of a
+    // term an expiry that is proposed stays so.
+    void rearm(uint64_t now, bool elected) {
         queue_.clear();
         for (auto& [id, lease] : leases_) {
+            if (elected) lease.expiring = false;
             lease.deadline = now + lease.ttl_ns();
-            lease.expiring = false;
-            lease.armed = true;
-            queue_.push_back({lease.deadline, id, lease.generation});
+            lease.armed = !lease.expiring;
+            if (lease.armed) queue_.push_back({lease.deadline, id, lease.generation});
         }
         std::make_heap(queue_.begin(), queue_.end());
     }
 
-    // At most `limit` leases whose deadline has passed, earliest first. Each is named once, until it is touched or all
-    // are armed anew.
-    std::vector<DueLease> due(uint64_t now, size_t limit) {
+    // At most `limit` leases whose deadline has passed, earliest first. Unless their expiry is proposed, or they are
+    // touched, they are named again from `again` on.
+    std::vector<DueLease> due(uint64_t now, uint64_t again, size_t limit) {
         std::vector<DueLease> found;
         while (found.size() < limit && !queue_.empty() && queue_.front().deadline <= now) {
             Deadline first = pop();
             Lease* lease = find(first.id);
             if (lease == nullptr || lease->generation != first.generation) continue;
             lease->armed = false;
+            if (lease->expiring) continue;
             if (lease->deadline > now) {  // touched since it was queued
-                arm(first.id, lease);
+                arm(first.id, lease, lease->deadline);
             } else {
                 found.push_back({first.id, first.generation});
             }
         }
+        for (const DueLease& named : found) arm(named.id, find(named.id), again);
         return found;
     }
+
+    // Before that due() names nothing.
+    uint64_t next_due() const { return queue_.empty() ? UINT64_MAX : queue_.front().deadline; }
 
 private:
     // Touching only moves Lease::deadline: the queue finds out when the old one comes up.
@@ -131,11 +138,11 @@ private:
         }
     };
 
-    void arm(uint64_t id, Lease* lease) {
+    void arm(uint64_t id, Lease* lease, uint64_t at) {
         if (lease->armed) return;
         if (queue_.size() > 2 * leases_.size() + 64) forget_ended();
         lease->armed = true;
-        queue_.push_back({lease->deadline, id, lease->generation});
+        queue_.push_back({at, id, lease->generation});
         std::push_heap(queue_.begin(), queue_.end());
     }
 

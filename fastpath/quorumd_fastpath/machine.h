@@ -131,6 +131,12 @@ public:
         }
     }
 
+    // A session's keep-alive, outside the log too.
+    Answer keep_session(SessionId id, std::optional<uint64_t> now) {
+        reset_body();
+        return answer(now ? sessions.touch(id, *now) : ONLY_LEADER);
+    }
+
 private:
     static constexpr Verdict ONLY_LEADER{REJECTED, "only the leader, asked for the newest state, can say"};
 

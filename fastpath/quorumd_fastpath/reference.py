@@ -304,15 +304,14 @@ class StagedTurn:
     writes: Staged = field(default_factory=list)
     reads: Staged = field(default_factory=list)
     stale: Staged = field(default_factory=list)
-    keepalives: Staged = field(default_factory=list)
     overflow: Staged = field(default_factory=list)
     others: list[tuple[int, ParsedFrame]] = field(default_factory=list)
     drops: Counter[str] = field(default_factory=Counter)
 
     def take(self, addr: bytes, entry: Entry, record: bytes) -> None:
-        classes = {READ: self.reads, STALE_READ: self.stale, KEEP_ALIVE: self.keepalives}
+        classes = {READ: self.reads, KEEP_ALIVE: self.reads, STALE_READ: self.stale}
         target = classes.get(entry.kind, self.writes)
-        if len(self.writes) + len(self.reads) + len(self.stale) + len(self.keepalives) >= self.capacity:
+        if len(self.writes) + len(self.reads) + len(self.stale) >= self.capacity:
             target = self.overflow
         if target is self.overflow and len(self.overflow) >= self.capacity:
             self.drops["overflow"] += 1

@@ -163,7 +163,9 @@ private:
 
 struct Session {
     uint64_t generation = 0;  // raised by every applied entry of the session
-    uint64_t last_seen = 0;   // of this node's monotonic clock, ns; neither replicated nor digested
+    // Of this node alone, neither replicated nor digested.
+    uint64_t last_seen = 0;  // ns of its monotonic clock
+    bool expiring = false;   // its expiry was proposed; void once the generation moves
     Window window;
 };
 
@@ -199,12 +201,21 @@ public:
     // Counts an applied entry.
     void seen(Session* session, uint64_t now) {
         session->generation += 1;
-        touch(session, now);
+        session->expiring = false;
+        refresh(session, now);
     }
 
-    void touch(Session* session, uint64_t now) {
-        session->last_seen = now;
-        oldest_seen_ = std::min(oldest_seen_, now);
+    // Its client keeps the session alive: a full TTL from `now` on. Not if it has ended, or its expiry is proposed.
+    Verdict touch(SessionId id, uint64_t now) {
+        Session* session = find(id);
+        if (session == nullptr || session->expiring) return {SESSION_EXPIRED, ""};
+        refresh(session, now);
+        return GOOD;
+    }
+
+    // An expiry was proposed: it may be applied any time, so nobody may be told that the session lives.
+    void expiring(SessionId id) {
+        if (Session* session = find(id)) session->expiring = true;
     }
 
     // Ends a session; closing what is not open is fine: the answer may have been lost.
@@ -220,9 +231,12 @@ public:
         ended_.insert(id);
     }
 
-    // Every session gets a full TTL from `now` on.
-    void rearm(uint64_t now) {
-        for (auto& [id, session] : open_) session.last_seen = now;
+    // Every session gets a full TTL from `now` on; see Leases::rearm.
+    void rearm(uint64_t now, bool elected) {
+        for (auto& [id, session] : open_) {
+            session.last_seen = now;
+            if (elected) session.expiring = false;
+        }
         oldest_seen_ = now;
     }
 
@@ -249,6 +263,11 @@ public:
     }
 
 private:
+    void refresh(Session* session, uint64_t now) {
+        session->last_seen = now;
+        oldest_seen_ = std::min(oldest_seen_, now);
+    }
+
     static uint64_t age(uint64_t seen, uint64_t now) { return now > seen ? now - seen : 0; }
 
     std::unordered_map<SessionId, Session, SessionHash> open_;

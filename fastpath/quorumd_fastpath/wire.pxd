@@ -156,8 +156,7 @@ cpdef enum:
     WRITES = 0
     READS = 1
     STALE = 2
-    KEEPALIVES = 3
-    OVERFLOW = 4
+    OVERFLOW = 3
 
 # One raw socket address; never looked into here. Only the first `length` bytes mean anything.
 cdef struct qaddr:
@@ -261,7 +260,6 @@ cdef class Stage:
     cdef vector[qstaged] writes_
     cdef vector[qstaged] reads_
     cdef vector[qstaged] stale_
-    cdef vector[qstaged] keepalives_
     cdef vector[qstaged] overflow_
     cdef vector[qparsed] others
     cdef uint64_t write_bytes_

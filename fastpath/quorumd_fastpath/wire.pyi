@@ -97,7 +97,6 @@ REASONS: tuple[str, ...]
 WRITES: int
 READS: int
 STALE: int
-KEEPALIVES: int
 OVERFLOW: int
 
 Frame = NamedTuple(  # noqa: UP014 - in class form mypy refuses fields named like tuple's `count` and `index`
@@ -249,8 +248,6 @@ class Stage:
     def read_bytes(self) -> int: ...
     @property
     def stale(self) -> int: ...
-    @property
-    def keepalives(self) -> int: ...
     @property
     def refused(self) -> int:
         """Operations above the capacity, to be answered with reject(OVERFLOW, ...)."""

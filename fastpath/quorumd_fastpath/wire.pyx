@@ -639,8 +639,6 @@ cdef class Stage:
             return &self.reads_
         if which == STALE:
             return &self.stale_
-        if which == KEEPALIVES:
-            return &self.keepalives_
         return &self.overflow_
 
     @property
@@ -662,10 +660,6 @@ cdef class Stage:
     @property
     def stale(self):
         return self.stale_.size()
-
-    @property
-    def keepalives(self):
-        return self.keepalives_.size()
 
     @property
     def refused(self):
@@ -705,20 +699,17 @@ cdef class Stage:
             op.record = data
             op.length = entry.length
             data += entry.length
-            if (self.writes_.size() + self.reads_.size() + self.stale_.size()
-                    + self.keepalives_.size() >= self.capacity):
+            if self.writes_.size() + self.reads_.size() + self.stale_.size() >= self.capacity:
                 if self.overflow_.size() < self.capacity:
                     self.overflow_.push_back(op)
                 else:
                     drops[DROP_OVERFLOW] += 1
                 continue
-            if entry.kind == ENTRY_READ:
+            if entry.kind == ENTRY_READ or entry.kind == ENTRY_KEEP_ALIVE:
                 target = &self.reads_
                 self.read_bytes_ += op.length
             elif entry.kind == ENTRY_STALE_READ:
                 target = &self.stale_
-            elif entry.kind == ENTRY_KEEP_ALIVE:
-                target = &self.keepalives_
             else:
                 target = &self.writes_
                 self.write_bytes_ += op.length

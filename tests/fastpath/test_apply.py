@@ -577,10 +577,10 @@ def test_deadlines():
     assert store.expired(301, 100) == []
     driver.apply(Kind.COMMAND, ids[0], 1, 1, PUT, now_ns=250)
     assert store.expired(302, 100) == [(ids[1], 1), (ids[2], 1)]
-    store.rearm(1000)
+    store.rearm(1000, True)
     assert store.expired(1099, 100) == []
     assert store.expired(1100, 100) == sorted((session, 2 if session == ids[0] else 1) for session in ids)
-    store.rearm(2000)
+    store.rearm(2000, False)
     assert [store.expired(2100, 100, 3) for _ in range(3)] == [
         [(ids[1], 1), (ids[3], 1), (ids[0], 2)], [(ids[2], 1)], [],
     ]
@@ -919,17 +919,36 @@ def test_stale_reads():
     assert driver.store.keys == 1
 
 
+def keep_alive(driver, now, *sessions):
+    """Statuses of keep-alives for these sessions, as a leader answers them at `now`."""
+    queue = ring.ReadQueue(1 << 20)
+    stage, _slab = staged(*((Kind.KEEP_ALIVE, session, seq, 0) for seq, session in enumerate(sessions, 5)))
+    assert queue.enqueue(stage, 1)
+    driver.store.read(queue, 1, driver.replies, now)
+    answers = by_client(driver)
+    replies = [answers[b"client%d" % n][0] for n in range(len(sessions))]
+    assert [(reply.kind, reply.seq) for reply in replies] == [(Kind.KEEP_ALIVE, n + 5) for n in range(len(sessions))]
+    return [reply.status for reply in replies]
+
+
 def test_keep_alives():
     driver = Driver(sessions=(S, T))
-    stage, _slab = staged((Kind.KEEP_ALIVE, S, 5, 0), (Kind.KEEP_ALIVE, b"?" * 16, 6, 0))
     before = driver.store.digest
-    driver.store.touch(stage, driver.replies, 1000)
-    answers = by_client(driver)
-    assert [(reply.status, reply.seq, reply.kind) for reply in answers[b"client0"] + answers[b"client1"]] == [
-        (Status.OK, 5, Kind.KEEP_ALIVE), (Status.SESSION_EXPIRED, 6, Kind.KEEP_ALIVE),
-    ]
+    assert keep_alive(driver, 1000, S, b"?" * 16) == [Status.OK, Status.SESSION_EXPIRED]
     assert driver.store.expired(1050, 100) == [(T, 1)]
     assert driver.store.digest == before
+
+
+def test_a_session_that_is_expiring_is_kept_alive_by_nobody_until_it_does_something_or_the_next_election():
+    driver = Driver(sessions=(S, T))
+    for session in (S, T, b"?" * 16):
+        driver.store.session_expiring(session)
+    driver.store.rearm(1000, False)  # after a stall: the entries are still under way
+    assert keep_alive(driver, 1000, S, T) == [Status.SESSION_EXPIRED] * 2
+    driver.apply(Kind.COMMAND, S, 1, 1, PUT)
+    assert keep_alive(driver, 1000, S, T) == [Status.OK, Status.SESSION_EXPIRED]
+    driver.store.rearm(2000, True)
+    assert keep_alive(driver, 2000, S, T) == [Status.OK] * 2
 
 
 # ---------------------------------------------------------------- numbers

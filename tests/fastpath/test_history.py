@@ -212,8 +212,9 @@ def test_compactions_and_expiries_are_entries_like_others():
     while done < len(log):
         part = log[done : done + rng.randrange(1, 40)]
         pieces.apply_bytes(b"".join(part), done + 1, len(part), now_ns=rng.randrange(1 << 40))
-        pieces.rearm(rng.randrange(1 << 40))
-        pieces.leases_due(rng.randrange(1 << 40))
+        pieces.rearm(rng.randrange(1 << 40), rng.random() < 0.5)
+        for lease, _ in pieces.leases_due(rng.randrange(1 << 40), rng.randrange(1 << 40)):
+            pieces.lease_expiring(lease)
         done += len(part)
     entries = ring.Ring(8 << 20, 4096)
     entries.reset(1)
@@ -262,17 +263,27 @@ def leased(*ttls_ms):
     return driver.store
 
 
-def due(store, now, *limit):
-    return [lease for lease, _ in store.leases_due(now, *limit)]
+AGAIN = 1 * SECOND
 
 
-def test_leases_are_due_in_order_and_once():
+def due(store, now):
+    return [lease for lease, _ in store.leases_due(now, now + AGAIN)]
+
+
+def test_leases_are_due_in_order_and_named_again_unless_expiring():
     store = leased(3000, 1000, 2000, 1000)
+    assert store.next_lease_due == 1 * SECOND
     assert due(store, 1 * SECOND - 1) == []
-    assert store.leases_due(2 * SECOND, 1) == [(2, store.lease(2)[0])]
+    assert store.leases_due(2 * SECOND, 3 * SECOND, 1) == [(2, store.lease(2)[0])]
     assert due(store, 2 * SECOND) == [4, 3]
-    assert due(store, 3 * SECOND) == [1]
+    store.lease_expiring(4)
+    assert due(store, 3 * SECOND - 1) == []
+    assert store.next_lease_due == 3 * SECOND
+    assert due(store, 3 * SECOND) == [1, 2, 3]
+    for lease in (1, 2, 3):
+        store.lease_expiring(lease)
     assert due(store, 100 * SECOND) == []
+    assert store.next_lease_due == 2**64 - 1
 
 
 def test_a_touch_moves_the_deadline_and_names_the_lease_anew():
@@ -280,6 +291,7 @@ def test_a_touch_moves_the_deadline_and_names_the_lease_anew():
     assert store.lease_touch(1, SECOND // 2)
     assert due(store, SECOND) == [2]
     assert due(store, 3 * SECOND // 2) == [1]
+    store.lease_expiring(1)
     assert store.lease_touch(2, 2 * SECOND)
     assert store.lease_touch(2, 3 * SECOND)
     assert due(store, 3 * SECOND) == []
@@ -287,7 +299,7 @@ def test_a_touch_moves_the_deadline_and_names_the_lease_anew():
     assert not store.lease_touch(3, 0)
 
 
-def test_a_lease_that_is_expiring_is_kept_alive_by_nobody_until_all_are_armed_anew():
+def test_a_lease_that_is_expiring_is_kept_alive_by_nobody_until_the_next_election():
     store = leased(1000)
     assert due(store, SECOND) == [1]
     store.lease_expiring(1)
@@ -296,7 +308,10 @@ def test_a_lease_that_is_expiring_is_kept_alive_by_nobody_until_all_are_armed_an
     assert store.query(encode(LeaseKeepAlive(1)), SECOND)[0] == Status.LEASE_NOT_FOUND
     op = LeaseTimeToLive(1)
     assert decode(op, 1, store.query(encode(op), 0)[2]).left_ms == 0
-    store.rearm(5 * SECOND)
+    store.rearm(4 * SECOND, False)  # after a stall: the entry is still under way
+    assert not store.lease_touch(1, 4 * SECOND)
+    assert due(store, 9 * SECOND) == []
+    store.rearm(5 * SECOND, True)
     assert due(store, 6 * SECOND - 1) == []
     assert store.lease_touch(1, 6 * SECOND - 1)
     assert due(store, 7 * SECOND - 1) == [1]
@@ -308,7 +323,7 @@ def test_ended_leases_are_never_due_nor_pile_up():
         driver.run(LeaseGrant(limits.MAX_LEASE_TTL_MS, 7))
         driver.run(LeaseRevoke(7))
     driver.run(LeaseGrant(1000, 7))
-    assert driver.store.leases_due(limits.MAX_LEASE_TTL_MS * limits.MILLISECOND) == [(7, driver.store.lease(7)[0])]
+    assert driver.store.leases_due(limits.MAX_LEASE_TTL_MS * limits.MILLISECOND, 0) == [(7, driver.store.lease(7)[0])]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -324,12 +339,11 @@ def test_deadlines_are_those_of_a_table(seed):
             assert store.lease_touch(lease, now)
             deadlines[lease] = now + ttls[lease - 1] * limits.MILLISECOND
         if rng.random() < 0.02:
-            store.rearm(now)
+            store.rearm(now, False)
             deadlines = {lease: now + ttls[lease - 1] * limits.MILLISECOND for lease in range(1, 41)}
         expected = sorted(lease for lease, deadline in deadlines.items() if deadline <= now)
         assert sorted(due(store, now)) == expected
-        for lease in expected:
-            del deadlines[lease]
+        deadlines.update(dict.fromkeys(expected, now + AGAIN))
 
 
 def test_keep_alives_are_reads_that_touch():

@@ -63,7 +63,7 @@ def datagrams(draw):
     return data + draw(st.sampled_from([b"", b"", b"", b"rubbish", bytes(100)])), draw(addresses)
 
 
-CLASSES = ("writes", "reads", "stale", "keepalives", "overflow")
+CLASSES = ("writes", "reads", "stale", "overflow")
 
 
 def staged(stage: wire.Stage) -> dict[str, list[tuple[bytes, bytes]]]:
@@ -104,7 +104,7 @@ def test_collect_agrees_with_the_reference(arrived, capacity):
     ]
     assert staged(stage) == {name: getattr(expected, name) for name in CLASSES}
     assert {reason: count for reason, count in counters.as_dict().items() if count} == expected.drops
-    assert (stage.writes, stage.reads, stage.stale, stage.keepalives, stage.refused) == tuple(
+    assert (stage.writes, stage.reads, stage.stale, stage.refused) == tuple(
         len(getattr(expected, name)) for name in CLASSES
     )
     assert stage.write_bytes == sum(len(record) for _, record in expected.writes)

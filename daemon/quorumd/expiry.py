@@ -1,0 +1,81 @@
+"""When sessions and leases end: which expiries a leader proposes. Pure; the decision only, the entry is the log's.
+
+Never early. A deadline is a full TTL, of this leader's monotonic clock, after the latest of: the keep-alive, which was
+answered after a quorum confirmed that this node still led; its own election, since it cannot know what its
+predecessors answered; the end of a stall of its loop, since what clients sent meanwhile is not read yet. An expiry
+names the generation that it means, so one that comes late is void. Once it is proposed no keep-alive is answered: it
+may be applied any time. A deposed leader's proposal is in its successor's log before whatever the successor answers, or
+nowhere.
+
+Late by at most: under a leader that stays a turn and a commit, so a heartbeat and a round trip with a sync; another TTL
+for each change of leader and each stall; for sessions EXPIRE_SESSIONS_EVERY.
+"""
+
+from typing import NamedTuple, Protocol
+
+from quorumd.commands import Kind
+from quorumd.limits import EXPIRE_AGAIN, EXPIRE_SESSIONS_EVERY, MAX_EXPIRIES_PER_TURN
+from quorumd.types import Nanoseconds, SessionId
+
+NO_BYTES = bytes(8)
+
+
+class Expirable(Protocol):
+    """What the policy asks of the store; quorumd_fastpath.apply.Store documents each."""
+
+    @property
+    def next_lease_due(self) -> Nanoseconds: ...
+
+    def expired(self, now_ns: Nanoseconds, ttl_ns: Nanoseconds, limit: int = ...) -> list[tuple[SessionId, int]]: ...
+
+    def leases_due(self, now_ns: Nanoseconds, again_ns: Nanoseconds, limit: int = ...) -> list[tuple[int, int]]: ...
+
+    def session_expiring(self, session: SessionId) -> None: ...
+
+    def lease_expiring(self, lease: int) -> None: ...
+
+
+class Expiries(NamedTuple):
+    """What is due: (session id, generation) and (lease id, generation)."""
+
+    sessions: list[tuple[SessionId, int]]
+    leases: list[tuple[int, int]]
+
+    def records(self) -> list[tuple[int, bytes, int]]:
+        """As entries: (kind, session, seq)."""
+        found = [(int(Kind.EXPIRE_SESSION), session, generation) for session, generation in self.sessions]
+        for lease, generation in self.leases:
+            found.append((int(Kind.EXPIRE_LEASE), NO_BYTES + lease.to_bytes(8, "little"), generation))
+        return found
+
+    def proposed(self, store: Expirable) -> None:
+        """They are in the log: from now on their keep-alives are refused."""
+        for session, _ in self.sessions:
+            store.session_expiring(session)
+        for lease, _ in self.leases:
+            store.lease_expiring(lease)
+
+
+class ExpiryPolicy:
+    """For the leader. `begin` with each leadership."""
+
+    def __init__(self, session_ttl: Nanoseconds) -> None:
+        self.session_ttl = session_ttl
+        self._sessions_at: Nanoseconds = 0
+
+    def begin(self, now: Nanoseconds) -> None:
+        """This node leads from `now` on; the store was re-armed."""
+        self._sessions_at = now + EXPIRE_SESSIONS_EVERY
+
+    def next_due(self, store: Expirable) -> Nanoseconds:
+        """Before that `due` finds nothing."""
+        return min(self._sessions_at, store.next_lease_due)
+
+    def due(self, now: Nanoseconds, store: Expirable) -> Expiries:
+        """What to propose now; what is not proposed after all is named again in a while."""
+        sessions: list[tuple[SessionId, int]] = []
+        if now >= self._sessions_at:
+            self._sessions_at = now + EXPIRE_SESSIONS_EVERY
+            sessions = store.expired(now, self.session_ttl, MAX_EXPIRIES_PER_TURN)
+        leases = store.leases_due(now, now + EXPIRE_AGAIN, MAX_EXPIRIES_PER_TURN - len(sessions))
+        return Expiries(sessions, leases)

@@ -1,0 +1,157 @@
+"""When leases end: a full TTL after what their holder was last told, never earlier, and soon after (expiry.py)."""
+
+import pytest
+from world import MS, Caller, World
+
+from quorumd import commands
+from quorumd.commands import Kind, LeaseGrant, LeaseKeepAlive, Put, Status
+from quorumd.limits import SECOND
+
+pytestmark = pytest.mark.usefixtures("either_engine")
+
+TTL_MS = 2000
+LATE_MS = 150  # a heartbeat, and a commit
+
+
+class Holder(Caller):
+    """Holds lease 7 with the key `k`; `lives_until`: what it may believe, by the time at which it asked."""
+
+    def hold(self):
+        self.open()
+        asked = self.world.now
+        assert self.write(LeaseGrant(TTL_MS, 7)).id == 7
+        self.lives_until = asked + TTL_MS * MS
+        self.write(Put(b"k", b"held", lease=7))
+        return self
+
+    def keep_alive(self, within_ms=5000):
+        asked = self.world.now
+        self.read_seq += 1
+        command = commands.encode(LeaseKeepAlive(7))
+        status = self.request(Kind.READ, self.read_seq, command, within_ms).status
+        if status == Status.OK:
+            self.lives_until = asked + TTL_MS * MS
+        return status
+
+    def held(self):
+        """Whether any node still has the lease: it ends everywhere or nowhere, some a little later."""
+        return any(core.store.lease(7) for core in self.world.cores())
+
+    def ends(self, within_ms):
+        """Waits for the end; ms between what the holder may believe and that, negative: too early."""
+        self.world.until(lambda: not all(core.store.lease(7) for core in self.world.cores()), within_ms)
+        return (self.world.now - self.lives_until) // MS
+
+
+def ready(**options):
+    world = World(**options)
+    caller = Holder(world)
+    caller.target = world.elect()
+    return world, caller.hold()
+
+
+def another(world, first):
+    """Waits for a leader other than node `first`."""
+    world.until(lambda: world.leader() is not None and world.leader().settings.node != first)
+
+
+def test_a_lease_ends_a_ttl_after_its_last_keep_alive_and_takes_its_keys():
+    world, holder = ready()
+    for _ in range(4):
+        world.step(TTL_MS - 200)
+        assert holder.keep_alive() == Status.OK
+    assert 0 <= holder.ends(2 * TTL_MS) <= LATE_MS
+    assert holder.get(b"k") is None
+    assert holder.keep_alive() == Status.LEASE_NOT_FOUND
+
+
+def test_an_idle_lease_costs_the_log_nothing():
+    world, holder = ready()
+    world.step(TTL_MS // 2)
+    applied = world.cores()[0].applier.applied
+    for _ in range(20):
+        assert holder.keep_alive() == Status.OK
+        world.step(TTL_MS // 2)
+    assert {core.applier.applied for core in world.cores()} == {applied}
+
+
+@pytest.mark.parametrize("heard_ms", [0, 500, 1900])
+def test_a_new_leader_gives_a_full_ttl(heard_ms):
+    """It cannot know of keep-alives that its predecessor answered a moment before it fell silent."""
+    world, holder = ready()
+    world.step(1900)
+    assert holder.keep_alive() == Status.OK
+    world.step(heard_ms)
+    first = world.elect()
+    world.isolate(first)
+    another(world, first)
+    elected = world.now
+    world.until(lambda: any(core.store.lease(7) is None for core in world.cores()), 2 * TTL_MS)
+    assert world.now >= max(holder.lives_until, elected + (TTL_MS - LATE_MS) * MS)
+    assert world.now <= elected + (TTL_MS + LATE_MS) * MS
+
+
+def test_a_deposed_leader_ends_no_lease():
+    """Its clock says that the TTL is over, its proposal reaches nobody; meanwhile the holder talks to the new one."""
+    world, holder = ready()
+    first = world.elect()
+    world.isolate(first)
+    another(world, first)
+    for _ in range(6):
+        world.step(TTL_MS // 2)
+        assert holder.keep_alive() == Status.OK
+        assert holder.held()
+    world.heal()
+    for _ in range(4):
+        world.step(TTL_MS // 2)
+        assert holder.keep_alive() == Status.OK
+    assert holder.get(b"k") == b"held"
+
+
+def test_no_keep_alive_is_answered_between_the_proposal_of_an_expiry_and_its_end():
+    """The leader is alone for a moment when the TTL is over: what it proposed then is applied once it is not."""
+    world, holder = ready()
+    leader = world.elect()
+    core = world.members[leader].core
+    world.until(lambda: world.now >= holder.lives_until - 20 * MS, 2 * TTL_MS)
+    world.isolate(leader)
+    world.until(lambda: core.engine.last > core.applier.applied, 200)  # the expiry, not committed
+    world.heal()
+    assert holder.keep_alive() == Status.LEASE_NOT_FOUND
+    world.step(LATE_MS)
+    assert not holder.held()
+
+
+def test_a_stall_of_the_leader_gives_a_full_ttl():
+    world, holder = ready()
+    core = world.leader()
+    world.step(1900)
+    core.stalled(world.now)
+    stalled = world.now
+    assert holder.ends(2 * TTL_MS) >= 0
+    assert 0 <= world.now - stalled - TTL_MS * MS <= LATE_MS * MS
+
+
+def test_a_stall_does_not_bring_back_a_lease_whose_expiry_is_under_way():
+    world, holder = ready()
+    leader = world.elect()
+    core = world.members[leader].core
+    world.until(lambda: world.now >= holder.lives_until - 20 * MS, 2 * TTL_MS)
+    world.isolate(leader)
+    world.until(lambda: core.engine.last > core.applier.applied, 200)
+    core.stalled(world.now)
+    world.heal()
+    assert holder.keep_alive() == Status.LEASE_NOT_FOUND
+
+
+def test_leases_that_survive_a_restart_of_everything_have_a_full_ttl():
+    world, holder = ready()
+    world.step(200)
+    for i in world.ids:
+        world.stop(i)
+    world.now += 10 * SECOND
+    for i in world.ids:
+        world.start(i)
+    world.elect()
+    assert holder.keep_alive() == Status.OK
+    assert 0 <= holder.ends(2 * TTL_MS) <= LATE_MS
