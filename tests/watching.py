@@ -21,11 +21,13 @@ class Written:
     def __init__(self):
         self.store = Store(1 << 40)
         self.history: list[tuple[int, Event]] = []
+        self.records: list[bytes] = []
         self.seq = 0
         self._apply(Kind.OPEN_SESSION, b"")
 
     def _apply(self, kind, command):
         record = encode_record(kind, SESSION, self.seq, self.seq, command)
+        self.records.append(record)
         self.store.apply_bytes(record, self.store.applied + 1, 1)
 
     def run(self, op):

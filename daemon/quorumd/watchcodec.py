@@ -21,7 +21,9 @@ UNKNOWN_STREAM: Final = 2
 REFUSED: Final = 4
 """The node has as many streams as it takes."""
 CLOSE: Final = 1
-"""Frame flag of WATCH: the client is done with the stream."""
+"""Frame flags of WATCH: the client is done with the stream."""
+PING: Final = 2
+"""It wants an answer whatever the frame brings."""
 
 PREV_KV: Final = 1
 """Flags of a watcher, as in fastpath's watch.pyi."""
