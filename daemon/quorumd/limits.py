@@ -186,7 +186,7 @@ CLIENT_WATCH_PAUSE: Final = 100 * MILLISECOND  # between nodes, once all of them
 CLIENT_WATCH_PROGRESS: Final = 10 * SECOND  # between questions how far idle watchers have got
 CLIENT_WATCH_BYTES: Final = 4 * MIB  # of events that wait for the user of one watcher; then it is paused
 CLIENT_WATCH_BATCHES: Final = 4096  # likewise
-CLIENT_WATCH_REVISION_BYTES: Final = 1024 * MIB  # of one revision's events, which are put together before they are given
+CLIENT_WATCH_REVISION_BYTES: Final = 1024 * MIB  # of one revision's events, put together before they are given
 CLIENT_WATCHERS: Final = 65_536
 
 # The checker

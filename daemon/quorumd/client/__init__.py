@@ -4,6 +4,8 @@ from quorumd.client.aio import AsyncClient
 from quorumd.client.pipeline import Pipeline
 from quorumd.client.states import State, StateListener
 from quorumd.client.sync import Client
+from quorumd.client.watcher import WatchBatch
+from quorumd.client.watches import AsyncWatch, Watch
 from quorumd.commands import (
     ALL,
     Compare,
@@ -17,14 +19,17 @@ from quorumd.commands import (
     Txn,
     TxnResult,
 )
+from quorumd.watchcodec import Event
 
 __all__ = [
     "ALL",
     "AsyncClient",
+    "AsyncWatch",
     "Client",
     "Compare",
     "DeleteRange",
     "DeleteResult",
+    "Event",
     "KeyValue",
     "Pipeline",
     "Put",
@@ -35,4 +40,6 @@ __all__ = [
     "StateListener",
     "Txn",
     "TxnResult",
+    "Watch",
+    "WatchBatch",
 ]

@@ -5,8 +5,9 @@ rebuilds a state from events is never shown half of a transaction, and may go on
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from quorumd import watchcodec
 from quorumd.commands import ALL
@@ -33,12 +34,16 @@ class WatchBatch:
     events: tuple[Event, ...] = ()
 
 
+def _nobody() -> None:
+    """Nobody waits."""
+
+
 @dataclass(eq=False, slots=True)
 class Watcher:
     """Made by a caller with what it asks for, changed by Watching only.
 
     resume: the first revision that has not been put in `waiting`. flags: watchcodec's. progress: whether progress is
-    given to the user. waiter: whom the IO layer tells. id: in the stream, 0: not in it.
+    given to the user. waiter: called by the IO layer when there is a batch, or an end. id: in the stream, 0: not in it.
     """
 
     key: bytes
@@ -46,7 +51,7 @@ class Watcher:
     flags: int
     resume: int
     progress: bool = False
-    waiter: Any = None
+    waiter: Callable[[], object] = _nobody
     id: int = 0
     created: bool = False
     paused: bool = False
