@@ -8,6 +8,8 @@ from quorumd.client.watcher import WatchBatch
 from quorumd.client.watches import AsyncWatch, Watch
 from quorumd.commands import (
     ALL,
+    Compact,
+    CompactResult,
     Compare,
     DeleteRange,
     DeleteResult,
@@ -26,6 +28,8 @@ __all__ = [
     "AsyncClient",
     "AsyncWatch",
     "Client",
+    "Compact",
+    "CompactResult",
     "Compare",
     "DeleteRange",
     "DeleteResult",
