@@ -241,7 +241,8 @@ def disturb(world, rng):
             key, end = rng.choice(RANGES)
             world.watch(
                 key, end, start=max(1, world.written.store.revision - rng.randrange(-5, 20)),
-                prev_kv=rng.random() < 0.5, put=rng.random() < 0.9, progress=rng.random() < 0.5, greed=rng.choice([1.0, 0.5, 0.05]),
+                prev_kv=rng.random() < 0.5, put=rng.random() < 0.9, progress=rng.random() < 0.5,
+                greed=rng.choice([1.0, 0.5, 0.05]),
             )  # fmt: skip
         case 6:
             world.written.compact(max(1, world.written.store.revision - rng.randrange(30)))

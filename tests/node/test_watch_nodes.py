@@ -1,4 +1,4 @@
-"""Watches on whole nodes: what consensus commits reaches whoever watches, at a follower too, through what befalls nodes."""
+"""Watches on whole nodes: what is committed reaches whoever watches, at a follower too, whatever befalls nodes."""
 
 import random
 
