@@ -50,7 +50,7 @@ class Watched:
         slots, _ = self.hub.pump(self.store)
         items = 0
         for slot in slots:
-            while (batch := self.hub.take(slot, limits.WATCH_BATCH_BYTES))[0]:
+            while (batch := self.hub.take(slot, limits.LOOPBACK_MTU))[0]:
                 items += batch[0]
                 self.hub.acknowledged(slot, len(batch[1]))
         return items

@@ -90,10 +90,10 @@ class User:
 
     def use(self, protocol, rng):
         while rng.random() < self.greed:
-            batch = protocol.watching.pop(self.watcher)
-            if batch is None:
+            waiting = protocol.watching.pop(self.watcher)
+            if waiting is None:
                 break
-            self.batches.append(batch)
+            self.batches.append(waiting.batch())
         error = self.watcher.error
         if error is not None and not self.watcher.waiting:
             assert isinstance(error, Compacted), error
@@ -202,7 +202,7 @@ class World:
 
 
 NARROW = {
-    "WATCH_PIECE_BYTES": 150, "WATCH_WINDOW_BYTES": 600, "WATCH_BATCH_BYTES": 400, "WATCH_TURN_COST": 7,
+    "WATCH_PIECE_BYTES": 150, "WATCH_WINDOW_BYTES": 600, "WATCH_TURN_COST": 7,
     "WATCH_WINDOW_BATCHES": 4, "WATCH_TOTAL_BYTES": 900,
 }  # fmt: skip
 
