@@ -88,6 +88,8 @@ WATCH_TOTAL_BYTES: Final = 256 * MIB  # put in all streams and not acknowledged
 WATCH_PIECE_BYTES: Final = 256 * KIB  # of events in one item
 WATCH_FRAGMENT_BYTES: Final = FRAGMENT_QUEUE_BYTES // 2  # waiting in fragments; above it, large batches wait
 WATCH_TURN_COST: Final = 16_384  # changes looked at and events given out in one turn, likewise for those behind
+WATCH_SENT_PER_TURN: Final = 4 * MIB  # of batches; the other streams have their turn in the next one
+WATCH_BATCH_COST: Final = 4 * KIB  # what a batch costs of that beside its bytes: a thousand of them take milliseconds
 WATCH_RETRY: Final = 40 * MILLISECOND  # what is not acknowledged is repeated after this, then ever more slowly
 WATCH_MAX_RETRY: Final = 1 * SECOND
 WATCH_RESENT_AT_ONCE: Final = 32  # batches of one stream
@@ -207,5 +209,6 @@ invariant(MAX_PENDING_OPS <= RING_ENTRIES, "every pending operation has its entr
 invariant(MAX_ENTRY_BYTES <= REASSEMBLY_BYTES // 8, "several of the largest messages reassemble at once")
 invariant(2 * WATCH_PIECE_BYTES <= WATCH_WINDOW_BYTES, "a window holds several pieces")
 invariant(WATCH_PIECE_BYTES + KIB <= MAX_ENTRY_BYTES, "any item fits a message in fragments")
+invariant(2 * WATCH_SENT_PER_TURN <= OUTBOX_SCRATCH_BYTES, "what a turn sends fits the outbox")
 invariant(WATCH_WINDOW_BYTES <= WATCH_TOTAL_BYTES, "one stream may fill its window")
 invariant(CLIENT_WATCH_PING + CLIENT_WATCH_SILENCE < WATCH_SILENCE // 2, "a client that lives is heard of in time")

@@ -92,7 +92,8 @@ class WatchPlane:
         self._streams: OrderedDict[tuple[Address, Incarnation, int], _Stream] = OrderedDict()
         self._by_slot: dict[int, _Stream] = {}
         self._to_answer: list[_Stream] = []
-        self._to_fill: list[_Stream] = []
+        self._to_fill: deque[_Stream] = deque()
+        self._budget = 0  # bytes that may still be sent in this turn
         self._timers: list[tuple[Nanoseconds, int, _Stream]] = []
         self._order = count()
         self._more_at: Nanoseconds | None = None  # there is more to do at once
@@ -178,16 +179,17 @@ class WatchPlane:
     def finish(self, now: Nanoseconds) -> None:
         """Ends a turn: what was applied is put in the streams; batches, answers and what is due again leave."""
         slots, more = self.hub.pump(self.store)
-        self._more_at = now if more else None
         for slot in slots:
             stream = self._by_slot.get(slot)
             if stream is not None:
-                self._fill(stream, now)
+                self._to_fill.append(stream)
         if self._to_fill:
-            waiting, self._to_fill = self._to_fill, []
-            for stream in waiting:
+            self._budget = limits.WATCH_SENT_PER_TURN
+            while self._to_fill and self._budget > 0:
+                stream = self._to_fill.popleft()
                 if stream.slot >= 0:
                     self._fill(stream, now)
+        self._more_at = now if more or self._to_fill else None
         if self._streams:
             self._keep_time(now)
         if self._to_answer:
@@ -204,9 +206,9 @@ class WatchPlane:
         return min(silent, self._timers[0][0]) if self._timers else silent
 
     def _fill(self, stream: _Stream, now: Nanoseconds) -> None:
-        """Sends what the stream holds, as far as its window goes."""
+        """Sends what the stream holds, as far as its window and the turn's budget go."""
         most = limits.WATCH_WINDOW_BATCHES if stream.proven else _FIRST_BATCHES
-        while len(stream.batches) < most:
+        while len(stream.batches) < most and self._budget > 0:
             items_count, items = self.hub.take(stream.slot, self._room)
             if not items_count:
                 return
@@ -214,6 +216,9 @@ class WatchPlane:
             stream.next_batch += 1
             stream.batches.append(batch)
             self._send(stream, batch, now)
+            self._budget -= limits.WATCH_BATCH_COST + len(items)
+            if self._budget <= 0:
+                self._to_fill.append(stream)
             if not stream.timer or stream.timer > now + stream.retry:
                 self._set_timer(stream, now + stream.retry)
 

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(min=0), default=0, help="Stop after this many events; 0: never.")
 @click.option("--json", "as_json", is_flag=True, help='One object a line; bytes that are no text as {"base64": ...}.')
 @client_options
-def watch(
-    key: str, *, prefix: bool, revision: int, prev_kv: bool, limit: int, as_json: bool, timeout_s: float
-) -> None:
+def watch(key: str, *, prefix: bool, revision: int, prev_kv: bool, limit: int, as_json: bool, timeout_s: float) -> None:
     """Print what happens to KEY, a line for each event: revision, put or delete, key, value. Ctrl-C ends it.
 
     It goes on by itself when nodes fail. Exit code 1 if the revision to begin at, or to go on from, is compacted.
