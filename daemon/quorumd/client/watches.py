@@ -7,6 +7,7 @@ task, never on the one that reads the socket, so it may call the client and take
 import asyncio
 import os
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
 from time import monotonic_ns
 from types import TracebackType
@@ -17,6 +18,8 @@ from quorumd.errors import ConnectionLost, Timeout
 from quorumd.limits import SECOND
 
 LONGEST_WAIT_S: Final = 1.0  # a waiting user looks at the client itself at least so often
+
+_watches: "weakref.WeakSet[Watch]" = weakref.WeakSet()
 
 
 class Line(Protocol):
@@ -44,26 +47,31 @@ class Watch:
     def __init__(self, running: Callable[[], Line], make: Callable[[int], Watcher], start_revision: int) -> None:
         self._running = running
         self._make = make
+        self._lock = threading.Lock()
         self._news = threading.Event()
         self._closed = False
         self._watcher: Watcher | None = None
         self._io: Line | None = None
-        self._pid = 0  # whose `_io` it is
         self.revision = start_revision - 1
         """Of the batch given last: everything up to it has been given."""
         self._begin()
+        _watches.add(self)
 
     def _begin(self) -> tuple[Line, Watcher]:
         io = self._running()
-        if io is self._io and self._watcher is not None:
+        with self._lock:
+            if io is not self._io or self._watcher is None:
+                watcher = self._make(self.revision + 1)
+                watcher.waiter = self._news.set
+                io.watch(watcher)
+                self._io, self._watcher = io, watcher
             return io, self._watcher
-        watcher = self._make(self.revision + 1)
-        self._news = threading.Event()  # after a fork the old one may be locked by a thread that does not exist here
-        watcher.waiter = self._news.set
-        io.watch(watcher)
-        self._io, self._watcher = io, watcher
-        self._pid = os.getpid()
-        return io, watcher
+
+    def _forked(self) -> None:
+        """In the child, before anything else runs: what other threads held is held by nobody here."""
+        self._lock = threading.Lock()
+        self._news = threading.Event()
+        self._io = self._watcher = None
 
     def get(self, timeout: float | None = None) -> WatchBatch:
         """The next batch. Raises Timeout after `timeout` seconds without one, ConnectionLost after close()."""
@@ -97,7 +105,7 @@ class Watch:
         """Ends it; whoever waits for a batch waits no longer."""
         self._closed = True
         io, watcher = self._io, self._watcher
-        if io is not None and watcher is not None and self._pid == os.getpid():
+        if io is not None and watcher is not None:
             io.unwatch(watcher)
         self._news.set()
 
@@ -123,6 +131,7 @@ class AsyncWatch:
         self._make = make
         self._start = start
         self._begun = False
+        self._beginning = asyncio.Lock()
         self._news = asyncio.Event()
         self._closed = False
         self._watcher: Watcher | None = None
@@ -131,18 +140,18 @@ class AsyncWatch:
         """Of the batch given last: everything up to it has been given. 0: it has not begun."""
 
     async def _begin(self) -> tuple[Line, Watcher]:
-        if not self._begun:
-            self.revision = await self._start() - 1
-            self._begun = True
-        link = self._running()
-        if link is self._link and self._watcher is not None:
+        async with self._beginning:
+            if not self._begun:
+                self.revision = await self._start() - 1
+                self._begun = True
+            link = self._running()
+            if link is not self._link or self._watcher is None:
+                watcher = self._make(self.revision + 1)
+                self._news = asyncio.Event()
+                watcher.waiter = self._news.set
+                link.watch(watcher)
+                self._link, self._watcher = link, watcher
             return link, self._watcher
-        watcher = self._make(self.revision + 1)
-        self._news = asyncio.Event()
-        watcher.waiter = self._news.set
-        link.watch(watcher)
-        self._link, self._watcher = link, watcher
-        return link, watcher
 
     async def get(self, timeout: float | None = None) -> WatchBatch:
         """The next batch. Raises Timeout after `timeout` seconds without one, ConnectionLost after close()."""
@@ -190,3 +199,11 @@ class AsyncWatch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _after_fork_in_child() -> None:
+    for watch in list(_watches):
+        watch._forked()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
