@@ -81,12 +81,16 @@ def _span(start: str | None, end: str | None, prefix: bool) -> tuple[bytes, byte
     return to_bytes(start) if start else FIRST, to_bytes(end) if end else ALL
 
 
-def _as_json(kv: "KeyValue") -> bytes:
-    fields = {
+def fields_of(kv: "KeyValue") -> dict[str, object]:
+    """A version of a key, to be shown as JSON."""
+    return {
         "key": _text(kv.key), "value": _text(kv.value), "create_revision": kv.create_revision,
         "mod_revision": kv.mod_revision, "version": kv.version, "lease": kv.lease,
-    }
-    return json.dumps(fields, ensure_ascii=False).encode()
+    }  # fmt: skip
+
+
+def _as_json(kv: "KeyValue") -> bytes:
+    return json.dumps(fields_of(kv), ensure_ascii=False).encode()
 
 
 def _text(data: bytes) -> str | dict[str, str]:
