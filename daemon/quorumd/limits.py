@@ -151,6 +151,14 @@ CLIENT_OPEN_DEADLINE: Final = 10 * SECOND
 CLIENT_CLOSE_DEADLINE: Final = 200 * MILLISECOND
 CLIENT_TIMEOUT_S: Final = 5.0
 
+# Recipes
+RECIPE_NAME_BYTES: Final = 4 * KIB  # of a lock, queue, ...; three times that once it is escaped
+SESSION_TTL_S: Final = 10.0  # of a recipes session's lease, unless it is given another
+SESSION_KEEP_ALIVES: Final = 3  # keep-alives within one TTL
+SESSION_MARGIN_PARTS: Final = 10  # a lease counts as lost this part of its TTL before the cluster could end it
+SESSION_RETRY: Final = 50 * MILLISECOND  # after an attempt that failed, and that the client had repeated already
+SESSION_CLOSE_S: Final = 1.0  # for the goodbye; a lease that could not be revoked ends by itself
+
 # The checker
 HISTORY_EVENTS: Final = 4_000_000  # of one history in memory
 CHECK_CONFIGURATIONS: Final = 4_000_000  # visited by one search; above it, undecided
@@ -164,3 +172,5 @@ invariant(MAX_ENTRY_BYTES * 4 <= RING_BYTES, "the ring must hold several of the 
 invariant(MAX_ENTRY_BYTES * 4 <= ISLAND_BYTES, "several of the largest entries wait behind a hole")
 invariant(MAX_PENDING_OPS <= RING_ENTRIES, "every pending operation has its entry in the ring")
 invariant(MAX_ENTRY_BYTES <= REASSEMBLY_BYTES // 8, "several of the largest messages reassemble at once")
+invariant(3 * RECIPE_NAME_BYTES + KIB <= MAX_KEY_BYTES, "an escaped name and what stands around it fit a key")
+invariant(SESSION_KEEP_ALIVES >= 2 and SESSION_MARGIN_PARTS >= 4, "a lost keep-alive does not lose the lease")

@@ -1,0 +1,1 @@
+"""Coordination recipes: locks, elections, queues and more, on the store's keys, leases and watches."""

@@ -1,0 +1,170 @@
+"""Standing in line: what lock, read-write lock, semaphore and election have in common.
+
+Each contender puts one key of its own, attached to its session's lease, and the store orders them by creation
+revision. Whose key has nobody ahead of it owns the line; the creation revision of that key is its fencing token. The
+others wait for the one just ahead of them, so that one departure wakes one contender.
+
+A contender decides by a read that is guarded by its own key, *after* every wait: its lease may have expired while it
+waited, and the predecessor's key then vanished for somebody else's sake (etcd 3.4.3's lock believed that it held).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from quorumd.commands import Compare, DeleteRange, Put, Range, RangeResult, SimpleOp, Txn, TxnResult
+from quorumd.errors import Compacted
+from quorumd.limits import SECOND, SESSION_RETRY
+from quorumd.recipes.effects import TRANSIENT, Pause, Script, Wait, clock, found, transact
+from quorumd.recipes.errors import LeaseNotFound, NotAcquired, NotHeld, SessionLost
+from quorumd.recipes.fencing import Token
+from quorumd.recipes.keys import end_of
+from quorumd.recipes.lease import Lease
+from quorumd.types import Nanoseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """`own`: the prefix under which a contender stands. `ahead`: the prefix of those whom it waits for."""
+
+    own: bytes
+    ahead: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A contender's key, when it was created, and who was just ahead of it at `seen`; None: nobody."""
+
+    key: bytes
+    created: int
+    seen: int
+    predecessor: bytes | None
+
+    @property
+    def token(self) -> Token:
+        """The fencing token of the owner, once this is the first place."""
+        return Token(self.created, self.key)
+
+    @property
+    def guard(self) -> Compare:
+        """Holds as long as the contender stands there."""
+        return self.token.guard()
+
+
+def deadline(now: Nanoseconds, timeout: float | None) -> Nanoseconds | None:
+    """`timeout` seconds from `now`; None: never. Raises ValueError for a negative one."""
+    if timeout is None:
+        return None
+    if not timeout >= 0:
+        raise ValueError(f"timeout must not be negative, but is {timeout!r} seconds")
+    return now + int(timeout * SECOND)
+
+
+def sooner(lease: Lease, until: Nanoseconds | None) -> Nanoseconds:
+    """`until`, or the moment from which the lease cannot be relied on."""
+    return lease.safe_until if until is None else min(until, lease.safe_until)
+
+
+def persist(lease: Lease, txn: Txn, until: Nanoseconds | None, *, unsure: list[bool] | None = None) -> Script[TxnResult]:
+    """Performs a transaction that may be repeated, through whatever passes. `unsure` tells whether it was repeated.
+
+    Raises NotAcquired at `until`, SessionLost once the lease cannot be relied on.
+    """
+    while True:
+        now = yield from clock()
+        lease.require(now)
+        if until is not None and now >= until:
+            raise NotAcquired("the time is over")
+        try:
+            return (yield from transact(txn, sooner(lease, until)))
+        except LeaseNotFound as error:
+            lease.lose("the cluster ended the lease")
+            raise SessionLost(lease.lost) from error
+        except TRANSIENT:
+            if unsure is not None:
+                unsure.append(True)
+            yield Pause(min(now + SESSION_RETRY, sooner(lease, until)))
+
+
+def enter(lease: Lease, line: Line, value: bytes, until: Nanoseconds | None) -> Script[Place]:
+    """Takes the last place of the line. On any error the key, if there is one, is left to the lease's errands."""
+    key = line.own + lease.contender()
+    ahead = _everybody(line)
+    try:
+        entering = Txn([Compare.create_revision(key, "=", 0)], [ahead, Put(key, value, lease.id)], [Range(key)])
+        result = yield from persist(lease, entering, until)
+        if result.succeeded:
+            return Place(key, result.revision, result.revision, _last(found(result, 0), result.revision))
+        mine = found(result, 0).kvs[0]  # an earlier transmission's, for nobody else puts this key
+        return (yield from look(lease, line, Place(key, mine.create_revision, 0, None), until))
+    except BaseException:
+        lease.drop(key)
+        raise
+
+
+def look(lease: Lease, line: Line, place: Place, until: Nanoseconds | None) -> Script[Place]:
+    """The place as it is now. Raises SessionLost if the contender's key is gone."""
+    result = yield from persist(lease, Txn([place.guard], [_everybody(line)]), until)
+    if not result.succeeded:
+        raise SessionLost("the contender's key is gone, and with it its place in the line")
+    return replace(place, seen=result.revision, predecessor=_last(found(result, 0), place.created))
+
+
+def _everybody(line: Line) -> Range:
+    return Range(line.ahead, end_of(line.ahead), keys_only=True)
+
+
+def _last(contenders: RangeResult, below: int) -> bytes | None:
+    """Who came last among those who came before `below`."""
+    earlier = [kv for kv in contenders.kvs if kv.create_revision < below]
+    return max(earlier, key=lambda kv: kv.create_revision).key if earlier else None
+
+
+def await_turn(lease: Lease, line: Line, place: Place, until: Nanoseconds | None) -> Script[Place]:
+    """Waits until nobody is ahead. On any error the key is left to the lease's errands: the place is given up.
+
+    Raises NotAcquired at `until`, SessionLost when the lease, or the key, is lost.
+    """
+    try:
+        while place.predecessor is not None:
+            yield from await_change(lease, place.predecessor, b"", place.seen, until)
+            place = yield from look(lease, line, place, until)
+        # The read that found nobody ahead may have been answered long ago: this process may have stood still since.
+        lease.require((yield from clock()))
+        return place
+    except BaseException:
+        lease.drop(place.key)
+        raise
+
+
+def await_change(lease: Lease, key: bytes, end: bytes, after: int, until: Nanoseconds | None) -> Script[None]:
+    """Returns once something of [key, end) has changed since revision `after`, or may have.
+
+    Each wait ends by itself when the lease can no longer be relied on; a confirmed keep-alive moves that moment.
+    """
+    while True:
+        now = yield from clock()
+        lease.require(now)
+        if until is not None and now >= until:
+            raise NotAcquired("the time is over")
+        try:
+            events = yield Wait(key, end, after, sooner(lease, until))
+        except Compacted:
+            return
+        if events:
+            return
+
+
+def leave(lease: Lease, token: Token, until: Nanoseconds | None = None, also: Sequence[SimpleOp] = ()) -> Script[None]:
+    """Deletes the owner's key, and only if it is still that owner's. Raises NotHeld if it was gone already.
+
+    When the cluster cannot be reached in time, the error says so and the key is left to the lease's errands.
+    """
+    repeated: list[bool] = []
+    try:
+        leaving = Txn([token.guard()], [DeleteRange(token.key), *also])
+        result = yield from persist(lease, leaving, until, unsure=repeated)
+    except BaseException:
+        lease.drop(token.key)
+        raise
+    if not result.succeeded and not repeated:
+        raise NotHeld("it was lost before it was released: the key that stood for it was gone")
