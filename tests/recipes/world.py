@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from model import Model
 
-from quorumd.errors import NotLeader, Timeout
+from quorumd.errors import NotLeader, QuorumdError, Timeout
 from quorumd.recipes.effects import Call, Clock, Emit, Pause, Wait
 from quorumd.recipes.lease import grant, keep
 
@@ -32,6 +32,7 @@ class Faults:
     freeze_max: int = 4 * SECOND
     slow: float = 0.05  # of requests that take up to a second, rather than milliseconds
     compact: float = 0.0
+    revoke: float = 0.0  # of executed operations, after which somebody revokes a lease that is not theirs
 
 
 CALM = Faults()
@@ -54,7 +55,12 @@ class Actor:
 
     def session(self, ttl=2 * SECOND):
         """A script: the lease, kept alive by a task of this actor's."""
-        self.lease = yield from grant(ttl, self.world.now + 30 * SECOND)
+        while True:
+            try:
+                self.lease = yield from grant(ttl, self.world.now + SECOND)
+                break
+            except QuorumdError:
+                continue
         self.spawn(keep(self.lease))
         return self.lease
 
@@ -125,6 +131,7 @@ class World:
         self._queue = []
         self._serial = 0
         self._waits = []
+        self.wakes = 0  # of scripts that waited for events
 
     def actor(self, name):
         return Actor(self, name)
@@ -203,6 +210,11 @@ class World:
         if not lost:
             self.at(self.now + self._delay(), lambda: task.wake(turn, answer, error))
 
+        leases = sorted(self.model.leases)
+        if leases and self.random.random() < self.faults.revoke:
+            self.model.end_lease(self.random.choice(leases))
+            self._after_change()
+
     def _watch_leases(self):
         for lease_id, lease in self.model.leases.items():
             if not hasattr(lease, "watched"):
@@ -244,6 +256,7 @@ class World:
             return False
         taken = groups[: self.random.randint(1, len(groups))]
         events = tuple(event for _, inner in taken for event in inner)
+        self.wakes += 1
         self.at(self.now + self._delay(), lambda: task.wake(turn, events))
         return True
 

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable
 from typing import Final
 
-from quorumd.commands import DeleteRange
+from quorumd.commands import Compare, DeleteRange, Txn
 from quorumd.errors import ConnectionLost, QuorumdError
 from quorumd.limits import MILLISECOND, SESSION_KEEP_ALIVES, SESSION_MARGIN_PARTS, SESSION_RETRY
 from quorumd.recipes.effects import TRANSIENT, Call, Grant, KeepAlive, Pause, Revoke, Script, clock, expect
@@ -34,7 +34,7 @@ class Lease:
         self.sent = sent
         """When the last request left that is known to have begun the TTL anew."""
         self.errands: dict[bytes, None] = {}
-        """Keys of this lease's that nobody wants any more, and that may exist: to be deleted. They are never reused."""
+        """Keys that nobody wants any more, and that may exist and be this lease's: to be deleted if they are."""
         self.nudge: Callable[[], None] = lambda: None
         """Set by whoever drives `keep`: called when there are errands, from any thread or task."""
         self._numbers = itertools.count(1)
@@ -68,7 +68,7 @@ class Lease:
         return b"%016x-%x" % (self.id, next(self._numbers))
 
     def drop(self, key: bytes) -> None:
-        """Has `key` deleted by the keep-alive's script, as soon as the cluster can be reached."""
+        """Has `key`, if it is this lease's, deleted by the keep-alive's script once the cluster can be reached."""
         self.errands[key] = None
         self.nudge()
 
@@ -127,7 +127,7 @@ def sweep(lease: Lease, until: Nanoseconds) -> Script[bool]:
     """Deletes the keys that nobody wants; whether none is left. What fails is tried again at the next call."""
     for key in tuple(itertools.islice(lease.errands, SWEEP_BATCH)):
         try:
-            yield Call(DeleteRange(key), until)
+            yield Call(Txn([Compare.lease(key, "=", lease.id)], [DeleteRange(key)]), until)
         except QuorumdError:
             return False  # still an errand
         del lease.errands[key]

@@ -10,16 +10,20 @@ waited, and the predecessor's key then vanished for somebody else's sake (etcd 3
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from quorumd.commands import Compare, DeleteRange, Put, Range, RangeResult, SimpleOp, Txn, TxnResult
-from quorumd.errors import Compacted
-from quorumd.limits import SECOND, SESSION_RETRY
+from quorumd.errors import Compacted, QuorumdError, Timeout
+from quorumd.limits import CLIENT_TIMEOUT_S, SECOND, SESSION_RETRY
 from quorumd.recipes.effects import TRANSIENT, Pause, Script, Wait, clock, found, transact
 from quorumd.recipes.errors import LeaseNotFound, NotAcquired, NotHeld, SessionLost
 from quorumd.recipes.fencing import Token
 from quorumd.recipes.keys import end_of
 from quorumd.recipes.lease import Lease
 from quorumd.types import Nanoseconds
+
+ATTEMPT: Final = int(CLIENT_TIMEOUT_S * SECOND)
+"""The client repeats what was lost; so long it may try before the lease is looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,25 +68,34 @@ def sooner(lease: Lease, until: Nanoseconds | None) -> Nanoseconds:
     return lease.safe_until if until is None else min(until, lease.safe_until)
 
 
-def persist(lease: Lease, txn: Txn, until: Nanoseconds | None, *, unsure: list[bool] | None = None) -> Script[TxnResult]:
-    """Performs a transaction that may be repeated, through whatever passes. `unsure` tells whether it was repeated.
+def persist(
+    lease: Lease | None, txn: Txn, until: Nanoseconds | None, *, unsure: list[bool] | None = None
+) -> Script[TxnResult]:
+    """Performs a transaction that may be repeated, through whatever passes. `unsure` grows if it was repeated.
 
-    Raises NotAcquired at `until`, SessionLost once the lease cannot be relied on.
+    At `until` raises the last attempt's error (one of TRANSIENT); SessionLost once the lease cannot be relied on.
     """
+    failure: QuorumdError = Timeout("the time was over before it was tried")
     while True:
         now = yield from clock()
-        lease.require(now)
+        if lease is not None:
+            lease.require(now)
         if until is not None and now >= until:
-            raise NotAcquired("the time is over")
+            raise failure
+        attempt = now + ATTEMPT if until is None else min(now + ATTEMPT, until)
+        limit = attempt if lease is None else sooner(lease, attempt)
         try:
-            return (yield from transact(txn, sooner(lease, until)))
+            return (yield from transact(txn, limit))
         except LeaseNotFound as error:
+            if lease is None:
+                raise
             lease.lose("the cluster ended the lease")
             raise SessionLost(lease.lost) from error
-        except TRANSIENT:
+        except TRANSIENT as error:
+            failure = error
             if unsure is not None:
                 unsure.append(True)
-            yield Pause(min(now + SESSION_RETRY, sooner(lease, until)))
+            yield Pause(min(now + SESSION_RETRY, limit))
 
 
 def enter(lease: Lease, line: Line, value: bytes, until: Nanoseconds | None) -> Script[Place]:

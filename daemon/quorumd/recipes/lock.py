@@ -4,7 +4,7 @@ from typing import Final
 
 from quorumd.commands import Txn
 from quorumd.recipes import line as lines
-from quorumd.recipes.effects import Script, clock, transact
+from quorumd.recipes.effects import TRANSIENT, Script, clock, transact
 from quorumd.recipes.errors import NotAcquired, NotHeld
 from quorumd.recipes.fencing import Token
 from quorumd.recipes.keys import prefix_of
@@ -57,6 +57,8 @@ class Owner:
         self._state = BUSY
         try:
             self.token = yield from self._take(lines.deadline(now, timeout), patient)
+        except TRANSIENT as error:
+            raise NotAcquired("the cluster could not be reached in time") from error
         finally:
             self._state, self._depth = (FREE, 0) if self.token is None else (HELD, 1)
         return self.token
