@@ -131,7 +131,7 @@ def test_who_asked_first_has_it_first(seed):
     owners = []
 
     def once(actor):
-        lease = yield from actor.session()
+        lease = yield from actor.session(ttl=20 * SECOND)
         lock = Lock(lease, b"fair")
         yield Pause(world.now + world.random.randrange(SECOND))
         token = yield from lock.acquire()
