@@ -10,11 +10,23 @@ from hypothesis import strategies as st
 from quorumd import commands, limits
 from quorumd.commands import (
     ALL,
+    Compact,
+    CompactResult,
     Compare,
     DeleteRange,
     DeleteResult,
     KeyValue,
     Kind,
+    LeaseGrant,
+    LeaseGrantResult,
+    LeaseKeepAlive,
+    LeaseKeepAliveResult,
+    LeaseList,
+    LeaseListResult,
+    LeaseRevoke,
+    LeaseRevokeResult,
+    LeaseTimeToLive,
+    LeaseTimeToLiveResult,
     Put,
     PutResult,
     Range,
@@ -41,16 +53,33 @@ KEYS = st.binary(min_size=1, max_size=40)
 ENDS = st.one_of(st.just(b""), st.just(ALL), KEYS)
 SIMPLE = st.one_of(
     st.builds(Put, KEYS, st.binary(max_size=100), U64, st.booleans()),
+    st.builds(Put, KEYS, st.just(b""), st.just(0), st.booleans(), st.booleans(), st.booleans()),
     st.builds(DeleteRange, KEYS, ENDS, st.booleans()),
     st.builds(Range, KEYS, ENDS, U64, st.booleans(), st.booleans(), U64),
+    st.builds(
+        Range, KEYS, ENDS, U64, st.booleans(), st.booleans(), U64,
+        st.sampled_from(["key", "version", "create", "mod", "value"]), st.sampled_from(["none", "ascend", "descend"]),
+        U64, U64, U64, U64, U64, st.booleans(),
+    ),
 )
 RELATIONS = st.sampled_from(["=", ">", "<", "!="])
 COMPARES = st.one_of(
-    st.builds(Compare, KEYS, st.sampled_from(["version", "create", "mod", "lease"]), RELATIONS, U64),
-    st.builds(Compare.value, KEYS, RELATIONS, st.binary(max_size=50)),
+    st.builds(Compare, KEYS, st.sampled_from(["version", "create", "mod", "lease"]), RELATIONS, U64, ENDS),
+    st.builds(Compare.value, KEYS, RELATIONS, st.binary(max_size=50), ENDS),
 )
-BRANCHES = st.lists(SIMPLE, max_size=4).map(tuple)
-OPS = st.one_of(SIMPLE, st.builds(Txn, st.lists(COMPARES, max_size=4).map(tuple), BRANCHES, BRANCHES))
+
+
+def txns(of):
+    branches = st.lists(of, max_size=4).map(tuple)
+    return st.builds(Txn, st.lists(COMPARES, max_size=4).map(tuple), branches, branches)
+
+
+TXNS = txns(st.one_of(SIMPLE, txns(st.one_of(SIMPLE, txns(SIMPLE)))))
+LEASES = st.one_of(
+    st.builds(LeaseGrant, st.integers(0, limits.MAX_LEASE_TTL_MS), U64), st.builds(LeaseRevoke, U64),
+    st.builds(LeaseKeepAlive, U64), st.builds(LeaseTimeToLive, U64, st.booleans(), U64), st.just(LeaseList()),
+)
+OPS = st.one_of(SIMPLE, TXNS, st.builds(Compact, U64), LEASES)
 SESSIONS = st.binary(min_size=16, max_size=16)
 RECORDS = st.builds(Record, st.sampled_from(Kind), SESSIONS, U64, U64, st.binary(max_size=60))
 REPLIES = st.builds(
@@ -78,7 +107,9 @@ def test_records_round_trip(records):
     data = b"".join(encode_record(*record) for record in records)
     assert decode_records(data) == records
     # Peers may only send what belongs into a log.
-    logged = all(record.kind <= Kind.EXPIRE_SESSION for record in records)
+    logged = all(
+        record.kind <= Kind.EXPIRE_SESSION or record.kind in (Kind.EXPIRE_LEASE, Kind.COMPACT) for record in records
+    )
     assert check_entries(data, 0, len(data), len(records)) is logged
 
 
@@ -144,7 +175,21 @@ def test_result_bodies():
     assert decode(Range(b"k"), 6, RANGE_BODY) == RangeResult(6, (ONE,), True, 7)
     txn = Txn((), (Put(b"a", b""),), (Range(b"k"), Put(b"k", b"")))
     body = struct.pack("<BI", 0, 2) + struct.pack("<BI", 3, len(RANGE_BODY)) + RANGE_BODY + struct.pack("<BI", 1, 0)
-    assert decode(txn, 8, body) == TxnResult(8, False, (RangeResult(8, (ONE,), True, 7), PutResult(8, None)))
+    inner = TxnResult(8, False, (RangeResult(8, (ONE,), True, 7), PutResult(8, None)))
+    assert decode(txn, 8, body) == inner
+    outer = Txn((), (txn, Put(b"b", b"")))
+    body = struct.pack("<BIBI", 1, 2, 4, len(body)) + body + struct.pack("<BI", 1, 0)
+    assert decode(outer, 8, body) == TxnResult(8, True, (inner, PutResult(8)))
+
+
+def test_result_bodies_of_leases_and_compaction():
+    assert decode(Compact(3), 5, b"") == CompactResult(5)
+    assert decode(LeaseGrant(10, 3), 5, struct.pack("<QQ", 3, 1000)) == LeaseGrantResult(5, 3, 1000)
+    assert decode(LeaseRevoke(3), 5, struct.pack("<Q", 2)) == LeaseRevokeResult(5, 2)
+    assert decode(LeaseKeepAlive(3), 5, struct.pack("<Q", 1000)) == LeaseKeepAliveResult(5, 1000)
+    body = struct.pack("<QQQBI", 1000, 900, 3, 1, 2) + struct.pack("<I1sI2s", 1, b"a", 2, b"bc")
+    assert decode(LeaseTimeToLive(3, keys=True), 5, body) == LeaseTimeToLiveResult(5, 1000, 900, 3, (b"a", b"bc"), True)
+    assert decode(LeaseList(), 5, struct.pack("<IQQ", 2, 3, 9)) == LeaseListResult(5, (3, 9))
 
 
 @pytest.mark.parametrize(
@@ -158,11 +203,21 @@ def test_result_bodies():
         (Txn((), (Put(b"k", b""),)), struct.pack("<BI", 1, 0)),
         (Txn((), (Put(b"k", b""),)), struct.pack("<BI", 1, 1) + struct.pack("<BI", 3, 0)),
         (Txn((), (Put(b"k", b""),)), struct.pack("<BI", 1, 1) + struct.pack("<BI", 1, 1)),
+        (Txn((), (Txn(),)), struct.pack("<BIBI", 1, 1, 4, 6) + struct.pack("<BI", 1, 0) + b"x"),
+        (Compact(3), b"x"),
+        (LeaseGrant(10), struct.pack("<Q", 3)),
+        (LeaseTimeToLive(3), struct.pack("<QQQBI", 1, 1, 1, 2, 0)),
+        (LeaseList(), struct.pack("<IQ", 2, 3)),
     ],
 )
 def test_bad_result_bodies(op, body):
     with pytest.raises(ProtocolError):
         decode(op, 1, body)
+
+
+def nested(depth):
+    """A put within `depth` transactions."""
+    return Txn((), (nested(depth - 1) if depth > 1 else Put(b"k", b""),))
 
 
 @pytest.mark.parametrize(
@@ -175,6 +230,18 @@ def test_bad_result_bodies(op, body):
         (Put(b"k", bytes(limits.MAX_VALUE_BYTES + 1)), TooLarge),
         (Range(b"k", b"k" * (limits.MAX_KEY_BYTES + 1)), TooLarge),
         (Range(b"k", limit=-1), Rejected),
+        (Range(b"k", skip=-1), Rejected),
+        (Range(b"k", order="up"), Rejected),
+        (Range(b"k", min_mod_revision=2**64), Rejected),
+        (Put(b"k", b"v", ignore_value=True), Rejected),
+        (Put(b"k", b"v", 3, ignore_lease=True), Rejected),
+        (Compact(-1), Rejected),
+        (LeaseGrant(limits.MAX_LEASE_TTL_MS + 1), TooLarge),
+        (LeaseGrant(-1), Rejected),
+        (Txn((Compare.version(b"k", "=", 3, b"k" * (limits.MAX_KEY_BYTES + 1)),)), TooLarge),
+        (Txn((), (Txn((), (Put(b"", b""),)),)), Rejected),
+        (Txn((), tuple(Txn((), (Range(b"k"),) * 16) for _ in range(64))), TooLarge),
+        (nested(limits.MAX_TXN_DEPTH + 1), TooLarge),
         (Put(b"k", b"", lease=2**64), Rejected),
         (Txn((Compare(b"k", "value", "=", 3),)), Rejected),
         (Txn((Compare(b"k", "mod", "=", b"3"),)), Rejected),
@@ -186,6 +253,12 @@ def test_bad_result_bodies(op, body):
 def test_what_no_node_would_take_is_not_sent(op, error):
     with pytest.raises(error):
         encode(op)
+
+
+def test_the_largest_transactions_are_sent():
+    assert decode_command(encode(nested(limits.MAX_TXN_DEPTH))) == nested(limits.MAX_TXN_DEPTH)
+    many = Txn((), tuple(Txn((), (Range(b"k"),) * 15) for _ in range(64)))
+    assert decode_command(encode(many)) == many
 
 
 def test_the_largest_put_fits_a_record():

@@ -9,7 +9,7 @@ from typing import Final
 
 from quorumd import limits
 from quorumd.clientplane import ClientPlane
-from quorumd.commands import Kind
+from quorumd.commands import Kind, OpCode
 from quorumd.consensus.engine import Held
 from quorumd.consensus.messages import AppendEntries
 from quorumd.invariants import InvariantBroken
@@ -24,7 +24,8 @@ from quorumd_fastpath.wire import WRITES
 HELD_SHARE: Final = 16  # of a segment may wait in the engine for its predecessors
 HELD_ROOM: Final = 2  # of the ring's free room half may: the predecessors must find theirs beside it
 NOTHING_HELD: Final = Held(0, 0)
-DELETE_RANGE: Final = b"\x02"  # first byte of a command that only shrinks the store
+SHRINKING: Final = tuple(bytes([code]) for code in (OpCode.DELETE_RANGE, OpCode.COMPACT, OpCode.LEASE_REVOKE))
+"""First bytes of the commands that only shrink the store."""
 
 
 class Admission:
@@ -142,7 +143,7 @@ def grows(source: SlabSource | BytesSource, count: int) -> bool:
         length, kind = struct.unpack_from("<IB", data, offset)
         if kind == Kind.OPEN_SESSION:
             return True
-        if kind == Kind.COMMAND and data[offset + limits.ENTRY_HEADER_BYTES : offset + length][:1] != DELETE_RANGE:
+        if kind == Kind.COMMAND and not data.startswith(SHRINKING, offset + limits.ENTRY_HEADER_BYTES, offset + length):
             return True
         offset += length
     return False

@@ -71,7 +71,7 @@ class Applier:
             self._apply(now)
         points = self._points
         while points and points[0][0] <= self.applied:
-            self.store.read(self.clients.reads, points.popleft()[1], self.clients.replies)
+            self.store.read(self.clients.reads, points.popleft()[1], self.clients.replies, now)
         if transport.claims or transport.verdicts or self.judge.doubts:
             self._compare(now, term, leader)
 

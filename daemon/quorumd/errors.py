@@ -42,7 +42,8 @@ class DiskFull(Definite):
 
 
 class NoSpace(Definite):
-    """The store's byte quota is used up; deletes still work."""
+    """The store's byte quota is used up, or there are as many leases as allowed; deletes, compaction and revoking leases
+    still work."""
 
 
 class Overloaded(Definite):
@@ -50,7 +51,23 @@ class Overloaded(Definite):
 
 
 class Compacted(Definite):
-    """The revision asked for is no longer held."""
+    """The revision asked for is no longer held, or is compacted already."""
+
+
+class FutureRevision(Definite):
+    """The revision asked for does not exist yet."""
+
+
+class KeyNotFound(Definite):
+    """A put was to keep the value or the lease of a key that does not exist."""
+
+
+class LeaseNotFound(Definite):
+    """There is no such lease: it was never granted, or has ended, or is about to."""
+
+
+class LeaseExists(Definite):
+    """A lease of that id exists."""
 
 
 class Stopped(Definite):

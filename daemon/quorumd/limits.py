@@ -16,9 +16,22 @@ SECOND: Final = 1_000_000_000
 MAX_KEY_BYTES: Final = 32 * KIB
 MAX_VALUE_BYTES: Final = 1 * MIB
 MAX_ENTRY_BYTES: Final = 1536 * KIB  # etcd's default request limit
-MAX_TXN_OPS: Final = 128  # etcd's default
+MAX_TXN_OPS: Final = 128  # in one list of a transaction; etcd's default
+MAX_TXN_DEPTH: Final = 8  # transactions in each other
+MAX_TXN_TOTAL: Final = 1024  # operations and compares of a transaction and all within it
 RANGE_PAGE_BYTES: Final = 1 * MIB
 DEFAULT_QUOTA_BYTES: Final = 2 * 1024 * MIB
+
+# History
+DEFAULT_RETAIN_REVISIONS: Final = 100_000
+RETAIN_SAMPLES: Final = 256  # of (time, revision), by which history is kept for a time
+COMPACT_EVERY: Final = 100 * MILLISECOND  # at most, so that compaction costs the log next to nothing
+COMPACT_STEP: Final = 16  # at least a 16th of what is retained goes at once
+
+# Leases
+MAX_LEASES: Final = 100_000
+MIN_LEASE_TTL_MS: Final = 1000  # a shorter one is raised to it: several times what a fail-over takes
+MAX_LEASE_TTL_MS: Final = 366 * 24 * 3600 * 1000
 
 # Sessions
 SESSION_WINDOW_OPS: Final = 1024
@@ -165,6 +178,9 @@ CHECK_CONFIGURATIONS: Final = 4_000_000  # visited by one search; above it, unde
 CHECK_SECONDS: Final = 60.0  # likewise
 
 invariant(MAX_VALUE_BYTES + MAX_KEY_BYTES + 4 * KIB <= MAX_ENTRY_BYTES, "the largest put must fit an entry")
+invariant(MAX_LEASES * 8 + 4 <= RANGE_PAGE_BYTES, "a reply lists all leases")
+invariant(MAX_LEASE_TTL_MS * MILLISECOND < 1 << 62, "a deadline leaves room for sums")
+invariant(3 * MAX_TXN_OPS <= MAX_TXN_TOTAL, "a transaction without others in it is bound by its lists alone")
 invariant(MAX_ENTRY_BYTES + HEADER_BYTES + 4 * KIB <= MIN_SEGMENT_BYTES // 2, "any entry must fit half a segment")
 invariant(MAX_NUMBER + MAX_TERM_STEP < 1 << 63, "a plausible number leaves room for sums")
 invariant(LOOPBACK_MTU <= SLAB_SLOT_BYTES, "a datagram must fit a slab slot")

@@ -1,7 +1,8 @@
-"""What core.py asks of a state machine, and the one that there is: keys, sessions and digest over fastpath's Store.
+"""What core.py asks of a state machine, and the one that there is: keys, leases, sessions and digest over fastpath's Store.
 
 A state machine sees committed entries in order and nothing else. It must be deterministic: no clock, no randomness, no
-order that depends on hashing. `now_ns` only tells when a session was last heard of; it never reaches replicated state.
+order that depends on hashing. `now_ns` only tells when a session or lease was last heard of; it never reaches
+replicated state.
 """
 
 from typing import Protocol
@@ -49,8 +50,8 @@ class StateMachine(Protocol):
     ) -> None:
         """The same for entries that the ring no longer holds."""
 
-    def read(self, queue: ReadQueue, read_id: int, replies: Replies) -> None:
-        """Answers the reads whose read point is reached."""
+    def read(self, queue: ReadQueue, read_id: int, replies: Replies, now_ns: Nanoseconds) -> None:
+        """Answers the reads whose read point is reached; keep-alives of leases are among them."""
 
     def read_stale(self, stage: Stage, replies: Replies) -> None:
         """Answers reads that do not ask for the newest state."""
@@ -62,7 +63,7 @@ class StateMachine(Protocol):
         """Sessions to propose an EXPIRE_SESSION entry for, with their generations."""
 
     def rearm(self, now_ns: Nanoseconds) -> None:
-        """Gives every session a full TTL: at election, and after a stall of the loop."""
+        """Gives every session and lease a full TTL: at election, and after a stall of the loop."""
 
     def checkpoint(self) -> tuple[Index, int]:
         """The (index, digest) that nodes compare."""

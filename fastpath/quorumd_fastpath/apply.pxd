@@ -1,7 +1,8 @@
-# The replicated state machine: ordered store, sessions, digest. The C++ side is machine.h and what it includes.
+# The replicated state machine: ordered store with its history, leases, sessions, digest. The C++ side is machine.h and what it includes.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libcpp.optional cimport optional
+from libcpp.string_view cimport string_view
 from libcpp.vector cimport vector
 
 from quorumd_fastpath.wire cimport Replies, qaddr
@@ -45,11 +46,55 @@ cdef extern from "machine.h" namespace "quorumd" nogil:
         uint64_t generation
         Window window
 
+    cdef struct Version:
+        uint64_t create_revision
+        uint64_t mod_revision
+        uint64_t version
+        uint64_t lease
+        uint32_t size
+        bint dead()
+        string_view value()
+
+    cdef struct Record:
+        string_view key()
+
+    cdef struct Change:
+        const Record* record
+        const Version* version
+        uint64_t revision()
+        const Version* previous()
+
     cdef cppclass KeyStore:
         uint64_t revision()
+        uint64_t compacted()
         uint64_t bytes()
+        uint64_t live_bytes()
         uint64_t quota()
         size_t size()
+        size_t changes()
+        uint64_t seek_change(uint64_t revision)
+        uint64_t changes_end()
+        const Change& change(uint64_t number)
+
+    cdef cppclass LeaseKeys:
+        size_t size()
+
+    cdef struct Lease:
+        uint64_t ttl_ms
+        uint64_t generation
+        LeaseKeys keys
+
+    cdef struct DueLease:
+        uint64_t id
+        uint64_t generation
+
+    cdef cppclass Leases:
+        size_t size()
+        Lease* find(uint64_t id)
+        const Lease* touch(uint64_t id, uint64_t now) except +
+        void expiring(uint64_t id)
+        void rearm(uint64_t now) except +
+        vector[DueLease] due(uint64_t now, size_t limit) except +
 
     cdef cppclass Sessions:
         size_t size()
@@ -61,6 +106,7 @@ cdef extern from "machine.h" namespace "quorumd" nogil:
 
     cdef cppclass Machine:
         KeyStore store
+        Leases leases
         Sessions sessions
         Machine(uint64_t quota, size_t session_limit) except +
         uint64_t applied()
@@ -70,17 +116,24 @@ cdef extern from "machine.h" namespace "quorumd" nogil:
         void seal(uint32_t entry_crc, Status status, uint32_t body_crc) except +
         Checkpoint checkpoint()
         optional[uint64_t] digest_at(uint64_t index)
-        Answer read(const uint8_t* command, size_t size) except +
+        Answer read(const uint8_t* command, size_t size, optional[uint64_t] now) except +
 
     # Mirrors of limits.py.
     const size_t KEY_LIMIT "quorumd::MAX_KEY_SIZE"
     const size_t VALUE_LIMIT "quorumd::MAX_VALUE_SIZE"
     const size_t TXN_LIMIT "quorumd::MAX_TXN_OPS"
+    const size_t TXN_DEPTH_LIMIT "quorumd::MAX_TXN_DEPTH"
+    const size_t TXN_TOTAL_LIMIT "quorumd::MAX_TXN_TOTAL"
+    const size_t LEASE_LIMIT "quorumd::MAX_LEASES"
+    const uint64_t MIN_TTL "quorumd::MIN_LEASE_TTL_MS"
+    const uint64_t MAX_TTL "quorumd::MAX_LEASE_TTL_MS"
     const size_t PAGE_LIMIT "quorumd::PAGE_SIZE"
     const uint64_t WINDOW_OPS_LIMIT "quorumd::WINDOW_OPS"
     const size_t WINDOW_BYTES_LIMIT "quorumd::WINDOW_BYTES"
     const size_t ENDED_LIMIT "quorumd::ENDED_KEPT"
     const uint64_t OVERHEAD "quorumd::KEY_OVERHEAD"
+    const uint64_t OVERHEAD_OF_VERSION "quorumd::VERSION_OVERHEAD"
+    const uint64_t RECLAIM_STEP "quorumd::RECLAIMED_PER_ENTRY"
     const uint64_t DIGEST_STEP "quorumd::DIGEST_EVERY"
     const size_t CHECKPOINT_LIMIT "quorumd::CHECKPOINTS_KEPT"
 
@@ -96,5 +149,7 @@ cdef class Store:
     # Returns the bytes they took.
     cdef Py_ssize_t walk(self, const uint8_t* data, size_t size, uint64_t count, const qaddr* addrs, Replies replies,
                          uint64_t now_ns, uint64_t* done) except -1 nogil
-    cdef int answer_read(self, const uint8_t* data, size_t size, const qaddr* addr, Replies replies) except -1 nogil
+    # `now`: see Machine::read.
+    cdef int answer_read(self, const uint8_t* data, size_t size, const qaddr* addr, Replies replies,
+                         optional[uint64_t] now) except -1 nogil
     cdef int check_next(self, uint64_t first_index) except -1

@@ -8,18 +8,30 @@ from quorumd_fastpath.wire import Replies, Stage
 MAX_KEY_BYTES: int
 MAX_VALUE_BYTES: int
 MAX_TXN_OPS: int
+MAX_TXN_DEPTH: int
+MAX_TXN_TOTAL: int
+MAX_LEASES: int
+MIN_LEASE_TTL_MS: int
+MAX_LEASE_TTL_MS: int
 RANGE_PAGE_BYTES: int
 SESSION_WINDOW_OPS: int
 SESSION_WINDOW_BYTES: int
 ENDED_SESSIONS_KEPT: int
 """Ended sessions that are remembered, so that a late copy of the request that opened one does not open it again."""
 KEY_OVERHEAD_BYTES: int
-"""What a key costs in the quota beyond its own bytes and its value's."""
+"""What a key costs in the quota beyond its own bytes, once, however many versions it has."""
+VERSION_OVERHEAD_BYTES: int
+"""What each version of a key, a tombstone too, costs in the quota beyond its value."""
+RECLAIMED_PER_ENTRY: int
+"""Changes that an entry reclaims after a compaction, besides two for each that the entry before made."""
 DIGEST_EVERY: int
 CHECKPOINTS_KEPT: int
 
+Shown = tuple[bytes, int, int, int, int]
+"""A version of a key: value, create_revision, mod_revision, version, lease."""
+
 class Store:
-    """Ordered keys, sessions and digest of one group.
+    """Ordered keys with their history, leases, sessions and digest of one group.
 
     What `quota_bytes` and `session_limit` refuse is replicated state, so all nodes must be given the same ones.
     MemoryError from any method leaves an entry half applied: the process must stop.
@@ -56,14 +68,28 @@ class Store:
         the next, or an entry is malformed (those before it are applied), or the bytes are not exactly `count` entries.
         """
 
-    def read(self, queue: ReadQueue, read_id: int, replies: Replies) -> None:
-        """Answers all reads of `read_id` from the state as it is now, and discards them from the queue."""
+    def read(self, queue: ReadQueue, read_id: int, replies: Replies, now_ns: int) -> None:
+        """Answers all reads of `read_id` from the state as it is now, and discards them from the queue.
+
+        For the leader only: a keep-alive among them gives its lease a full TTL from `now_ns` on.
+        """
 
     def read_stale(self, stage: Stage, replies: Replies) -> None:
         """Answers the staged stale reads from the state as it is now."""
 
-    def query(self, command: bytes) -> tuple[int, int, bytes]:
-        """Runs one read-only command: (status, revision, body), as a reply would carry them."""
+    def query(self, command: bytes, now_ns: int | None = None) -> tuple[int, int, bytes]:
+        """Runs one read-only command: (status, revision, body), as a reply would carry them. now_ns: as in read();
+        None: as a stale read."""
+
+    def events(
+        self, first_revision: int, limit_revisions: int = ...
+    ) -> list[tuple[int, bytes, Shown | None, Shown | None]]:
+        """The changes of up to `limit_revisions` revisions from `first_revision` on, in order, those of one revision
+        together: (revision, key, version, replaced), the latter two (value, create_revision, mod_revision, version,
+        lease) or None: a delete, and a key that was not there before.
+
+        ValueError: the revision is compacted.
+        """
 
     def touch(self, stage: Stage, replies: Replies, now_ns: int) -> None:
         """Answers the staged keep-alives; the sessions that they name were seen at `now_ns`. For the leader only."""
@@ -72,7 +98,21 @@ class Store:
         """(session id, generation) of up to `limit` sessions not seen for `ttl_ns`, by id; each is named once a TTL."""
 
     def rearm(self, now_ns: int) -> None:
-        """Every session was seen at `now_ns`: for a new leader, and after a stall."""
+        """Every session was seen at `now_ns`, and every lease has a full TTL from then on, also one whose expiry was
+        proposed: for a new leader, and after a stall."""
+
+    def lease_touch(self, lease: int, now_ns: int) -> bool:
+        """Gives the lease a full TTL from `now_ns` on; False if there is none, or its expiry was proposed."""
+
+    def lease_expiring(self, lease: int) -> None:
+        """The lease's expiry was proposed: keep-alives are refused from now on, until rearm()."""
+
+    def leases_due(self, now_ns: int, limit: int = ...) -> list[tuple[int, int]]:
+        """(lease, generation) of up to `limit` leases whose TTL has passed, the longest overdue first; each is named
+        once, until it is touched or rearm() is called."""
+
+    def lease(self, lease: int) -> tuple[int, int, int] | None:
+        """(generation, TTL in ms, number of keys) of a lease, else None."""
 
     def session(self, session: bytes) -> tuple[int, int, int] | None:
         """(generation, answered_below, bytes of replies held) of an open session, else None."""
@@ -94,10 +134,28 @@ class Store:
     @property
     def revision(self) -> int: ...
     @property
-    def keys(self) -> int: ...
+    def compacted(self) -> int:
+        """The revision compacted last: reads below it are refused, and events up to it. 0: none."""
+
+    @property
+    def changes(self) -> int:
+        """Changes whose history is held; those included that a compaction has yet to reclaim."""
+
+    @property
+    def keys(self) -> int:
+        """Keys that exist at the newest revision."""
+
     @property
     def bytes(self) -> int:
-        """What counts against the quota: keys, values and a fixed overhead a key."""
+        """What counts against the quota: keys and all their versions, with a fixed overhead for each."""
+
+    @property
+    def live_bytes(self) -> int:
+        """What `bytes` would be without history."""
+
+    @property
+    def leases(self) -> int:
+        """Leases granted and not ended."""
 
     @property
     def quota_bytes(self) -> int: ...

@@ -10,6 +10,8 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport SIZE_MAX, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
+from libcpp.optional cimport nullopt, optional
+from libcpp.string_view cimport string_view
 from libcpp.vector cimport vector
 
 from quorumd_fastpath.crc cimport crc32c_update
@@ -19,11 +21,18 @@ from quorumd_fastpath.wire cimport ADDR_SIZE, Replies, Stage, decode_entry, qadd
 MAX_KEY_BYTES = KEY_LIMIT
 MAX_VALUE_BYTES = VALUE_LIMIT
 MAX_TXN_OPS = TXN_LIMIT
+MAX_TXN_DEPTH = TXN_DEPTH_LIMIT
+MAX_TXN_TOTAL = TXN_TOTAL_LIMIT
+MAX_LEASES = LEASE_LIMIT
+MIN_LEASE_TTL_MS = MIN_TTL
+MAX_LEASE_TTL_MS = MAX_TTL
 RANGE_PAGE_BYTES = PAGE_LIMIT
 SESSION_WINDOW_OPS = WINDOW_OPS_LIMIT
 SESSION_WINDOW_BYTES = WINDOW_BYTES_LIMIT
 ENDED_SESSIONS_KEPT = ENDED_LIMIT
 KEY_OVERHEAD_BYTES = OVERHEAD
+VERSION_OVERHEAD_BYTES = OVERHEAD_OF_VERSION
+RECLAIMED_PER_ENTRY = RECLAIM_STEP
 DIGEST_EVERY = DIGEST_STEP
 CHECKPOINTS_KEPT = CHECKPOINT_LIMIT
 
@@ -55,8 +64,19 @@ cdef int load_addr(object addr, qaddr* out) except -1:
     return 0
 
 
+cdef bytes bytes_of(string_view view):
+    return PyBytes_FromStringAndSize(view.data(), view.size())
+
+
+cdef tuple version_of(const Version* version):
+    # None if there is none, or it is a tombstone.
+    if version == NULL or version.dead():
+        return None
+    return (bytes_of(version.value()), version.create_revision, version.mod_revision, version.version, version.lease)
+
+
 cdef class Store:
-    """Ordered keys, sessions and digest of one group; what `quota_bytes` and `session_limit` refuse is replicated
+    """Ordered keys, leases, sessions and digest of one group; what `quota_bytes` and `session_limit` refuse is replicated
     state, so all nodes must be given the same ones."""
 
     def __cinit__(self, uint64_t quota_bytes, size_t session_limit=100_000):
@@ -164,26 +184,32 @@ cdef class Store:
             done[0] += 1
         return offset
 
-    cdef int answer_read(self, const uint8_t* data, size_t size, const qaddr* addr, Replies replies) except -1 nogil:
+    cdef int answer_read(self, const uint8_t* data, size_t size, const qaddr* addr, Replies replies,
+                         optional[uint64_t] now) except -1 nogil:
         cdef qentry record
         cdef Answer answer
         # Staging checked the record; one that is bad all the same has nobody to be answered.
         if decode_entry(data, size, &record) != 0:
             return 0
-        answer = self.machine.read(record.command, record.command_length)
+        answer = self.machine.read(record.command, record.command_length, now)
         replies.add_record(addr, <uint8_t>answer.status, record.kind, record.session_lo, record.seq, answer.revision,
                            answer.body, <uint32_t>answer.size)
         return 0
 
-    def read(self, ReadQueue queue not None, uint64_t read_id, Replies replies not None):
-        """Answers all reads of `read_id` from the state as it is now, and discards them from the queue."""
+    def read(self, ReadQueue queue not None, uint64_t read_id, Replies replies not None, uint64_t now_ns):
+        """Answers all reads of `read_id` from the state as it is now, and discards them from the queue.
+
+        For the leader only: a keep-alive among them gives its lease a full TTL from `now_ns` on.
+        """
         cdef size_t i
         cdef qread* waiting
+        cdef optional[uint64_t] now = optional[uint64_t](now_ns)
         with nogil:
             for i in range(queue.reads.size()):
                 waiting = &queue.reads[i]
                 if waiting.read_id == read_id:
-                    self.answer_read(queue.bytes_.data() + waiting.offset, waiting.length, &waiting.addr, replies)
+                    self.answer_read(queue.bytes_.data() + waiting.offset, waiting.length, &waiting.addr, replies,
+                                     now)
         queue.discard(read_id)
 
     def read_stale(self, Stage stage not None, Replies replies not None):
@@ -193,12 +219,44 @@ cdef class Store:
         with nogil:
             for i in range(stage.stale_.size()):
                 op = &stage.stale_[i]
-                self.answer_read(op.record, op.length, &op.addr, replies)
+                self.answer_read(op.record, op.length, &op.addr, replies, optional[uint64_t](nullopt))
 
-    def query(self, bytes command not None):
-        """Runs one read-only command: (status, revision, body), as a reply would carry them."""
-        cdef Answer answer = self.machine.read(<const uint8_t*>PyBytes_AS_STRING(command), PyBytes_GET_SIZE(command))
+    def query(self, bytes command not None, now_ns=None):
+        """Runs one read-only command: (status, revision, body), as a reply would carry them. now_ns: as in read();
+        None: as a stale read."""
+        cdef optional[uint64_t] now
+        cdef Answer answer
+        if now_ns is not None:
+            now = <uint64_t>now_ns
+        answer = self.machine.read(<const uint8_t*>PyBytes_AS_STRING(command), PyBytes_GET_SIZE(command), now)
         return answer.status, answer.revision, PyBytes_FromStringAndSize(answer.body, answer.size)
+
+    def events(self, uint64_t first_revision, size_t limit_revisions=SIZE_MAX):
+        """The changes of up to `limit_revisions` revisions from `first_revision` on, in order, those of one revision
+        together: (revision, key, version, replaced), the latter two (value, create_revision, mod_revision, version,
+        lease) or None: a delete, and a key that was not there before.
+
+        ValueError: the revision is compacted.
+        """
+        cdef const KeyStore* store = &self.machine.store
+        cdef const Change* change
+        cdef uint64_t number, revision = 0
+        cdef size_t revisions = 0
+        cdef list found = []
+        if first_revision <= store.compacted():
+            raise ValueError(f"revision {first_revision} is compacted, up to {store.compacted()}")
+        number = store.seek_change(first_revision)
+        while number != store.changes_end():
+            change = &store.change(number)
+            if change.revision() != revision:
+                if revisions == limit_revisions:
+                    break
+                revisions += 1
+                revision = change.revision()
+            found.append((revision, bytes_of(change.record.key()), version_of(change.version),
+                          version_of(change.previous())))
+            number += 1
+        return found
 
     def touch(self, Stage stage not None, Replies replies not None, uint64_t now_ns):
         """Answers the staged keep-alives; the sessions that they name were seen at `now_ns`. For the leader only."""
@@ -230,8 +288,32 @@ cdef class Store:
         return [(session_bytes(&one.id), one.generation) for one in found]
 
     def rearm(self, uint64_t now_ns):
-        """Every session was seen at `now_ns`: for a new leader, and after a stall."""
+        """Every session was seen at `now_ns`, and every lease has a full TTL from then on, also one whose expiry was
+        proposed: for a new leader, and after a stall."""
         self.machine.sessions.rearm(now_ns)
+        self.machine.leases.rearm(now_ns)
+
+    def lease_touch(self, uint64_t lease, uint64_t now_ns):
+        """Gives the lease a full TTL from `now_ns` on; False if there is none, or its expiry was proposed."""
+        return self.machine.leases.touch(lease, now_ns) != NULL
+
+    def lease_expiring(self, uint64_t lease):
+        """The lease's expiry was proposed: keep-alives are refused from now on, until rearm()."""
+        self.machine.leases.expiring(lease)
+
+    def leases_due(self, uint64_t now_ns, size_t limit=SIZE_MAX):
+        """(lease, generation) of up to `limit` leases whose TTL has passed, the longest overdue first; each is named
+        once, until it is touched or rearm() is called."""
+        cdef DueLease one
+        cdef vector[DueLease] due = self.machine.leases.due(now_ns, limit)
+        return [(one.id, one.generation) for one in due]
+
+    def lease(self, uint64_t lease):
+        """(generation, TTL in ms, number of keys) of a lease, else None."""
+        cdef Lease* found = self.machine.leases.find(lease)
+        if found == NULL:
+            return None
+        return found.generation, found.ttl_ms, found.keys.size()
 
     def session(self, bytes session not None):
         """(generation, answered_below, bytes of replies held) of an open session, else None."""
@@ -268,13 +350,34 @@ cdef class Store:
         return self.machine.store.revision()
 
     @property
+    def compacted(self):
+        """The revision compacted last: reads below it are refused, and events up to it. 0: none."""
+        return self.machine.store.compacted()
+
+    @property
+    def changes(self):
+        """Changes whose history is held; those included that a compaction has yet to reclaim."""
+        return self.machine.store.changes()
+
+    @property
     def keys(self):
+        """Keys that exist at the newest revision."""
         return self.machine.store.size()
 
     @property
     def bytes(self):
-        """What counts against the quota: keys, values and a fixed overhead a key."""
+        """What counts against the quota: keys and all their versions, with a fixed overhead for each."""
         return self.machine.store.bytes()
+
+    @property
+    def live_bytes(self):
+        """What `bytes` would be without history."""
+        return self.machine.store.live_bytes()
+
+    @property
+    def leases(self):
+        """Leases granted and not ended."""
+        return self.machine.leases.size()
 
     @property
     def quota_bytes(self):

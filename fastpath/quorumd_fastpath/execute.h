@@ -1,167 +1,202 @@
-// Execution of parsed commands on the store, and the bodies of their replies.
+// Execution of parsed commands on store and leases, and the bodies of their replies.
 
 #ifndef QUORUMD_EXECUTE_H
 #define QUORUMD_EXECUTE_H
 
+#include <algorithm>
+#include <string>
+#include <string_view>
+#include <vector>
+
 #include "commands.h"
+#include "leases.h"
+#include "ranges.h"
+#include "store.h"
 
 namespace quorumd {
 
-// How many bytes of keys and values the ranges of one reply may still add. The very first pair always goes in, so that
-// a client that pages gets on; with `reserved` bytes promised to replaced values there is no such exception.
-class Budget {
-public:
-    explicit Budget(size_t reserved) : left_(reserved < PAGE_SIZE ? PAGE_SIZE - reserved : 0), fresh_(reserved == 0) {}
-
-    bool take(size_t size) {
-        if (size > left_ && !fresh_) return false;
-        left_ -= std::min(size, left_);
-        fresh_ = false;
-        return true;
-    }
-
-private:
-    size_t left_;
-    bool fresh_;
-};
+// Replaced and deleted values in one reply: at least the largest single one must fit.
+constexpr size_t MAX_PREVIOUS_SIZE = MAX_VALUE_SIZE + MAX_KEY_SIZE + KV_HEADER_SIZE;
 
 constexpr Verdict TOO_MUCH{TOO_LARGE, "prev_kv asks for more than a reply holds"};
 constexpr Verdict OVER_QUOTA{NO_SPACE, "the store is over its quota"};
+constexpr Verdict NO_LEASE{LEASE_NOT_FOUND, "there is no such lease"};
 
 class Executor {
 public:
-    explicit Executor(KeyStore* store) : store_(*store) {}
+    Executor(KeyStore* store, Leases* leases) : store_(*store), leases_(*leases), ranges_(store) {}
 
-    // Runs the command and appends the body of its reply to `body`; unless the verdict is OK nothing has changed and
-    // nothing was appended.
-    Verdict run(const Command& command, std::string* body) {
-        body_ = body;
-        changed_ = false;
-        Verdict verdict = command.txn() ? run_txn(command) : run_simple(command.then()[0]);
-        if (changed_) store_.commit();
-        return verdict;
+    // Runs PUT, DELETE_RANGE, RANGE or TXN and appends the body of its reply; unless the verdict is OK nothing has
+    // changed and nothing was appended.
+    Verdict run(const Command& command, std::string* out) {
+        Body body(out);
+        const Operation& op = command.root();
+        if (op.code == TXN) return run_txn(command, &body);
+        Budget budget(0);
+        switch (op.code) {
+            case PUT: {
+                Position at = store_.seek(op.key);
+                Verdict verdict = check_put(op, at);
+                if (!verdict.ok()) return verdict;
+                if (!store_.fits(growth(op, at))) return OVER_QUOTA;
+                put(op, at, &body);
+                break;
+            }
+            case DELETE_RANGE:
+                if (previous_size(op) > MAX_PREVIOUS_SIZE) return TOO_MUCH;
+                erase(op, &body);
+                break;
+            default: {
+                Verdict verdict = ranges_.check(op);
+                if (verdict.ok()) ranges_.read(op, &budget, &body);
+                return verdict;
+            }
+        }
+        commit();
+        return GOOD;
+    }
+
+    // Deletes the lease's keys, in their order and at one revision, and ends it. Returns how many there were.
+    uint64_t revoke(uint64_t id, Lease* lease) {
+        std::vector<Record*> keys(lease->keys.begin(), lease->keys.end());
+        leases_.remove(id);
+        for (Record* record : keys) store_.erase(store_.seek(record->key()));
+        changed_ = !keys.empty();
+        commit();
+        return keys.size();
     }
 
 private:
-    template <typename T>
-    void append(T value) {
-        body_->append(reinterpret_cast<const char*>(&value), sizeof(T));
+    void commit() {
+        if (changed_) store_.commit();
+        changed_ = false;
     }
 
-    template <typename T>
-    void patch(size_t offset, T value) {
-        std::memcpy(&(*body_)[offset], &value, sizeof(T));
+    // -- one operation -------------------------------------------------------------------------------------------
+
+    // etcd's rules for what a put asks of the key, and of the lease, as they were before the transaction around it.
+    Verdict check_put(const Operation& op, Position at) {
+        if (op.has(PUT_IGNORE_VALUE | PUT_IGNORE_LEASE) && store_.find(at, op.key) == nullptr) {
+            return {KEY_NOT_FOUND, "there is no such key, whose value or lease could stay"};
+        }
+        return op.number != 0 && leases_.find(op.number) == nullptr ? NO_LEASE : GOOD;
     }
 
-    void append_kv(Position at, bool with_value) {
-        std::string_view key = store_.key(at);
-        const Version& version = store_.newest(at);
-        std::string_view value = with_value ? version.value() : std::string_view();
-        append(version.create_revision);
-        append(version.mod_revision);
-        append(version.version);
-        append(version.lease);
-        append(static_cast<uint32_t>(key.size()));
-        append(static_cast<uint32_t>(value.size()));
-        body_->append(key);
-        body_->append(value);
-    }
-
-    size_t kv_size(Position at, bool with_value) const {
-        return KV_HEADER_SIZE + store_.key(at).size() + (with_value ? store_.newest(at).size : 0);
+    uint64_t growth(const Operation& op, Position at) const {
+        size_t size = op.has(PUT_IGNORE_VALUE) ? store_.record(at)->newest->size : op.rest.size();
+        return store_.growth(at, op.key, size);
     }
 
     // Bytes that prev_kv adds to the reply, counted no further than to where they are too many.
     size_t previous_size(const Operation& op) const {
         if (!op.prev_kv()) return 0;
         Position from, to;
-        store_.range(op.key, op.code == PUT ? std::string_view() : op.rest, &from, &to);
+        Span span = op.span();
+        store_.range(span.key, span.end, &from, &to);
         size_t size = 0;
-        for (; !(from == to) && size <= MAX_PREVIOUS_SIZE; from = store_.next(from)) size += kv_size(from, true);
+        for (; !(from == to) && size <= MAX_PREVIOUS_SIZE; from = store_.next(from)) {
+            const Record* record = store_.record(from);
+            if (record->dead == 0) size += Pair{record, record->newest}.size(true);
+        }
         return size;
     }
 
-    Verdict run_simple(const Operation& op) {
-        Budget budget(0);
-        switch (op.code) {
-            case PUT: {
-                Position at = store_.seek(op.key);
-                if (!store_.fits(store_.growth(at, op.key, op.rest))) return OVER_QUOTA;
-                put(op, at);
-                return GOOD;
-            }
-            case DELETE_RANGE:
-                if (previous_size(op) > MAX_PREVIOUS_SIZE) return TOO_MUCH;
-                erase(op);
-                return GOOD;
-            default: {
-                Verdict verdict = check_revision(op, false);
-                if (verdict.ok()) range(op, &budget);
-                return verdict;
-            }
+    void put(const Operation& op, Position at, Body* body) {
+        const Record* old = store_.find(at, op.key);
+        uint64_t old_lease = 0;
+        std::string_view value = op.rest;
+        if (old != nullptr) {
+            if (op.prev_kv()) body->append_pair({old, old->newest}, true);
+            if (op.has(PUT_IGNORE_VALUE)) value = old->newest->value();
+            old_lease = old->newest->lease;
         }
-    }
-
-    void put(const Operation& op, Position at) {
-        if (op.prev_kv() && store_.holds(at, op.key)) append_kv(at, true);
-        store_.put(at, op.key, op.rest, op.number);
+        uint64_t lease = op.has(PUT_IGNORE_LEASE) ? old_lease : op.number;
+        Record* record = store_.put(at, op.key, value, lease);
+        if ((old_lease | lease) != 0) leases_.move(record, old_lease, lease);
         changed_ = true;
     }
 
-    void erase(const Operation& op) {
+    void erase(const Operation& op, Body* body) {
         Position from, to;
         store_.range(op.key, op.rest, &from, &to);
-        uint64_t count = store_.distance(from, to);
-        append(count);
-        append(op.prev_kv() ? static_cast<uint32_t>(count) : uint32_t{0});
+        uint64_t count = store_.live(from, to);
+        body->append(count);
+        body->append(op.prev_kv() ? static_cast<uint32_t>(count) : uint32_t{0});
         if (count == 0) return;
-        if (op.prev_kv()) {
-            for (Position at = from; !(at == to); at = store_.next(at)) append_kv(at, true);
+        for (Position at = from; !(at == to); at = store_.next(at)) {
+            Record* record = store_.record(at);
+            if (record->dead != 0) continue;
+            if (op.prev_kv()) body->append_pair({record, record->newest}, true);
+            if (record->newest->lease != 0) leases_.move(record, record->newest->lease, 0);
+            store_.erase(at);
         }
-        store_.erase(from, to);
         changed_ = true;
     }
 
-    void range(const Operation& op, Budget* budget) {
-        Position from, to;
-        store_.range(op.key, op.rest, &from, &to);
-        size_t header = body_->size();
-        append(static_cast<uint64_t>(store_.distance(from, to)));
-        append(uint8_t{0});
-        append(uint32_t{0});
-        if (op.count_only()) return;
-        uint32_t taken = 0;
-        Position at = from;
-        for (; !(at == to); at = store_.next(at), ++taken) {
-            if (op.number != 0 && taken == op.number) break;
-            if (!budget->take(kv_size(at, !op.keys_only()))) break;
-            append_kv(at, !op.keys_only());
-        }
-        patch(header + 8, static_cast<uint8_t>(at == to ? 0 : 1));
-        patch(header + 9, taken);
-    }
+    // -- transactions --------------------------------------------------------------------------------------------
 
-    // Only the newest revision is held. In a branch that also writes, "newest" would move under the range.
-    Verdict check_revision(const Operation& op, bool branch_writes) const {
-        if (op.revision == 0) return GOOD;
-        if (op.revision > store_.revision()) return {REJECTED, "the revision is in the future"};
-        if (op.revision < store_.revision() || branch_writes) return {COMPACTED, "the revision is no longer held"};
+    Verdict run_txn(const Command& command, Body* body) {
+        command_ = &command;
+        taken_.assign(command.transactions(), false);
+        choose(0);
+        Needs needs;
+        Verdict verdict = check(0, &needs);
+        if (!verdict.ok()) return verdict;
+        if (!store_.fits(needs.growth)) return OVER_QUOTA;
+        Budget budget(needs.previous);
+        perform(0, &budget, body);
+        commit();
         return GOOD;
     }
 
+    const Slice& branch(size_t txn) const {
+        const Transaction& chosen = command_->transaction(txn);
+        return taken_[txn] ? chosen.then : chosen.orelse;
+    }
+
+    template <typename Visit>
+    void each(const Slice& slice, Visit visit) const {
+        for (uint32_t i = slice.first; i < slice.first + slice.count; ++i) visit(command_->operation(i));
+    }
+
+    // Which branch each transaction takes. As in etcd, all compares are judged on the state before the outermost one:
+    // what an operation beside a nested transaction writes does not show in its compares.
+    void choose(size_t txn) {
+        const Slice& compares = command_->transaction(txn).compares;
+        bool succeeded = true;
+        for (uint32_t i = compares.first; succeeded && i < compares.first + compares.count; ++i) {
+            succeeded = holds(command_->compare(i));
+        }
+        taken_[txn] = succeeded;
+        each(branch(txn), [this](const Operation& op) {
+            if (op.code == TXN) choose(op.number);
+        });
+    }
+
+    // A range holds if each of its keys does; an empty one, if a key that is all zeros and has no value would.
     bool holds(const Comparison& compare) const {
-        Position at = store_.seek(compare.key);
-        bool exists = store_.holds(at, compare.key);
+        Position from, to;
+        store_.range(compare.span.key, compare.span.end, &from, &to);
+        bool any = false;
+        for (Position at = from; !(at == to); at = store_.next(at)) {
+            const Record* record = store_.record(at);
+            if (record->dead != 0) continue;
+            if (!holds(compare, record->newest)) return false;
+            any = true;
+        }
+        return any || holds(compare, nullptr);
+    }
+
+    static bool holds(const Comparison& compare, const Version* version) {
         if (compare.target == 3) {
             // As in etcd: a missing key has no value, not an empty one.
-            return exists && relation(compare.result, store_.newest(at).value().compare(compare.operand));
+            return version != nullptr && relation(compare.result, version->value().compare(compare.operand));
         }
         uint64_t operand, actual = 0;
         std::memcpy(&operand, compare.operand.data(), sizeof operand);
-        if (exists) {
-            const Version& version = store_.newest(at);
-            const uint64_t targets[] = {version.version, version.create_revision, version.mod_revision, 0,
-                                        version.lease};
+        if (version != nullptr) {
+            const uint64_t targets[] = {version->version, version->create_revision, version->mod_revision, 0,
+                                        version->lease};
             actual = targets[compare.target];
         }
         return relation(compare.result, actual < operand ? -1 : actual > operand ? 1 : 0);
@@ -176,56 +211,59 @@ private:
         }
     }
 
-    // Everything that could make an operation of the branch fail, judged on the state before it. That is exact: no key
-    // is put twice, or put and deleted (Command::check_overlap). Two deletes of a key are both counted, and room that
-    // a delete makes is not credited to the branch's own puts.
-    Verdict check_branch(const std::vector<Operation>& branch, size_t* previous) const {
-        bool branch_writes = Command::writes(branch);
+    struct Needs {
         uint64_t growth = 0;
-        *previous = 0;
-        for (const Operation& op : branch) {
-            if (op.code == RANGE) {
-                Verdict verdict = check_revision(op, branch_writes);
-                if (!verdict.ok()) return verdict;
+        size_t previous = 0;
+    };
+
+    // Everything that could make an operation of the chosen branches fail, judged on the state before all of them. That
+    // is exact: no key is put twice, or put and deleted (Command::check_changes). Two deletes of a key are both
+    // counted.
+    Verdict check(size_t txn, Needs* needs) {
+        const Slice& slice = branch(txn);
+        for (uint32_t i = slice.first; i < slice.first + slice.count; ++i) {
+            const Operation& op = command_->operation(i);
+            Verdict verdict = GOOD;
+            if (op.code == TXN) {
+                verdict = check(op.number, needs);
+            } else if (op.code == RANGE) {
+                verdict = ranges_.check(op);
+            } else if (op.code == PUT) {
+                Position at = store_.seek(op.key);
+                verdict = check_put(op, at);
+                if (verdict.ok()) needs->growth += growth(op, at);
             }
-            if (op.code == PUT) growth += store_.growth(store_.seek(op.key), op.key, op.rest);
-            *previous += previous_size(op);
-            if (*previous > MAX_PREVIOUS_SIZE) return TOO_MUCH;
+            if (!verdict.ok()) return verdict;
+            needs->previous += previous_size(op);
+            if (needs->previous > MAX_PREVIOUS_SIZE) return TOO_MUCH;
         }
-        if (!store_.fits(growth)) return OVER_QUOTA;
         return GOOD;
     }
 
-    Verdict run_txn(const Command& command) {
-        const auto& compares = command.compares();
-        auto holds_now = [this](const Comparison& compare) { return holds(compare); };
-        bool succeeded = std::all_of(compares.begin(), compares.end(), holds_now);
-        const std::vector<Operation>& branch = succeeded ? command.then() : command.orelse();
-        size_t previous = 0;
-        Verdict verdict = check_branch(branch, &previous);
-        if (!verdict.ok()) return verdict;
-        append(static_cast<uint8_t>(succeeded));
-        append(static_cast<uint32_t>(branch.size()));
-        Budget budget(previous);
-        for (const Operation& op : branch) {
-            append(op.code);
-            size_t length = body_->size();
-            append(uint32_t{0});
-            if (op.code == PUT) {
-                put(op, store_.seek(op.key));
-            } else if (op.code == DELETE_RANGE) {
-                erase(op);
-            } else {
-                range(op, &budget);
+    void perform(size_t txn, Budget* budget, Body* body) {
+        const Slice& slice = branch(txn);
+        body->append(static_cast<uint8_t>(taken_[txn]));
+        body->append(slice.count);
+        each(slice, [&](const Operation& op) {
+            body->append(op.code);
+            size_t length = body->size();
+            body->append(uint32_t{0});
+            switch (op.code) {
+                case PUT: put(op, store_.seek(op.key), body); break;
+                case DELETE_RANGE: erase(op, body); break;
+                case RANGE: ranges_.read(op, budget, body); break;
+                default: perform(op.number, budget, body);
             }
-            patch(length, static_cast<uint32_t>(body_->size() - length - 4));
-        }
-        return GOOD;
+            body->patch(length, static_cast<uint32_t>(body->size() - length - 4));
+        });
     }
 
     KeyStore& store_;
-    std::string* body_ = nullptr;
+    Leases& leases_;
+    RangeReader ranges_;
     bool changed_ = false;
+    const Command* command_ = nullptr;  // of the transaction under way
+    std::vector<bool> taken_;           // whether each of its transactions takes `then`
 };
 
 }  // namespace quorumd

@@ -1,4 +1,4 @@
-// Keys in order. What lives here: records (a key and its value) and the ordered index of them.
+// Keys in order: the ordered index of records. Deleted keys stay in it until their history is compacted.
 //
 // The index is a B-tree of two levels: runs of up to RUN_LIMIT records, and one run of the first record of each. A run
 // is an array of (eight key bytes, record): the bytes that follow the prefix its keys share, so that a search stays in
@@ -9,69 +9,32 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <new>
 #include <string_view>
 #include <vector>
 
+#include "versions.h"
+
 namespace quorumd {
-
-inline void* allocate(size_t size) {
-    void* memory = std::malloc(size);
-    if (memory == nullptr) throw std::bad_alloc();
-    return memory;
-}
-
-// One value of a key with all that a read returns about it; `capacity` bytes of value follow the struct.
-// Complete in itself, so that history is a chain of these: an `older` link here, and a tombstone where a key was
-// deleted, are all that reads at a past revision and watches from one will need.
-struct Version {
-    uint64_t create_revision;
-    uint64_t mod_revision;
-    uint64_t version;  // puts since create_revision, from 1
-    uint64_t lease;
-    uint32_t size;
-    uint32_t capacity;
-
-    char* data() { return reinterpret_cast<char*>(this + 1); }
-    std::string_view value() const { return {reinterpret_cast<const char*>(this + 1), size}; }
-
-    static Version* make(size_t size) {
-        size_t capacity = (size + 15) & ~size_t{15};
-        auto* made = static_cast<Version*>(allocate(sizeof(Version) + capacity));
-        made->capacity = static_cast<uint32_t>(capacity);
-        return made;
-    }
-};
-
-// A key; its bytes follow the struct. `newest` is where a key's history will hang.
-struct Record {
-    Version* newest;
-    uint32_t key_size;
-
-    std::string_view key() const { return {reinterpret_cast<const char*>(this + 1), key_size}; }
-
-    static Record* make(std::string_view key) {
-        auto* made = static_cast<Record*>(allocate(sizeof(Record) + key.size()));
-        made->newest = nullptr;
-        made->key_size = static_cast<uint32_t>(key.size());
-        std::memcpy(made + 1, key.data(), key.size());
-        return made;
-    }
-
-    static void destroy(Record* record) {
-        std::free(record->newest);
-        std::free(record);
-    }
-};
 
 // Records in key order, owned by somebody else.
 class Run {
 public:
     size_t size() const { return slots_.size(); }
     Record* at(size_t i) const { return slots_[i].record; }
+
+    // Of [from, to), those that are not dead. Looks at single records only where there are dead ones.
+    size_t live(size_t from, size_t to) const {
+        if (dead_ == 0) return to - from;
+        if (from == 0 && to == size()) return size() - dead_;
+        size_t count = 0;
+        for (size_t i = from; i < to; ++i) count += at(i)->dead == 0;
+        return count;
+    }
+    // A record of this run died, or came back to life.
+    void died() { ++dead_; }
+    void revived() { --dead_; }
 
     // The first position whose key is not below `key`. First as if `key` had the prefix; whether it has is checked on
     // the record found, which the caller is going to look at anyway.
@@ -101,8 +64,8 @@ public:
         }
     }
 
-    void erase(size_t from, size_t to) {
-        slots_.erase(slots_.begin() + static_cast<ptrdiff_t>(from), slots_.begin() + static_cast<ptrdiff_t>(to));
+    void erase(size_t position) {
+        slots_.erase(slots_.begin() + static_cast<ptrdiff_t>(position));
     }
 
     // Moves the upper half to `upper`, which is empty.
@@ -112,11 +75,16 @@ public:
         slots_.erase(middle, slots_.end());
         refresh();
         upper.refresh();
+        if (dead_ == 0) return;
+        dead_ = 0;
+        for (const Slot& slot : slots_) dead_ += slot.record->dead;
+        for (const Slot& slot : upper.slots_) upper.dead_ += slot.record->dead;
     }
 
     // Takes over everything in `next`, whose keys are all above ours.
     void merge(const Run& next) {
         slots_.insert(slots_.end(), next.slots_.begin(), next.slots_.end());
+        dead_ += next.dead_;
         refresh();
     }
 
@@ -185,6 +153,7 @@ private:
     }
 
     size_t skip_ = 0;  // every key begins with the same skip_ bytes (not always the longest such prefix)
+    size_t dead_ = 0;
     std::vector<Slot> slots_;
 };
 
@@ -208,7 +177,6 @@ public:
         for (Position at{0, 0}; !(at == end()); at = next(at)) Record::destroy(record(at));
     }
 
-    size_t size() const { return size_; }
     Position end() const { return {runs_.size(), 0}; }
     Record* record(Position at) const { return runs_[at.run]->at(at.slot); }
     Position next(Position at) const { return settle({at.run, at.slot + 1}); }
@@ -222,17 +190,20 @@ public:
 
     bool holds(Position at, std::string_view key) const { return !(at == end()) && record(at)->key() == key; }
 
-    // Records in [from, to).
-    size_t distance(Position from, Position to) const {
-        if (from.run == to.run) return to.slot - from.slot;
-        size_t count = runs_[from.run]->size() - from.slot + to.slot;
-        for (size_t run = from.run + 1; run < to.run; ++run) count += runs_[run]->size();
-        return count;
+    // Records in [from, to) that are not dead.
+    size_t live(Position from, Position to) const {
+        if (from.run == to.run) return from.run == runs_.size() ? 0 : runs_[from.run]->live(from.slot, to.slot);
+        size_t count = runs_[from.run]->live(from.slot, runs_[from.run]->size());
+        for (size_t run = from.run + 1; run < to.run; ++run) count += runs_[run]->live(0, runs_[run]->size());
+        return to.slot == 0 ? count : count + runs_[to.run]->live(0, to.slot);
     }
+
+    // The record at `at` died, or came back to life: its `dead` has just changed.
+    void died(Position at) { runs_[at.run]->died(); }
+    void revived(Position at) { runs_[at.run]->revived(); }
 
     // `at` is lower_bound(record->key()), and the key is not there yet.
     void insert(Position at, Record* record) {
-        ++size_;
         if (runs_.empty()) {
             add_run(0, std::make_unique<Run>(), record);
             return;
@@ -255,29 +226,19 @@ public:
         restore_first(at.run);
     }
 
-    // Destroys the records in [from, to).
-    void erase(Position from, Position to) {
-        std::vector<Record*> gone;
-        gone.reserve(distance(from, to));
-        for (Position at = from; !(at == to); at = next(at)) gone.push_back(record(at));
-        if (gone.empty()) return;
-        size_t drop_to = to.run;
-        if (from.run == to.run) {
-            runs_[from.run]->erase(from.slot, to.slot);
-            drop_to = from.run + 1;
+    // Destroys the record at `at`, which is dead.
+    void erase(Position at) {
+        Record* gone = record(at);
+        runs_[at.run]->revived();
+        runs_[at.run]->erase(at.slot);
+        if (runs_[at.run]->size() == 0) {
+            firsts_.erase(at.run);
+            runs_.erase(runs_.begin() + static_cast<ptrdiff_t>(at.run));
         } else {
-            runs_[from.run]->erase(from.slot, runs_[from.run]->size());
-            if (to.slot != 0) runs_[to.run]->erase(0, to.slot);
+            restore_first(at.run);
         }
-        size_t drop_from = from.run + (runs_[from.run]->size() != 0 ? 1 : 0);
-        firsts_.erase(drop_from, drop_to);
-        runs_.erase(runs_.begin() + static_cast<ptrdiff_t>(drop_from), runs_.begin() + static_cast<ptrdiff_t>(drop_to));
-        restore_first(from.run);
-        restore_first(from.run + 1);
-        merge_small(from.run);
-        // Only now: the searches above may still have looked at the keys.
-        size_ -= gone.size();
-        for (Record* record : gone) Record::destroy(record);
+        merge_small(at.run);
+        Record::destroy(gone);  // only now: the searches above may still have looked at its key
     }
 
 private:
@@ -304,14 +265,13 @@ private:
                 continue;
             }
             runs_[left]->merge(*runs_[left + 1]);
-            firsts_.erase(left + 1, left + 2);
+            firsts_.erase(left + 1);
             runs_.erase(runs_.begin() + static_cast<ptrdiff_t>(left) + 1);
         }
     }
 
     Run firsts_;
     std::vector<std::unique_ptr<Run>> runs_;
-    size_t size_ = 0;
 };
 
 }  // namespace quorumd

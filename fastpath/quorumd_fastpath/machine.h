@@ -1,4 +1,4 @@
-// The state machine: what one log entry does to store and sessions, what is answered, and the running digest.
+// The state machine: what one log entry does to store, leases and sessions, what is answered, and the running digest.
 //
 // Deterministic: the same entries leave the same state, replies and digest on every node, whatever `now` is and however
 // the entries were batched.
@@ -6,15 +6,19 @@
 #ifndef QUORUMD_MACHINE_H
 #define QUORUMD_MACHINE_H
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <optional>
 #include <string>
 
 #include "execute.h"
+#include "leases.h"
 #include "sessions.h"
 
 namespace quorumd {
+
+static_assert(MAX_LEASES * 8 + 4 <= PAGE_SIZE, "a reply lists all leases");
 
 enum Kind : uint8_t {
     NOOP = 0,
@@ -22,6 +26,8 @@ enum Kind : uint8_t {
     OPEN_SESSION = 2,
     CLOSE_SESSION = 3,
     EXPIRE_SESSION = 4,
+    EXPIRE_LEASE = 8,     // session.low is the lease, seq the generation
+    COMPACT_HISTORY = 9,  // seq is the revision
 };
 
 // limits.py has the same number; a test compares them.
@@ -52,9 +58,11 @@ struct Checkpoint {
 
 class Machine {
 public:
-    Machine(uint64_t quota, size_t session_limit) : store(quota), sessions(session_limit), executor_(&store) {}
+    Machine(uint64_t quota, size_t session_limit)
+        : store(quota), sessions(session_limit), executor_(&store, &leases) {}
 
     KeyStore store;
+    Leases leases;
     Sessions sessions;
 
     uint64_t applied() const { return applied_; }
@@ -64,6 +72,7 @@ public:
     // Applies the entry at applied() + 1. seal() must follow.
     Answer apply(const Entry& entry, uint64_t now) {
         reset_body();
+        store.reclaim();
         ++applied_;
         switch (entry.kind) {
             case NOOP:
@@ -77,6 +86,10 @@ public:
                 return answer(GOOD);
             case EXPIRE_SESSION:
                 return answer(expire(entry));
+            case EXPIRE_LEASE:
+                return answer(expire_lease(entry));
+            case COMPACT_HISTORY:
+                return answer(compact(entry.seq));
             default:
                 return answer({REJECTED, "this kind of entry is not logged"});
         }
@@ -102,16 +115,25 @@ public:
         return std::nullopt;
     }
 
-    // A command that only reads, outside the log.
-    Answer read(const uint8_t* command, size_t size) {
+    // A command that only reads, outside the log. `now`: what a leader's clock says, by which it keeps leases alive and
+    // tells what is left of them; nothing: whoever answers may not lead.
+    Answer read(const uint8_t* command, size_t size, std::optional<uint64_t> now) {
         reset_body();
         Verdict verdict = command_.parse(command, size);
         if (verdict.ok() && command_.writes()) verdict = {REJECTED, "a read may not write"};
-        if (verdict.ok()) verdict = executor_.run(command_, &body_);
-        return answer(verdict);
+        if (!verdict.ok()) return answer(verdict);
+        const Operation& op = command_.root();
+        switch (op.code) {
+            case LEASE_KEEP_ALIVE: return answer(now ? keep_alive(op.number, *now) : ONLY_LEADER);
+            case LEASE_TTL: return answer(now ? time_to_live(op, *now) : ONLY_LEADER);
+            case LEASE_LIST: return answer(list_leases());
+            default: return answer(executor_.run(command_, &body_));
+        }
     }
 
 private:
+    static constexpr Verdict ONLY_LEADER{REJECTED, "only the leader, asked for the newest state, can say"};
+
     static uint64_t mix(uint64_t state, uint64_t word) {
         state = (state ^ word) * 0x9e3779b97f4a7c15ull;
         state ^= state >> 32;
@@ -144,10 +166,23 @@ private:
         if (const Done* done = window.find(entry.seq)) return replay(*done);
         ++executed_;
         Verdict verdict = command_.parse(entry.command, entry.size);
-        if (verdict.ok()) verdict = executor_.run(command_, &body_);
+        if (verdict.ok()) verdict = execute(entry, now);
         Answer made = answer(verdict);
         window.add(entry.seq, made.status, made.revision, body_);
         return made;
+    }
+
+    Verdict execute(const Entry& entry, uint64_t now) {
+        const Operation& op = command_.root();
+        switch (op.code) {
+            case COMPACT: return compact(op.number);
+            case LEASE_GRANT: return grant(entry, op, now);
+            case LEASE_REVOKE: return revoke(op.number);
+            case LEASE_KEEP_ALIVE:
+            case LEASE_TTL:
+            case LEASE_LIST: return {REJECTED, "this operation is not logged"};
+            default: return executor_.run(command_, &body_);
+        }
     }
 
     static Answer replay(const Done& done) {
@@ -162,6 +197,92 @@ private:
         if (session == nullptr) return {SESSION_EXPIRED, ""};
         if (session->generation != entry.seq) return {REJECTED, "the session's generation has moved"};
         sessions.close(entry.session);
+        return GOOD;
+    }
+
+    Verdict compact(uint64_t revision) {
+        switch (store.compact(revision)) {
+            case Compaction::COMPACTED: return {COMPACTED, "the revision is compacted already"};
+            case Compaction::FUTURE: return {FUTURE_REVISION, "the revision is in the future"};
+            default: return GOOD;
+        }
+    }
+
+    // -- leases: what is replicated ------------------------------------------------------------------------------
+
+    Verdict grant(const Entry& entry, const Operation& op, uint64_t now) {
+        if (op.second > MAX_LEASE_TTL_MS) return {TOO_LARGE, "the TTL is above 366 days"};
+        if (op.number != 0 && leases.find(op.number) != nullptr) return {LEASE_EXISTS, "the lease exists"};
+        if (leases.size() >= MAX_LEASES) return {NO_SPACE, "there are as many leases as the cluster allows"};
+        uint64_t id = op.number != 0 ? op.number : free_lease(entry);
+        uint64_t ttl = std::max(op.second, MIN_LEASE_TTL_MS);
+        leases.grant(id, ttl, applied_, now);
+        Body body(&body_);
+        body.append(id);
+        body.append(ttl);
+        return GOOD;
+    }
+
+    // Of 63 bits, as etcd's, and as hard to guess as the session is: out of the entry, so the same on every node.
+    uint64_t free_lease(const Entry& entry) {
+        uint64_t id = mix(mix(entry.session.low, entry.session.high), applied_) >> 1;
+        while (id == 0 || leases.find(id) != nullptr) id = (id + 1) & (UINT64_MAX >> 1);
+        return id;
+    }
+
+    Verdict revoke(uint64_t id) {
+        Lease* lease = leases.find(id);
+        if (lease == nullptr) return NO_LEASE;
+        Body(&body_).append(executor_.revoke(id, lease));
+        return GOOD;
+    }
+
+    // A lease that was granted again under its old id lives on.
+    Verdict expire_lease(const Entry& entry) {
+        Lease* lease = leases.find(entry.session.low);
+        if (lease == nullptr) return NO_LEASE;
+        if (lease->generation != entry.seq) return {REJECTED, "the lease's generation has moved"};
+        return revoke(entry.session.low);
+    }
+
+    // -- leases: what only the leader's clock knows --------------------------------------------------------------
+
+    Verdict keep_alive(uint64_t id, uint64_t now) {
+        const Lease* lease = leases.touch(id, now);
+        if (lease == nullptr) return NO_LEASE;
+        Body(&body_).append(lease->ttl_ms);
+        return GOOD;
+    }
+
+    Verdict time_to_live(const Operation& op, uint64_t now) {
+        const Lease* lease = leases.find(op.number);
+        if (lease == nullptr) return NO_LEASE;
+        Body body(&body_);
+        uint64_t left = lease->expiring || lease->deadline <= now ? 0 : lease->deadline - now;
+        body.append(lease->ttl_ms);
+        body.append(left / 1'000'000);
+        body.append(static_cast<uint64_t>(lease->keys.size()));
+        size_t header = body.size();
+        body.append(uint8_t{0});
+        body.append(uint32_t{0});
+        if (!op.has(1)) return GOOD;
+        auto at = lease->keys.begin();
+        for (uint64_t skip = op.second; skip != 0 && at != lease->keys.end(); --skip) ++at;
+        Budget budget(0);
+        uint32_t taken = 0;
+        for (; at != lease->keys.end() && budget.take(4 + (*at)->key_size); ++at, ++taken) {
+            body.append(static_cast<uint32_t>((*at)->key_size));
+            body.append_bytes((*at)->key());
+        }
+        body.patch(header, static_cast<uint8_t>(at != lease->keys.end()));
+        body.patch(header + 1, taken);
+        return GOOD;
+    }
+
+    Verdict list_leases() {
+        Body body(&body_);
+        body.append(static_cast<uint32_t>(leases.size()));
+        for (const auto& [id, lease] : leases.all()) body.append(id);
         return GOOD;
     }
 

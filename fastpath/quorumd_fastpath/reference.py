@@ -22,8 +22,9 @@ ENTRY: Final = struct.Struct("<IBBHQQQQ")
 REPLY: Final = struct.Struct("<IBBHQQQ")
 CRC_OFFSET: Final = 72
 
-COMMAND, OPEN_SESSION, CLOSE_SESSION, EXPIRE_SESSION, READ, STALE_READ, KEEP_ALIVE = range(1, 8)
-DELETE_RANGE: Final = 2
+COMMAND, OPEN_SESSION, CLOSE_SESSION, EXPIRE_SESSION, READ, STALE_READ, KEEP_ALIVE, EXPIRE_LEASE, COMPACT = range(1, 10)
+SHRINKING: Final = (2, 5, 7)
+"""First bytes of the commands that free bytes: DELETE_RANGE, COMPACT, LEASE_REVOKE."""
 MAX_OTHER_FRAMES: Final = 4096  # of one turn
 
 
@@ -224,7 +225,7 @@ def decode_entry(data: bytes) -> tuple[Entry, int] | None:
     if len(data) < ENTRY.size:
         return None
     length, kind, flags, reserved, session_hi, session_lo, seq, answered_below = ENTRY.unpack_from(data)
-    if not ENTRY.size <= length <= min(MAX_ENTRY_BYTES, len(data)) or flags or reserved or kind > KEEP_ALIVE:
+    if not ENTRY.size <= length <= min(MAX_ENTRY_BYTES, len(data)) or flags or reserved or kind > COMPACT:
         return None
     return Entry(kind, session_hi, session_lo, seq, answered_below, data[ENTRY.size : length]), length
 
@@ -287,8 +288,8 @@ def request_records(payload: bytes, count: int) -> list[tuple[Entry, bytes]] | N
 
 def only_shrinks(entry: Entry) -> bool:
     """Whether the operation can only free bytes: let through when the disk is full."""
-    deletes = entry.kind == COMMAND and entry.command[:1] == bytes([DELETE_RANGE])
-    return deletes or entry.kind in (CLOSE_SESSION, EXPIRE_SESSION)
+    shrinks = entry.kind == COMMAND and entry.command[:1] in [bytes([code]) for code in SHRINKING]
+    return shrinks or entry.kind == CLOSE_SESSION
 
 
 Staged = list[tuple[bytes, bytes]]

@@ -20,7 +20,6 @@ from libc.string cimport memcpy, memmove, memset
 
 from quorumd_fastpath.crc cimport crc32c_update
 from quorumd_fastpath.wire cimport (
-    ENTRY_EXPIRE_SESSION,
     ENTRY_HEADER_SIZE,
     ENTRY_NOOP,
     HEADER_SIZE,
@@ -33,6 +32,7 @@ from quorumd_fastpath.wire cimport (
     encode_entry_header,
     iovec,
     load_addr,
+    logged,
     qaddr,
     qentry,
     qframe,
@@ -89,7 +89,7 @@ def check_entries(data, size_t offset, size_t length, uint64_t count):
     if good:
         at = <const uint8_t*>view.buf + offset
         while good and count > 0:
-            good = decode_entry(at, length, &entry) == 0 and entry.kind <= ENTRY_EXPIRE_SESSION
+            good = decode_entry(at, length, &entry) == 0 and logged(entry.kind)
             if good:
                 at += entry.length
                 length -= entry.length
@@ -368,11 +368,14 @@ cdef class Ring:
         return bool(self.take_packed(record, ENTRY_HEADER_SIZE, index, 1, 0))
 
     def append_record(self, uint64_t index, uint8_t kind, bytes session not None, uint64_t seq):
-        """An entry without a command, made on this node: kind, session id (16 bytes), seq (an expiry's generation)."""
+        """An entry without a command, made on this node: kind, session id (16 bytes), seq (an expiry's generation).
+
+        An EXPIRE_LEASE has 8 zeros and the lease for a session; a COMPACT 16 zeros, and the revision as seq.
+        """
         cdef uint8_t record[ENTRY_HEADER_SIZE]
         cdef uint64_t halves[2]
-        if len(session) != 16 or kind > ENTRY_EXPIRE_SESSION:
-            raise ValueError("a session id has 16 bytes, and a log only kinds up to EXPIRE_SESSION")
+        if len(session) != 16 or not logged(kind):
+            raise ValueError("a session id has 16 bytes, and a log only kinds that are logged")
         memcpy(halves, PyBytes_AS_STRING(session), 16)
         encode_entry_header(record, ENTRY_HEADER_SIZE, kind, halves[0], halves[1], seq, 0)
         return bool(self.take_packed(record, ENTRY_HEADER_SIZE, index, 1, 0))

@@ -15,7 +15,8 @@
 #include <unordered_set>
 #include <vector>
 
-#include "commands.h"
+#include "cursor.h"
+#include "versions.h"
 
 namespace quorumd {
 

@@ -1,42 +1,77 @@
-// The ordered key-value store: its revision, its keys, its byte quota. The rules of etcd's data model.
+// The ordered key-value store with its history: revisions, keys, changes, compaction, byte quota. The rules of etcd's
+// data model; leases are leases.h's.
+//
+// Everything here is a function of the entries applied: the bytes that the quota counts too, so how much a compaction
+// has reclaimed is decided by entries, never by time.
 
 #ifndef QUORUMD_STORE_H
 #define QUORUMD_STORE_H
 
+#include <algorithm>
 #include <cstdint>
+#include <deque>
 #include <string_view>
 
 #include "keyindex.h"
 
 namespace quorumd {
 
-// What a key costs in the quota beyond its own bytes and its value's. Fixed, because the quota decides what is refused
-// and so must not depend on how memory is laid out.
-constexpr uint64_t KEY_OVERHEAD = 128;
+// What a key, and each of its versions, costs in the quota beyond its own bytes. Fixed, because the quota decides what
+// is refused and so must not depend on how memory is laid out; about what it costs in memory.
+constexpr uint64_t KEY_OVERHEAD = 80;
+constexpr uint64_t VERSION_OVERHEAD = 96;
+// Changes that an entry reclaims when a compaction has freed some, besides two for each that the entry before made:
+// reclaiming goes on under any load, catches up with it, and no entry takes much longer for it.
+constexpr uint64_t RECLAIMED_PER_ENTRY = 16;
+
+enum class Compaction : uint8_t { DONE, COMPACTED, FUTURE };
+
+// One version that came into being: what a watch reports. `version->older` is what the change replaced. Both live until
+// an entry is applied after a compaction to the change's revision or above.
+struct Change {
+    Record* record;
+    Version* version;
+
+    uint64_t revision() const { return version->mod_revision; }
+    // nullptr: the key was not there.
+    const Version* previous() const {
+        const Version* older = version->older;
+        return older == nullptr || older->dead() ? nullptr : older;
+    }
+};
 
 class KeyStore {
 public:
     explicit KeyStore(uint64_t quota) : quota_(quota) {}
 
     uint64_t revision() const { return revision_; }
-    uint64_t bytes() const { return bytes_; }
+    // Reads below it and changes up to it are refused; 0: nothing was compacted yet.
+    uint64_t compacted() const { return compacted_; }
     uint64_t quota() const { return quota_; }
-    size_t size() const { return index_.size(); }
+    // What counts against the quota: all keys and versions held; and what would without history.
+    uint64_t bytes() const { return bytes_; }
+    uint64_t live_bytes() const { return live_bytes_; }
+    size_t size() const { return live_; }
 
     Position end() const { return index_.end(); }
     Position next(Position at) const { return index_.next(at); }
-    std::string_view key(Position at) const { return index_.record(at)->key(); }
-    const Version& newest(Position at) const { return *index_.record(at)->newest; }
-    size_t distance(Position from, Position to) const { return index_.distance(from, to); }
-
     Position seek(std::string_view key) const { return index_.lower_bound(key); }
-    bool holds(Position at, std::string_view key) const { return index_.holds(at, key); }
+    // The record at `at`, dead or alive.
+    Record* record(Position at) const { return index_.record(at); }
+    // Keys in [from, to) that exist at the newest revision.
+    uint64_t live(Position from, Position to) const { return index_.live(from, to); }
+
+    // The record of `key` if it exists at the newest revision, else nullptr. `at` is seek(key).
+    Record* find(Position at, std::string_view key) const {
+        return index_.holds(at, key) && record(at)->dead == 0 ? record(at) : nullptr;
+    }
+    Record* find(std::string_view key) const { return find(seek(key), key); }
 
     // etcd's naming of ranges: end "" is the single key, "\0" everything from key on, anything else [key, end).
     void range(std::string_view key, std::string_view range_end, Position* from, Position* to) const {
         *from = seek(key);
         if (range_end.empty()) {
-            *to = holds(*from, key) ? next(*from) : *from;
+            *to = index_.holds(*from, key) ? next(*from) : *from;
         } else if (range_end == std::string_view("\0", 1)) {
             *to = end();
         } else {
@@ -44,68 +79,147 @@ public:
         }
     }
 
-    // By how much a put raises bytes(); 0 if it does not.
-    uint64_t growth(Position at, std::string_view key, std::string_view value) const {
-        if (!holds(at, key)) return KEY_OVERHEAD + key.size() + value.size();
-        uint64_t old = newest(at).size;
-        return value.size() > old ? value.size() - old : 0;
+    // By how much a put raises bytes(). `at` is seek(key).
+    uint64_t growth(Position at, std::string_view key, size_t value_size) const {
+        return VERSION_OVERHEAD + value_size + (index_.holds(at, key) ? 0 : KEY_OVERHEAD + key.size());
     }
 
     bool fits(uint64_t growth) const { return growth == 0 || (bytes_ <= quota_ && growth <= quota_ - bytes_); }
 
     // `at` is seek(key). The change belongs to the revision that commit() begins; `at` is void afterwards.
-    void put(Position at, std::string_view key, std::string_view value, uint64_t lease) {
-        uint64_t now = revision_ + 1;
-        if (holds(at, key)) {
-            Record* record = index_.record(at);
-            Version* version = resized(record->newest, value.size());
-            bytes_ = bytes_ - version->size + value.size();
-            record->newest = version;
-            version->version += 1;
-            fill(version, value, lease, now);
-            return;
+    Record* put(Position at, std::string_view key, std::string_view value, uint64_t lease) {
+        Version* made = Version::make(value);
+        made->mod_revision = revision_ + 1;
+        made->lease = lease;
+        if (!index_.holds(at, key)) {
+            Record* record = Record::make(key);
+            bytes_ += KEY_OVERHEAD + key.size();
+            create(record, made);
+            index_.insert(at, record);
+            return record;
         }
-        Record* record = Record::make(key);
-        record->newest = Version::make(value.size());
-        record->newest->create_revision = now;
-        record->newest->version = 1;
-        fill(record->newest, value, lease, now);
-        bytes_ += KEY_OVERHEAD + key.size() + value.size();
-        index_.insert(at, record);
+        Record* record = index_.record(at);
+        if (record->dead != 0) {
+            index_.revived(at);
+            create(record, made);
+        } else {
+            const Version* old = record->newest;
+            live_bytes_ = live_bytes_ - old->size + made->size;
+            made->create_revision = old->create_revision;
+            made->version = old->version + 1;
+            add(record, made);
+        }
+        return record;
     }
 
-    // Deletes [from, to); the change belongs to the revision that commit() begins.
-    void erase(Position from, Position to) {
-        for (Position at = from; !(at == to); at = next(at)) bytes_ -= KEY_OVERHEAD + key(at).size() + newest(at).size;
-        index_.erase(from, to);
+    // Deletes the key at `at`, which exists; positions stay valid. The change belongs to the revision that commit()
+    // begins.
+    void erase(Position at) {
+        Record* record = index_.record(at);
+        live_bytes_ -= cost(*record);
+        --live_;
+        Version* tombstone = Version::make({});
+        tombstone->mod_revision = revision_ + 1;
+        tombstone->create_revision = tombstone->version = tombstone->lease = 0;
+        add(record, tombstone);
+        index_.died(at);
     }
 
     // Every change since the last commit becomes one revision.
     void commit() { ++revision_; }
 
-private:
-    static void fill(Version* version, std::string_view value, uint64_t lease, uint64_t revision) {
-        version->mod_revision = revision;
-        version->lease = lease;
-        version->size = static_cast<uint32_t>(value.size());
-        std::memcpy(version->data(), value.data(), value.size());
+    // From now on reads below `revision` and changes up to it are refused; reclaim() frees what only they need.
+    Compaction compact(uint64_t revision) {
+        if (revision <= compacted_) return Compaction::COMPACTED;
+        if (revision > revision_) return Compaction::FUTURE;
+        compacted_ = revision;
+        return Compaction::DONE;
     }
 
-    // Room for `size` bytes of value in place of what `old` holds: the same buffer unless it is too small, or mostly
-    // empty. All but capacity and value are as in `old`.
-    static Version* resized(Version* old, size_t size) {
-        if (size <= old->capacity && old->capacity / 2 <= size + 64) return old;
-        Version* made = Version::make(size);
-        uint32_t capacity = made->capacity;
-        *made = *old;
-        made->capacity = capacity;
-        std::free(old);
-        return made;
+    // Frees the history of a bounded number of changes; once for each entry applied, before it.
+    void reclaim() {
+        uint64_t budget = RECLAIMED_PER_ENTRY + 2 * added_;
+        added_ = 0;
+        if (reclaimed_ == compacted_) return;
+        for (; budget != 0; --budget) {
+            if (changes_.empty() || changes_.front().revision() > compacted_) {
+                reclaimed_ = compacted_;
+                return;
+            }
+            Change change = changes_.front();
+            prefetch();
+            changes_.pop_front();
+            ++first_change_;
+            reclaim(change);
+        }
+    }
+
+    // -- changes, oldest first, numbered since the beginning ---------------------------------------------------------
+    // To walk those of revision R on, R > compacted(): for (n = seek_change(R); n != changes_end(); ++n) change(n).
+    // Changes of one revision stand together, in the order of its operations. A number stays that of its change; before
+    // using one again after entries were applied, its revision must still be above compacted().
+
+    uint64_t changes_end() const { return first_change_ + changes_.size(); }
+    const Change& change(uint64_t number) const { return changes_[number - first_change_]; }
+    uint64_t seek_change(uint64_t revision) const {
+        auto below = [](const Change& change, uint64_t wanted) { return change.revision() < wanted; };
+        auto found = std::lower_bound(changes_.begin(), changes_.end(), revision, below);
+        return first_change_ + static_cast<uint64_t>(found - changes_.begin());
+    }
+    // Changes whose history is still held, those included that a compaction has yet to reclaim.
+    size_t changes() const { return changes_.size(); }
+
+private:
+    static uint64_t cost(const Record& record) {
+        return KEY_OVERHEAD + record.key_size + VERSION_OVERHEAD + record.newest->size;
+    }
+
+    void create(Record* record, Version* made) {
+        made->create_revision = made->mod_revision;
+        made->version = 1;
+        add(record, made);
+        live_bytes_ += cost(*record);
+        ++live_;
+    }
+
+    void add(Record* record, Version* made) {
+        record->push(made);
+        bytes_ += VERSION_OVERHEAD + made->size;
+        changes_.push_back({record, made});
+        ++added_;
+    }
+
+    // What was written long ago is in no cache: it is asked for a few changes before it is needed, first the change's
+    // own record and version, then what the version replaced.
+    void prefetch() const {
+        constexpr size_t AHEAD = 16;
+        if (changes_.size() <= AHEAD) return;
+        const Change& far = changes_[AHEAD];
+        __builtin_prefetch(far.record, 1);
+        __builtin_prefetch(far.version, 1);
+        const Version* replaced = changes_[AHEAD / 2].version->older;
+        if (replaced != nullptr) __builtin_prefetch(replaced, 1);
+    }
+
+    // No reader may ask for what this change replaced any more. Older versions of the key went with earlier changes. A
+    // tombstone goes too, with its key; unless newer versions hang on it: then with the next of those.
+    void reclaim(const Change& change) {
+        change.record->cut(change.version, [this](const Version& gone) { bytes_ -= VERSION_OVERHEAD + gone.size; });
+        if (change.record->newest != change.version || !change.version->dead()) return;
+        bytes_ -= VERSION_OVERHEAD + KEY_OVERHEAD + change.record->key_size;
+        index_.erase(seek(change.record->key()));
     }
 
     KeyIndex index_;
+    std::deque<Change> changes_;
+    uint64_t first_change_ = 0;  // number of changes_.front()
+    uint64_t added_ = 0;         // changes since reclaim() was called last
     uint64_t revision_ = 1;
+    uint64_t compacted_ = 0;
+    uint64_t reclaimed_ = 0;  // compacted_ once all that it freed is reclaimed
     uint64_t bytes_ = 0;
+    uint64_t live_bytes_ = 0;
+    size_t live_ = 0;
     uint64_t quota_;
 };
 

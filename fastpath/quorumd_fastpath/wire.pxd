@@ -100,10 +100,14 @@ cpdef enum:
     ENTRY_READ = 5
     ENTRY_STALE_READ = 6
     ENTRY_KEEP_ALIVE = 7
+    ENTRY_EXPIRE_LEASE = 8
+    ENTRY_COMPACT = 9
 
-# The op byte of the one command that can only free bytes; the others are in commands.py.
+# The op bytes of the commands that can only free bytes; the others are in quorumd/commands.
 cdef enum:
     OP_DELETE_RANGE = 2
+    OP_COMPACT = 5
+    OP_LEASE_REVOKE = 7
 
 cpdef enum:
     STATUS_OK = 0
@@ -120,6 +124,10 @@ cpdef enum:
     STATUS_STOPPED = 11
     STATUS_REPLY_EVICTED = 12
     STATUS_COMPACTED = 13
+    STATUS_LEASE_NOT_FOUND = 14
+    STATUS_LEASE_EXISTS = 15
+    STATUS_KEY_NOT_FOUND = 16
+    STATUS_FUTURE_REVISION = 17
 
 # Why a frame or datagram was dropped; indexes of Counters.
 cpdef enum:
@@ -308,3 +316,8 @@ cdef bint next_frame(const uint8_t* data, size_t size, size_t* offset, qframe* o
                      uint64_t* drops) noexcept nogil
 # Bytes (1..28) into `out`; ValueError else.
 cdef int load_addr(object addr, qaddr* out) except -1
+
+
+cdef inline bint logged(uint8_t kind) noexcept nogil:
+    # Kinds that a log may hold.
+    return kind <= ENTRY_EXPIRE_SESSION or kind == ENTRY_EXPIRE_LEASE or kind == ENTRY_COMPACT

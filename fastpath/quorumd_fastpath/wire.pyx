@@ -229,7 +229,7 @@ cdef int decode_entry(const uint8_t* data, size_t size, qentry* out) noexcept no
     memcpy(&header, data, ENTRY_HEADER_SIZE)
     if header.length < ENTRY_HEADER_SIZE or header.length > MAX_ENTRY_SIZE or header.length > size:
         return -1
-    if header.flags != 0 or header.reserved != 0 or header.kind > ENTRY_KEEP_ALIVE:
+    if header.flags != 0 or header.reserved != 0 or header.kind > ENTRY_COMPACT:
         return -1
     out.length = header.length
     out.kind = header.kind
@@ -280,8 +280,11 @@ cdef bint request_valid(const uint8_t* data, size_t size, uint32_t count) noexce
 
 cdef inline bint only_shrinks(const qstaged* op) noexcept nogil:
     cdef uint8_t kind = op.record[4]
-    return (kind == ENTRY_CLOSE_SESSION or kind == ENTRY_EXPIRE_SESSION
-            or (kind == ENTRY_COMMAND and op.record[ENTRY_HEADER_SIZE] == OP_DELETE_RANGE))
+    cdef uint8_t code
+    if kind != ENTRY_COMMAND:
+        return kind == ENTRY_CLOSE_SESSION
+    code = op.record[ENTRY_HEADER_SIZE]
+    return code == OP_DELETE_RANGE or code == OP_COMPACT or code == OP_LEASE_REVOKE
 
 
 # ---------------------------------------------------------------- counters, slab

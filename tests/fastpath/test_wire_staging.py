@@ -199,11 +199,11 @@ def test_a_full_disk_lets_only_shrinking_writes_through(staged_entries):
     ]
 
 
-def test_only_delete_range_and_session_ends_shrink():
+def test_only_deletes_compaction_revocations_and_session_ends_shrink():
     for op in range(256):
         stage = wire.Stage()
         fill(stage, reference.Entry(1, command=bytes([op])), reference.Entry(3))
-        assert stage.writes_only_shrink is (op == 2)
+        assert stage.writes_only_shrink is (op in (2, 5, 7))
 
 
 # ---------------------------------------------------------------- replies

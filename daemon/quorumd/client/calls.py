@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from quorumd.client.operation import Operation, Plane
-from quorumd.commands import Compare, Kind, Op, Put, Range, RangeResult, Result, Txn, encode
+from quorumd.commands import Compare, Kind, Op, Put, Range, RangeResult, Result, Txn, encode, reads_only
 from quorumd.errors import ProtocolError, Rejected
 from quorumd.limits import MAX_KEY_BYTES, SECOND
 from quorumd.types import Nanoseconds
@@ -33,17 +33,11 @@ def bytes_only(**named: object) -> None:
 def operation_for(request: Op, deadline: Nanoseconds, *, stale: bool = False, retry: bool = True) -> Operation:
     """The operation that carries `request`. What only reads is not logged. Raises Rejected, TooLarge."""
     command = encode(request)
-    if not _reads_only(request):
+    if not reads_only(request):
         return Operation(Plane.WRITE, Kind.COMMAND, command, deadline, request=request, retry=retry)
     if stale:
         return Operation(Plane.STALE, Kind.STALE_READ, command, deadline, request=request, retry=retry)
     return Operation(Plane.READ, Kind.READ, command, deadline, request=request, retry=retry)
-
-
-def _reads_only(request: Op) -> bool:
-    if isinstance(request, Txn):
-        return all(isinstance(op, Range) for op in (*request.then, *request.orelse))
-    return isinstance(request, Range)
 
 
 def status_operation(node: int | str, deadline: Nanoseconds) -> Operation:
