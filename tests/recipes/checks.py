@@ -62,7 +62,7 @@ def check_owners(model, owners, ahead_of, permits=1):
             assert entitled < deleted, "its key was gone before its turn came, and yet it believed that it owned"
         if owned.granted < deleted:
             spans.append((owned.granted, deleted, owned))
-    for begin, _, owned in spans:
+    for begin, _, _ in spans:
         together = [other for b, e, other in spans if b <= begin < e]
         if permits > 1:
             assert len(together) <= permits, together

@@ -2,7 +2,7 @@
 
 import os
 
-SEEDS = int(os.environ.get("QUORUMD_SEEDS", "60"))
+SEEDS = int(os.environ.get("QUORUMD_SEEDS", "30"))
 
 
 def pytest_generate_tests(metafunc):

@@ -4,10 +4,17 @@ import operator
 from dataclasses import dataclass, field
 
 from quorumd.commands import (
+    ALL,
     Compare,
     DeleteRange,
     DeleteResult,
     KeyValue,
+    LeaseGrant,
+    LeaseGrantResult,
+    LeaseKeepAlive,
+    LeaseKeepAliveResult,
+    LeaseRevoke,
+    LeaseRevokeResult,
     Put,
     PutResult,
     Range,
@@ -15,12 +22,14 @@ from quorumd.commands import (
     Txn,
     TxnResult,
 )
-from quorumd.errors import Compacted
-from quorumd.recipes.effects import Event, Grant, KeepAlive, Revoke
-from quorumd.recipes.errors import LeaseNotFound
+from quorumd.errors import Compacted, LeaseNotFound
+from quorumd.recipes.effects import Event
 
 RELATIONS = {"=": operator.eq, ">": operator.gt, "<": operator.lt, "!=": operator.ne}
-ALL = b"\0"
+ATTRIBUTES = {
+    "create": "create_revision", "mod": "mod_revision", "version": "version", "lease": "lease", "key": "key",
+    "value": "value",
+}
 MIN_TTL_MS = 1000
 MILLISECOND = 1_000_000
 
@@ -57,19 +66,20 @@ class Model:
 
     def execute(self, op, now=0):
         self._events = []
-        if isinstance(op, Grant):
-            self.next_lease += 1
-            ttl_ms = max(op.ttl_ms, MIN_TTL_MS)
-            self.leases[self.next_lease] = ModelLease(ttl_ms, now)
-            return self.next_lease, ttl_ms
-        if isinstance(op, KeepAlive):
-            lease = self._lease(op.lease)
-            lease.touched = now
-            return lease.ttl_ms
-        if isinstance(op, Revoke):
-            self._lease(op.lease)
-            self.end_lease(op.lease)
-            return None
+        match op:
+            case LeaseGrant():
+                self.next_lease += 1
+                ttl_ms = max(op.ttl_ms, MIN_TTL_MS)
+                self.leases[self.next_lease] = ModelLease(ttl_ms, now)
+                return LeaseGrantResult(self.revision, self.next_lease, ttl_ms)
+            case LeaseKeepAlive():
+                lease = self._lease(op.id)
+                lease.touched = now
+                return LeaseKeepAliveResult(self.revision, lease.ttl_ms)
+            case LeaseRevoke():
+                deleted = len(self._lease(op.id).keys)
+                self.end_lease(op.id)
+                return LeaseRevokeResult(self.revision, deleted)
         self._check_leases(op)
         result = self._txn(op) if isinstance(op, Txn) else self._simple(op)
         self._commit()
@@ -121,11 +131,13 @@ class Model:
         return all(self._holds(compare) for compare in compares)
 
     def _holds(self, compare: Compare):
-        kv = self.kvs.get(compare.key)
+        kvs = [self.kvs[key] for key in self.kvs if inside(key, compare.key, compare.end)] or [None]
+        return all(self._stands(compare, kv) for kv in kvs)
+
+    def _stands(self, compare, kv):
         if compare.target == "value":
             return kv is not None and RELATIONS[compare.result](kv.value, compare.operand)
-        attribute = {"create": "create_revision", "mod": "mod_revision"}.get(compare.target, compare.target)
-        return RELATIONS[compare.result](getattr(kv, attribute) if kv else 0, compare.operand)
+        return RELATIONS[compare.result](getattr(kv, ATTRIBUTES[compare.target]) if kv else 0, compare.operand)
 
     def _txn(self, txn: Txn):
         succeeded = self._holds_all(txn.compares)
@@ -166,6 +178,10 @@ class Model:
 
     def _range(self, op):
         kvs = [self.kvs[key] for key in sorted(self.kvs) if inside(key, op.key, op.end)]
+        total = len(kvs)
+        kvs = [kv for kv in kvs if kv.create_revision <= (op.max_create_revision or kv.create_revision)]
+        if op.order != "none":
+            kvs.sort(key=lambda kv: getattr(kv, ATTRIBUTES[op.sort_target]), reverse=op.order == "descend")
         count = len(kvs)
         more = bool(op.limit) and count > op.limit
         if op.limit:
@@ -174,4 +190,4 @@ class Model:
             kvs, more = [], False
         if op.keys_only:
             kvs = [KeyValue(kv.key, b"", kv.create_revision, kv.mod_revision, kv.version, kv.lease) for kv in kvs]
-        return RangeResult(self.revision + bool(self._events), tuple(kvs), more, count)
+        return RangeResult(self.revision + bool(self._events), tuple(kvs), more, 0 if op.uncounted else total)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from model import Model
 
 from quorumd.errors import NotLeader, QuorumdError, Timeout
-from quorumd.recipes.effects import Call, Clock, Emit, Pause, Wait
-from quorumd.recipes.lease import grant, keep
+from quorumd.recipes.effects import Call, Clock, Emit, Pause, Wait, clock
+from quorumd.recipes.lease import grant, keep, revoke
 
 MS = 1_000_000
 SECOND = 1000 * MS
@@ -37,6 +37,14 @@ class Faults:
 
 CALM = Faults()
 ROUGH = Faults(lost_request=0.03, lost_reply=0.03, refused=0.03, freeze=0.01, compact=0.01)
+
+
+def end_of(lease):
+    """A script: revokes the lease if the store can be reached; else it ends by itself."""
+    try:
+        yield from revoke(lease, (yield from clock()) + SECOND)
+    except QuorumdError:
+        return
 
 
 class Actor:

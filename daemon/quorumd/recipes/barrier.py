@@ -82,7 +82,7 @@ class DoubleBarrier:
         self._opened = 0
 
     def enter(self, timeout: float | None = None) -> Script[None]:
-        """Returns once `count` members are in. Raises NotAcquired when the time is over, SessionLost; then it is out."""
+        """Returns once `count` members are in. Raises NotAcquired in the end, or SessionLost; it is out then."""
         until = lines.deadline((yield from clock()), timeout)
         if self._own is not None:
             raise RuntimeError("this object is in already")

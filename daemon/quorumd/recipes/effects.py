@@ -33,31 +33,10 @@ class Event(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
-    """Asks for a new lease. The answer: (its id, its TTL in milliseconds, which may be longer than asked)."""
-
-    ttl_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class KeepAlive:
-    """Begins a lease's TTL anew. The answer: that TTL in milliseconds. Raises LeaseNotFound."""
-
-    lease: int
-
-
-@dataclass(frozen=True, slots=True)
-class Revoke:
-    """Ends a lease and deletes what is attached to it. Raises LeaseNotFound."""
-
-    lease: int
-
-
-@dataclass(frozen=True, slots=True)
 class Call:
     """One operation. The answer is its result; a range is read whole, at one revision."""
 
-    op: Op | Grant | KeepAlive | Revoke
+    op: Op
     until: Nanoseconds | None = None
     """Deadline; None: the client's default timeout from now."""
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from quorumd.commands import Compare, KeyValue, Put, Range, Txn
+from quorumd.commands import Put, Range, RangeResult, Txn
 from quorumd.errors import Compacted
 from quorumd.limits import SESSION_RETRY
 from quorumd.recipes import line as lines
@@ -12,8 +12,7 @@ from quorumd.recipes.fencing import Token
 from quorumd.recipes.keys import end_of, prefix_of
 from quorumd.recipes.lease import Lease
 from quorumd.recipes.line import Line
-from quorumd.recipes.lock import Owner
-from quorumd.types import Nanoseconds
+from quorumd.recipes.lock import Lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +24,15 @@ class Leader:
 
 
 def first_of(prefix: bytes) -> Range:
-    """Reads everybody of a line."""
-    return Range(prefix, end_of(prefix))
+    """Reads who came first."""
+    return Range(prefix, end_of(prefix), limit=1, sort_target="create", order="ascend", uncounted=True)
 
 
-def leader_of(contenders: tuple[KeyValue, ...]) -> Leader | None:
-    """The one that came first."""
-    if not contenders:
+def leader_of(view: RangeResult) -> Leader | None:
+    """The first of a line is its owner."""
+    if not view.kvs:
         return None
-    first = min(contenders, key=lambda kv: kv.create_revision)
+    first = view.kvs[0]
     return Leader(first.value, Token(first.create_revision, first.key))
 
 
@@ -46,7 +45,7 @@ class Election:
     def leader(self, timeout: float | None = None) -> Script[Leader | None]:
         """Who leads now; None: nobody. timeout: seconds, None: the client's default."""
         until = lines.deadline((yield from clock()), timeout)
-        return leader_of((yield from read(first_of(self.prefix), until)).kvs)
+        return leader_of((yield from read(first_of(self.prefix), until)))
 
     def observe(self) -> Script[None]:
         """A stream: who leads now, then each change that lasts until it is looked at. None: nobody does.
@@ -61,7 +60,7 @@ class Election:
             except TRANSIENT:
                 yield Pause((yield from clock()) + SESSION_RETRY)
                 continue
-            now = leader_of(view.kvs)
+            now = leader_of(view)
             if not told or now != last:
                 told, last = True, now
                 yield Emit(now)
@@ -72,21 +71,15 @@ class Election:
                 continue
 
 
-class Candidate(Owner):
-    """One candidate's side. `acquire` is to campaign, `release` is to resign."""
+class Candidate(Lock):
+    """One candidate's side: a lock whose `value` says who leads. `acquire` is to campaign, `release` is to resign."""
 
     def __init__(self, lease: Lease, name: bytes | str, value: bytes = b"") -> None:
-        super().__init__(lease)
-        prefix = prefix_of("election", name)
-        self.line = Line(prefix, prefix)
-        self.value = value
+        super().__init__(lease, name, value=value)
 
-    def _take(self, until: Nanoseconds | None, patient: bool) -> Script[Token | None]:
-        place = yield from lines.enter(self.lease, self.line, self.value, until)
-        if place.predecessor is not None and not patient:
-            yield from lines.leave(self.lease, place.token, until)
-            return None
-        return (yield from lines.await_turn(self.lease, self.line, place, until)).token
+    def _line(self, name: bytes | str) -> Line:
+        prefix = prefix_of("election", name)
+        return Line(prefix, prefix)
 
     def proclaim(self, value: bytes, timeout: float | None = None) -> Script[None]:
         """Says something else, without a new election. Raises NotHeld unless this candidate leads."""

@@ -13,7 +13,3 @@ class NotHeld(Definite):
 
 class SessionLost(QuorumdError):
     """The session's lease ended, or nobody can say that it has not; what it held is gone, or will be."""
-
-
-class LeaseNotFound(Definite):
-    """There is no lease of this id: it was revoked or expired, or never was."""

@@ -27,5 +27,5 @@ class Token(int):
     def __repr__(self) -> str:
         return f"Token({int(self)}, {self.key!r})"
 
-    def __getnewargs__(self) -> tuple[int, bytes]:
-        return int(self), self.key
+    def __reduce__(self) -> "tuple[type[Token], tuple[int, bytes]]":
+        return type(self), (int(self), self.key)

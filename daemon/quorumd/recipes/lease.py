@@ -10,11 +10,20 @@ import itertools
 from collections.abc import Callable
 from typing import Final
 
-from quorumd.commands import Compare, DeleteRange, Txn
-from quorumd.errors import ConnectionLost, QuorumdError
+from quorumd.commands import (
+    Compare,
+    DeleteRange,
+    LeaseGrant,
+    LeaseGrantResult,
+    LeaseKeepAlive,
+    LeaseKeepAliveResult,
+    LeaseRevoke,
+    Txn,
+)
+from quorumd.errors import ConnectionLost, LeaseNotFound, QuorumdError
 from quorumd.limits import MILLISECOND, SESSION_KEEP_ALIVES, SESSION_MARGIN_PARTS, SESSION_RETRY
-from quorumd.recipes.effects import TRANSIENT, Call, Grant, KeepAlive, Pause, Revoke, Script, clock, expect
-from quorumd.recipes.errors import LeaseNotFound, SessionLost
+from quorumd.recipes.effects import TRANSIENT, Call, Pause, Script, clock, expect
+from quorumd.recipes.errors import SessionLost
 from quorumd.types import Nanoseconds
 
 SWEEP_BATCH: Final = 64  # errands done before the next look at the clock
@@ -23,7 +32,7 @@ SWEEP_BATCH: Final = 64  # errands done before the next look at the clock
 class Lease:
     """A lease of this process. Once `lost` is not empty it stays so.
 
-    Invariant: while `lost` is empty and the clock is below `safe_until`, the cluster holds the lease, clocks permitting.
+    Invariant: while `lost` is empty and the clock is below `safe_until`, the cluster has the lease, clocks permitting.
     """
 
     def __init__(self, lease_id: int, ttl: Nanoseconds, sent: Nanoseconds) -> None:
@@ -78,14 +87,14 @@ def grant(ttl: Nanoseconds, until: Nanoseconds) -> Script[Lease]:
     while True:
         sent = yield from clock()
         try:
-            lease_id, ttl_ms = expect(tuple, (yield Call(Grant(-(-ttl // MILLISECOND)), until)))
+            granted = expect(LeaseGrantResult, (yield Call(LeaseGrant(-(-ttl // MILLISECOND)), until)))
         except TRANSIENT:
             # What may have been granted, and nobody knows by name, expires.
             if sent + SESSION_RETRY >= until:
                 raise
             yield Pause(sent + SESSION_RETRY)
         else:
-            return Lease(lease_id, ttl_ms * MILLISECOND, sent)
+            return Lease(granted.id, granted.ttl_ms * MILLISECOND, sent)
 
 
 def keep(lease: Lease) -> Script[None]:
@@ -112,7 +121,7 @@ def keep(lease: Lease) -> Script[None]:
 def _renew(lease: Lease, now: Nanoseconds) -> Script[None]:
     until = min(lease.safe_until, now + lease.ttl // SESSION_KEEP_ALIVES)
     try:
-        ttl_ms = expect(int, (yield Call(KeepAlive(lease.id), until)))
+        kept = expect(LeaseKeepAliveResult, (yield Call(LeaseKeepAlive(lease.id), until)))
     except LeaseNotFound:
         lease.lose("the cluster ended the lease")
     except ConnectionLost:
@@ -120,7 +129,7 @@ def _renew(lease: Lease, now: Nanoseconds) -> Script[None]:
     except QuorumdError:
         return  # it may have been renewed, but only an answer counts; nobody said that it ended either
     else:
-        lease.confirmed(now, ttl_ms * MILLISECOND)
+        lease.confirmed(now, kept.ttl_ms * MILLISECOND)
 
 
 def sweep(lease: Lease, until: Nanoseconds) -> Script[bool]:
@@ -138,6 +147,6 @@ def revoke(lease: Lease, until: Nanoseconds) -> Script[None]:
     """Ends the lease, and with it every key that is attached to it. Raises what the client raises."""
     lease.lose("the session was closed")
     try:
-        yield Call(Revoke(lease.id), until)
+        yield Call(LeaseRevoke(lease.id), until)
     except LeaseNotFound:
         return  # it ended before

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from quorumd.commands import Compare, DeleteRange, Put, Range, RangeResult, SimpleOp, Txn, TxnResult
-from quorumd.errors import Compacted, QuorumdError, Timeout
+from quorumd.errors import Compacted, LeaseNotFound, QuorumdError, Timeout
 from quorumd.limits import CLIENT_TIMEOUT_S, SECOND, SESSION_RETRY
 from quorumd.recipes.effects import TRANSIENT, Pause, Script, Wait, clock, found, transact
-from quorumd.recipes.errors import LeaseNotFound, NotAcquired, NotHeld, SessionLost
+from quorumd.recipes.errors import NotAcquired, NotHeld, SessionLost
 from quorumd.recipes.fencing import Token
 from quorumd.recipes.keys import end_of
 from quorumd.recipes.lease import Lease
@@ -98,17 +98,26 @@ def persist(
             yield Pause(min(now + SESSION_RETRY, limit))
 
 
-def enter(lease: Lease, line: Line, value: bytes, until: Nanoseconds | None) -> Script[Place]:
-    """Takes the last place of the line. On any error the key, if there is one, is left to the lease's errands."""
+def enter(
+    lease: Lease, line: Line, value: bytes, until: Nanoseconds | None, *, wait: bool = True
+) -> Script[Place | None]:
+    """Takes the last place of the line; without `wait` only if it is the first as well, or None.
+
+    On any error the key, if there is one, is left to the lease's errands.
+    """
     key = line.own + lease.contender()
-    ahead = _everybody(line)
+    conditions = [Compare.create_revision(key, "=", 0)]
+    if not wait:
+        conditions.append(Compare.create_revision(line.ahead, "=", 0, end_of(line.ahead)))
     try:
-        entering = Txn([Compare.create_revision(key, "=", 0)], [ahead, Put(key, value, lease.id)], [Range(key)])
+        entering = Txn(conditions, [_last_of(line), Put(key, value, lease.id)], [Range(key)])
         result = yield from persist(lease, entering, until)
         if result.succeeded:
-            return Place(key, result.revision, result.revision, _last(found(result, 0), result.revision))
-        mine = found(result, 0).kvs[0]  # an earlier transmission's, for nobody else puts this key
-        return (yield from look(lease, line, Place(key, mine.create_revision, 0, None), until))
+            return Place(key, result.revision, result.revision, _only(found(result, 0)))
+        mine = found(result, 0).kvs  # an earlier transmission's, for nobody else puts this key
+        if not mine:
+            return None
+        return (yield from look(lease, line, Place(key, mine[0].create_revision, 0, None), until))
     except BaseException:
         lease.drop(key)
         raise
@@ -116,20 +125,22 @@ def enter(lease: Lease, line: Line, value: bytes, until: Nanoseconds | None) -> 
 
 def look(lease: Lease, line: Line, place: Place, until: Nanoseconds | None) -> Script[Place]:
     """The place as it is now. Raises SessionLost if the contender's key is gone."""
-    result = yield from persist(lease, Txn([place.guard], [_everybody(line)]), until)
+    result = yield from persist(lease, Txn([place.guard], [_last_of(line, place.created - 1)]), until)
     if not result.succeeded:
         raise SessionLost("the contender's key is gone, and with it its place in the line")
-    return replace(place, seen=result.revision, predecessor=_last(found(result, 0), place.created))
+    return replace(place, seen=result.revision, predecessor=_only(found(result, 0)))
 
 
-def _everybody(line: Line) -> Range:
-    return Range(line.ahead, end_of(line.ahead), keys_only=True)
+def _last_of(line: Line, created: int = 0) -> Range:
+    """Reads who came last; with `created`, of those who came at that revision or before."""
+    return Range(
+        line.ahead, end_of(line.ahead), limit=1, keys_only=True, sort_target="create", order="descend",
+        max_create_revision=created, uncounted=True,
+    )
 
 
-def _last(contenders: RangeResult, below: int) -> bytes | None:
-    """Who came last among those who came before `below`."""
-    earlier = [kv for kv in contenders.kvs if kv.create_revision < below]
-    return max(earlier, key=lambda kv: kv.create_revision).key if earlier else None
+def _only(last: RangeResult) -> bytes | None:
+    return last.kvs[0].key if last.kvs else None
 
 
 def await_turn(lease: Lease, line: Line, place: Place, until: Nanoseconds | None) -> Script[Place]:

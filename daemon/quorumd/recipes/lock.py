@@ -69,8 +69,8 @@ class Owner:
     def release(self, timeout: float | None = None) -> Script[None]:
         """Gives it up. Raises NotHeld if it is not held, or was lost before: what was done since was not protected.
 
-        When the cluster cannot be reached within `timeout` seconds (None: the session's life) the error says so, and the
-        session goes on trying in the background.
+        When the cluster cannot be reached within `timeout` seconds (None: the session's life) the error says so, and
+        the session goes on trying in the background.
         """
         if self.token is None:
             raise NotHeld("it is not held by this object")
@@ -110,9 +110,8 @@ class Lock(Owner):
         return Line(prefix, prefix)
 
     def _take(self, until: Nanoseconds | None, patient: bool) -> Script[Token | None]:
-        place = yield from lines.enter(self.lease, self.line, self.value, until)
-        if place.predecessor is not None and not patient:
-            yield from lines.leave(self.lease, place.token, until)
+        place = yield from lines.enter(self.lease, self.line, self.value, until, wait=patient)
+        if place is None:
             return None
         place = yield from lines.await_turn(self.lease, self.line, place, until)
         return place.token

@@ -92,7 +92,7 @@ class ServiceRegistry:
         self.prefix = prefix_of("service", service)
 
     def instances(self, timeout: float | None = None) -> Script[tuple[Instance, ...]]:
-        """The instances now, by name. timeout: seconds, None: the client's default. Raises Rejected for strange ones."""
+        """The instances now, by name. timeout: seconds, None: the client's default. Raises Rejected."""
         until = lines.deadline((yield from clock()), timeout)
         return self._instances((yield from read(Range(self.prefix, end_of(self.prefix)), until)).kvs)
 

@@ -16,12 +16,12 @@ given twice; its token (higher at each hold) guards what is done with it.
 from dataclasses import dataclass
 from typing import Final
 
-from quorumd.commands import Compare, DeleteRange, KeyValue, Put, Range, Txn, TxnResult
-from quorumd.errors import Compacted, Rejected
-from quorumd.recipes import line as lines
+from quorumd.commands import Compare, DeleteRange, KeyValue, LeaseKeepAlive, Put, Range, Txn, TxnResult
+from quorumd.errors import Compacted, LeaseNotFound, Rejected
 from quorumd.limits import SESSION_RETRY
-from quorumd.recipes.effects import TRANSIENT, Call, KeepAlive, Pause, Script, Wait, clock, found, read, transact
-from quorumd.recipes.errors import LeaseNotFound, NotHeld
+from quorumd.recipes import line as lines
+from quorumd.recipes.effects import TRANSIENT, Call, Pause, Script, Wait, clock, found, read, transact
+from quorumd.recipes.errors import NotHeld
 from quorumd.recipes.fencing import Token
 from quorumd.recipes.keys import end_of, prefix_of
 from quorumd.recipes.lease import Lease
@@ -199,7 +199,7 @@ class Held:
 
     def _lease_lives(self, until: Nanoseconds | None) -> Script[bool]:
         try:
-            yield Call(KeepAlive(self.lease.id), until)
+            yield Call(LeaseKeepAlive(self.lease.id), until)
         except LeaseNotFound:
             return False
         return True

@@ -34,9 +34,8 @@ class Semaphore(Owner):
         self._owners = prefix + b"o/"
 
     def _take(self, until: Nanoseconds | None, patient: bool) -> Script[Token | None]:
-        place = yield from lines.enter(self.lease, self._line, self.value, until)
-        if not patient and place.predecessor is not None:
-            yield from lines.leave(self.lease, place.token, until)
+        place = yield from lines.enter(self.lease, self._line, self.value, until, wait=patient)
+        if place is None:
             return None
         place = yield from lines.await_turn(self.lease, self._line, place, until)
         owned = self._owners + place.key[len(self._line.own) :]
@@ -46,7 +45,9 @@ class Semaphore(Owner):
             self.lease.drop(place.key)
             raise
 
-    def _become_owner(self, place: Place, owned: bytes, until: Nanoseconds | None, patient: bool) -> Script[Token | None]:
+    def _become_owner(
+        self, place: Place, owned: bytes, until: Nanoseconds | None, patient: bool
+    ) -> Script[Token | None]:
         first, end = self._owners, end_of(self._owners)
         while True:
             counting = Txn([place.guard], [Range(first, end, count_only=True)])
