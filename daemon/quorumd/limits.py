@@ -169,7 +169,9 @@ RECIPE_NAME_BYTES: Final = 4 * KIB  # of a lock, queue, ...; three times that on
 SESSION_TTL_S: Final = 10.0  # of a recipes session's lease, unless it is given another
 SESSION_KEEP_ALIVES: Final = 3  # keep-alives within one TTL
 SESSION_MARGIN_PARTS: Final = 10  # a lease counts as lost this part of its TTL before the cluster could end it
+SESSION_ATTEMPT: Final = 1 * SECOND  # for one keep-alive; closing a session may have to wait for it
 SESSION_RETRY: Final = 50 * MILLISECOND  # after an attempt that failed, and that the client had repeated already
+SESSION_OPEN_S: Final = 10.0
 SESSION_CLOSE_S: Final = 1.0  # for the goodbye; a lease that could not be revoked ends by itself
 
 # The checker

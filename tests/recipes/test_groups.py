@@ -1,8 +1,8 @@
 """Barriers, counters, observers, views, parties and registries under schedules that a seed decides."""
 
 import pytest
-from checks import check_clean
-from world import CALM, MS, ROUGH, SECOND, Faults, World, end_of
+from recipe_checks import check_clean
+from recipe_world import CALM, MS, ROUGH, SECOND, Faults, World, end_of
 
 from quorumd.commands import Put
 from quorumd.errors import Indefinite, QuorumdError, Rejected

@@ -1,8 +1,8 @@
 """Locks, read-write locks, semaphores and candidates under schedules that a seed decides."""
 
 import pytest
-from checks import Owned, check_clean, check_order, check_owners, lives
-from world import CALM, MS, ROUGH, SECOND, Faults, World, end_of
+from recipe_checks import Owned, check_clean, check_order, check_owners, lives
+from recipe_world import CALM, MS, ROUGH, SECOND, Faults, World, end_of
 
 from quorumd.commands import Put, Txn
 from quorumd.errors import QuorumdError

@@ -3,8 +3,8 @@
 import collections
 
 import pytest
-from checks import check_clean
-from world import CALM, MS, ROUGH, SECOND, Faults, World, end_of
+from recipe_checks import check_clean
+from recipe_world import CALM, MS, ROUGH, SECOND, Faults, World, end_of
 
 from quorumd.errors import Indefinite, QuorumdError, Rejected
 from quorumd.recipes.effects import Pause, clock

@@ -21,7 +21,7 @@ from quorumd.commands import (
     Txn,
 )
 from quorumd.errors import ConnectionLost, LeaseNotFound, QuorumdError
-from quorumd.limits import MILLISECOND, SESSION_KEEP_ALIVES, SESSION_MARGIN_PARTS, SESSION_RETRY
+from quorumd.limits import MILLISECOND, SESSION_ATTEMPT, SESSION_KEEP_ALIVES, SESSION_MARGIN_PARTS, SESSION_RETRY
 from quorumd.recipes.effects import TRANSIENT, Call, Pause, Script, clock, expect
 from quorumd.recipes.errors import SessionLost
 from quorumd.types import Nanoseconds
@@ -40,6 +40,8 @@ class Lease:
         self.ttl = ttl
         self.lost = ""
         """Why it is lost; empty: it is not known to be."""
+        self.closed = False
+        """Whether its owner ended it, rather than lost it."""
         self.sent = sent
         """When the last request left that is known to have begun the TTL anew."""
         self.errands: dict[bytes, None] = {}
@@ -64,6 +66,12 @@ class Lease:
     def lose(self, why: str) -> None:
         """From now on it is lost, for the first reason given."""
         self.lost = self.lost or why
+
+    def close(self) -> bool:
+        """Its owner ends it; whether it was not lost before."""
+        self.closed = not self.lost
+        self.lose("the session was closed")
+        return self.closed
 
     def require(self, now: Nanoseconds) -> None:
         """Raises SessionLost unless it is alive."""
@@ -119,7 +127,7 @@ def keep(lease: Lease) -> Script[None]:
 
 
 def _renew(lease: Lease, now: Nanoseconds) -> Script[None]:
-    until = min(lease.safe_until, now + lease.ttl // SESSION_KEEP_ALIVES)
+    until = min(lease.safe_until, now + min(lease.ttl // SESSION_KEEP_ALIVES, SESSION_ATTEMPT))
     try:
         kept = expect(LeaseKeepAliveResult, (yield Call(LeaseKeepAlive(lease.id), until)))
     except LeaseNotFound:
@@ -145,7 +153,7 @@ def sweep(lease: Lease, until: Nanoseconds) -> Script[bool]:
 
 def revoke(lease: Lease, until: Nanoseconds) -> Script[None]:
     """Ends the lease, and with it every key that is attached to it. Raises what the client raises."""
-    lease.lose("the session was closed")
+    lease.close()
     try:
         yield Call(LeaseRevoke(lease.id), until)
     except LeaseNotFound:

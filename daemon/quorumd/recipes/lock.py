@@ -81,6 +81,10 @@ class Owner:
         until = lines.deadline((yield from clock()), timeout)
         yield from lines.leave(self.lease, token, until)
 
+    def forget(self) -> None:
+        """It is lost, and there is nobody to tell: the object is free again."""
+        self.token, self._state, self._depth = None, FREE, 0
+
     def holds(self, now: Nanoseconds) -> bool:
         """Whether it is held, as far as this process can tell without asking anybody. See `confirm`, and tokens."""
         return self.token is not None and self.lease.alive(now)

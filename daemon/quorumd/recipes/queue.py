@@ -16,7 +16,7 @@ given twice; its token (higher at each hold) guards what is done with it.
 from dataclasses import dataclass
 from typing import Final
 
-from quorumd.commands import Compare, DeleteRange, KeyValue, LeaseKeepAlive, Put, Range, Txn, TxnResult
+from quorumd.commands import Compare, DeleteRange, KeyValue, LeaseKeepAlive, Put, Range, Txn
 from quorumd.errors import Compacted, LeaseNotFound, Rejected
 from quorumd.limits import SESSION_RETRY
 from quorumd.recipes import line as lines
@@ -28,7 +28,7 @@ from quorumd.recipes.lease import Lease
 from quorumd.types import Nanoseconds
 
 PAGE: Final = 16
-"""Items looked at; more only when so many are held that none of these is free."""
+"""Items looked at at a time; more only while all of these are held."""
 MAX_PRIORITY: Final = (1 << 64) - 1
 
 
@@ -69,9 +69,9 @@ class Queue:
         """
         until = lines.deadline((yield from clock()), timeout)
         while (item := (yield from self._await_first(until))) is not None:
-            free = [Compare.create_revision(item.key, "=", item.create_revision), self._nobody_holds(item.key)]
-            if (yield from transact(Txn(free, [DeleteRange(item.key)]))).succeeded:
-                return item.value
+            taken = yield from transact(Txn(self._free(item), [Range(item.key), DeleteRange(item.key)]))
+            if taken.succeeded:
+                return found(taken, 0).kvs[0].value
         return None
 
     def hold(self, lease: Lease, timeout: float | None = 0.0) -> Script["Held | None"]:
@@ -81,25 +81,28 @@ class Queue:
         """
         until = lines.deadline((yield from clock()), timeout)
         while (item := (yield from self._await_first(until, lease))) is not None:
-            mark = self._mark(item.key)
-            owner = lease.contender()
-            free = [Compare.create_revision(item.key, "=", item.create_revision), self._nobody_holds(item.key)]
-            taking = Txn(free, [Put(mark, owner, lease.id)], [Range(mark)])
+            mark, owner = self._mark(item.key), lease.contender()
+            reads = [Range(item.key), Range(mark)]
             try:
-                result = yield from lines.persist(lease, taking, None)
+                result = yield from lines.persist(
+                    lease, Txn(self._free(item), [Put(mark, owner, lease.id), *reads], reads), None
+                )
                 lease.require((yield from clock()))
             except BaseException:
                 lease.drop(mark)
                 raise
-            if (created := _mine(result, owner)) is not None:
-                return Held(lease, item, Token(created, mark))
+            there, marked = (found(result, position + result.succeeded).kvs for position in range(2))
+            if marked and marked[0].value == owner:  # put by this execution, or by an earlier transmission
+                return Held(lease, there[0], Token(marked[0].create_revision, mark))
         return None
+
+    def _free(self, item: KeyValue) -> list[Compare]:
+        """The item is there, and nobody holds it."""
+        held = Compare.create_revision(self._mark(item.key), "=", 0)
+        return [Compare.create_revision(item.key, "=", item.create_revision), held]
 
     def _mark(self, item: bytes) -> bytes:
         return self.holds + item[len(self.items) :]
-
-    def _nobody_holds(self, item: bytes) -> Compare:
-        return Compare.create_revision(self._mark(item), "=", 0)
 
     def _await_first(self, until: Nanoseconds | None, lease: Lease | None = None) -> Script[KeyValue | None]:
         """The first item that nobody holds, once there is one; None when the time is over. At least one look."""
@@ -124,25 +127,19 @@ class Queue:
                 continue
 
     def _look(self) -> Script[tuple[KeyValue | None, int]]:
-        limit = PAGE
+        """The first item that nobody holds, without its value, and the revision of the first look."""
+        key, end, seen = self.items, end_of(self.items), 0
         while True:
-            items = Range(self.items, end_of(self.items), limit)
-            held = Range(self.holds, end_of(self.holds), keys_only=True)
+            items = Range(key, end, PAGE, keys_only=True, uncounted=True)
+            held = Range(self.holds + key[len(self.items) :], end_of(self.holds), keys_only=True, uncounted=True)
             result = yield from transact(Txn([], [items, held]))
+            seen = seen or result.revision
             marks = {kv.key for kv in found(result, 1).kvs}
             page = found(result, 0)
-            first = next((kv for kv in page.kvs if self._mark(kv.key) not in marks), None)
-            if first is not None or not page.more:
-                return first, result.revision
-            limit *= 8
-
-
-def _mine(result: TxnResult, owner: bytes) -> int | None:
-    """The creation revision of the mark, if it is `owner`'s: of this execution, or of an earlier transmission's."""
-    if result.succeeded:
-        return result.revision
-    there = found(result, 0).kvs
-    return there[0].create_revision if there and there[0].value == owner else None
+            free = next((kv for kv in page.kvs if self._mark(kv.key) not in marks), None)
+            if free is not None or not page.more:
+                return free, seen
+            key = page.kvs[-1].key + b"\0"
 
 
 class PriorityQueue(Queue):

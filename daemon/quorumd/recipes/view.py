@@ -3,10 +3,10 @@
 import threading
 from collections.abc import Callable, Iterable, Mapping
 
-from quorumd.commands import KeyValue, Range, Txn
+from quorumd.commands import KeyValue, Range
 from quorumd.errors import Compacted
-from quorumd.recipes import line as lines
-from quorumd.recipes.effects import Emit, Event, Script, Wait, found
+from quorumd.limits import SESSION_RETRY
+from quorumd.recipes.effects import TRANSIENT, Emit, Event, Pause, Script, Wait, clock, read
 from quorumd.recipes.keys import end_of
 
 
@@ -58,8 +58,12 @@ def follow(view: View, show: Callable[[View], object] = lambda view: view) -> Sc
     """
     end = end_of(view.prefix)
     while True:
-        result = yield from lines.persist(None, Txn([], [Range(view.prefix, end)]), None)
-        view.reset(result.revision, found(result, 0).kvs)
+        try:
+            whole = yield from read(Range(view.prefix, end))
+        except TRANSIENT:
+            yield Pause((yield from clock()) + SESSION_RETRY)
+            continue
+        view.reset(whole.revision, whole.kvs)
         while True:
             yield Emit(show(view))
             try:

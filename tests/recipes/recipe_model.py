@@ -60,6 +60,7 @@ class Model:
         self.leases = {}
         self.history = []
         self.next_lease = 1000
+        self.min_ttl_ms = MIN_TTL_MS
         self._events = []
 
     # -- operations -----------------------------------------------------------------------------------------------
@@ -69,7 +70,7 @@ class Model:
         match op:
             case LeaseGrant():
                 self.next_lease += 1
-                ttl_ms = max(op.ttl_ms, MIN_TTL_MS)
+                ttl_ms = max(op.ttl_ms, self.min_ttl_ms)
                 self.leases[self.next_lease] = ModelLease(ttl_ms, now)
                 return LeaseGrantResult(self.revision, self.next_lease, ttl_ms)
             case LeaseKeepAlive():

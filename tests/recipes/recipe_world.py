@@ -10,7 +10,7 @@ import heapq
 import random
 from dataclasses import dataclass
 
-from model import Model
+from recipe_model import Model
 
 from quorumd.errors import NotLeader, QuorumdError, Timeout
 from quorumd.recipes.effects import Call, Clock, Emit, Pause, Wait, clock
