@@ -6,6 +6,7 @@ from time import monotonic, monotonic_ns
 
 from recipe_model import Model
 
+from quorumd.commands import Put, Range, Txn
 from quorumd.errors import ConnectionLost, Timeout
 
 
@@ -74,6 +75,22 @@ class FakeClient:
                     raise Timeout("no answer")
         return store.execute(request)
 
+    @classmethod
+    def connect(cls, endpoints):
+        return cls()
+
+    def put(self, key, value):
+        return self.execute(Put(key, value))
+
+    def get(self, key):
+        return next(iter(self.execute(Range(key)).kvs), None)
+
+    def txn(self, compares, then=(), orelse=()):
+        return self.execute(Txn(compares, then, orelse))
+
+    def close(self):
+        self.store.down = True
+
     def watch(self, key, end=b"", *, start_revision=0):
         return FakeWatch(self.store, key, end, start_revision - 1)
 
@@ -109,8 +126,14 @@ class FakeWatch:
 class AsyncFakeClient:
     """As quorumd.client.AsyncClient, as far as recipes go."""
 
-    def __init__(self, store=None):
+    def __init__(self, _endpoints=(), store=None):
         self.store = store or FakeStore()
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *failure):
+        self.store.down = True
 
     async def execute(self, request, *, timeout=None):
         if self.store.down:
@@ -118,6 +141,9 @@ class AsyncFakeClient:
             raise Timeout("no answer")
         await asyncio.sleep(0)
         return self.store.execute(request)
+
+    async def txn(self, compares, then=(), orelse=()):
+        return await self.execute(Txn(compares, then, orelse))
 
     async def watch(self, key, end=b"", *, start_revision=0):
         return AsyncFakeWatch(self.store, key, end, start_revision - 1)
