@@ -42,6 +42,15 @@ BAD = [
         "13: supervisor.crash_loop.zzz: unknown key; known here: restarts, within_s",
     ),
     (
+        "retain of another mode", "engine: raft", "engine: raft\ncompaction: {mode: age, retain: 5}",
+        "3: compaction.retain: must be a time with mode: age; write retain: 1h; the units are s, m, h and d",
+    ),
+    (
+        "retain of another type", "engine: raft", "engine: raft\ncompaction: {retain: 1.5}",
+        "3: compaction.retain: expected a whole number or text, got a number with a fraction 1.5; "
+        "write for example `retain: 100000`",
+    ),
+    (
         "missing key", "id: 2, ", "",
         "6: nodes[1].id: is missing; add for example `id: 1`",
     ),

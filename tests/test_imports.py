@@ -11,7 +11,7 @@ PURE = {"crc", "wire", "replays", "beats", "ring", "walframe", "apply"}
 
 LEAF = {
     *("types", "errors", "invariants", "limits", "endpoint", "yamlsource", "configerrors", "config", "commands"),
-    "connectivity",
+    "connectivity", "compaction",
 }
 # Layer -> the layers it may import, besides itself. `fastpath` stands for the pure native modules.
 LAYERS = {

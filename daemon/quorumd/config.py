@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from quorumd import limits, yamlsource
+from quorumd.compaction import Compaction
 from quorumd.endpoint import Endpoint, numeric, parse_endpoint
 from quorumd.errors import ConfigError
 from quorumd.types import NodeId
@@ -219,6 +220,7 @@ class Settings(_Strict, frozen=True, kw_only=True):
     ] = limits.SOCKET_BUFFER_BYTES // limits.KIB
     timing: Timing = Timing()
     storage: Storage = Storage()
+    compaction: Compaction = Compaction()
     raft: Raft = Raft()
     paxos: Paxos = Paxos()
     supervisor: Supervisor = Supervisor()
@@ -360,6 +362,8 @@ def _complaints(config: Config) -> Iterator[ConfigError]:
     yield from _timing(config)
     yield from _quorums(config)
     yield from _paths(config)
+    if (complaint := config.compaction.complaint()) is not None:
+        yield config.source.error("compaction.retain", *complaint)
 
 
 def _address_syntax(config: Config) -> Iterator[ConfigError]:

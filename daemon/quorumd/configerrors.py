@@ -20,7 +20,7 @@ from quorumd.yamlsource import Source
 _KINDS = {
     "int": "a whole number", "float": "a number with a fraction", "str": "text", "bool": "true or false",
     "null": "nothing", "array": "a list", "object": "keys and values", "int | str": "a whole number or auto",
-    "str | null": "text",
+    "str | null": "text", "int | str | null": "a whole number or text",
 }
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
 

@@ -23,6 +23,7 @@ from quorumd import limits
 from quorumd.applier import Applier
 from quorumd.clientplane import ClientPlane
 from quorumd.commands import Kind
+from quorumd.compaction import Compaction, CompactionPolicy
 from quorumd.consensus.engine import (
     Durable,
     Engine,
@@ -75,6 +76,7 @@ class Settings(NamedTuple):
     mac_bytes: int = 0
     segment_bytes: int = limits.SEGMENT_BYTES
     quota_bytes: int = limits.DEFAULT_QUOTA_BYTES
+    compaction: Compaction = Compaction()
     session_ttl: Nanoseconds = limits.SESSION_TTL
     disk_stall: Nanoseconds = 3 * limits.SECOND
     bootstrap: int | bool = False  # a cluster id, or True: found one together with every peer
@@ -109,6 +111,7 @@ class Core:
         self.client_outbox.set_tail_room(settings.mac_bytes)
         self.log = make_log(settings.engine, Ring(settings.ring_bytes, settings.ring_entries))
         self.store = Store(settings.quota_bytes, limits.MAX_SESSIONS)
+        self.compaction = CompactionPolicy(settings.compaction)
         self.engine: Engine | None = None
         self.storage: Storage | None = None
         self.out_of_quorum = ""  # why this node neither votes nor acknowledges; "" if it does
@@ -395,6 +398,7 @@ class Core:
         if now >= self._expiry_due:
             self._expiry_due = now + EXPIRY_EVERY
             self._expire_sessions(engine, now)
+        self._compact(engine, now)
         self._chores_due = min(self._chores_due, self._expiry_due)
         stalled = self.disk.oldest_pending_ns() > self.settings.disk_stall
         if (stalled or self.admission.full_alone) and now - self._transfer_told > limits.SECOND:
@@ -402,12 +406,20 @@ class Core:
 
     def _expire_sessions(self, engine: Engine, now: Nanoseconds) -> None:
         expired = self.store.expired(now, self.settings.session_ttl, limits.MAX_EXPIRIES_PER_TURN)
-        size = len(expired) * limits.ENTRY_HEADER_BYTES
-        if not expired or not engine.accepts_proposals or not self.admission.own(len(expired), size):
+        self._propose_own(engine, [(int(Kind.EXPIRE_SESSION), session, generation) for session, generation in expired])
+
+    def _compact(self, engine: Engine, now: Nanoseconds) -> None:
+        if (revision := self.compaction.due(now, self.store)) is not None:
+            self._propose_own(engine, [(int(Kind.COMPACT), bytes(16), revision)])
+
+    def _propose_own(self, engine: Engine, records: list[tuple[int, bytes, int]]) -> None:
+        """Proposes (kind, session, seq) as entries of this leader's own. Refused ones are decided anew later."""
+        size = len(records) * limits.ENTRY_HEADER_BYTES
+        if not records or not engine.accepts_proposals or not self.admission.own(len(records), size):
             return
         self.settle()
-        self.appender.internal = [(int(Kind.EXPIRE_SESSION), session, generation) for session, generation in expired]
-        engine.step(Propose(len(expired), size))
+        self.appender.internal = records
+        engine.step(Propose(len(records), size))
         self.settle()
 
     def _hand_over(self, engine: Engine, now: Nanoseconds, why: str) -> None:
@@ -497,9 +509,11 @@ class Core:
             "proposed": self.appender.proposed if engine else 0,
             "accepted": self.appender.accepted if engine else 0,
             "revision": self.store.revision,
+            "compacted": self.store.compacted,
             "keys": self.store.keys,
             "store_bytes": self.store.bytes,
             "sessions": self.store.sessions,
+            "leases": self.store.leases,
             "executed": self.store.executed,
             "digest": f"{self.store.digest:016x}",
             "fsync_p99_us": self.disk.sync_p99_us(),

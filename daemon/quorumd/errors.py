@@ -42,8 +42,8 @@ class DiskFull(Definite):
 
 
 class NoSpace(Definite):
-    """The store's byte quota is used up, or there are as many leases as allowed; deletes, compaction and revoking leases
-    still work."""
+    """The store's byte quota is used up, or there are as many leases as allowed; deletes, compaction and revoking
+    leases still work."""
 
 
 class Overloaded(Definite):

@@ -1,4 +1,4 @@
-"""What core.py asks of a state machine, and the one that there is: keys, leases, sessions and digest over fastpath's Store.
+"""What core.py asks of a state machine, and the one that there is: keys, leases, sessions and digest in a Store.
 
 A state machine sees committed entries in order and nothing else. It must be deterministic: no clock, no randomness, no
 order that depends on hashing. `now_ns` only tells when a session or lease was last heard of; it never reaches

@@ -1,4 +1,5 @@
-# The replicated state machine: ordered store with its history, leases, sessions, digest. The C++ side is machine.h and what it includes.
+# The replicated state machine: ordered store with its history, leases, sessions, digest.
+# The C++ side is machine.h and what it includes.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libcpp.optional cimport optional
@@ -67,6 +68,7 @@ cdef extern from "machine.h" namespace "quorumd" nogil:
     cdef cppclass KeyStore:
         uint64_t revision()
         uint64_t compacted()
+        bint reclaiming()
         uint64_t bytes()
         uint64_t live_bytes()
         uint64_t quota()

@@ -138,6 +138,10 @@ class Store:
         """The revision compacted last: reads below it are refused, and events up to it. 0: none."""
 
     @property
+    def reclaiming(self) -> bool:
+        """Whether a compaction has freed what further entries have yet to reclaim."""
+
+    @property
     def changes(self) -> int:
         """Changes whose history is held; those included that a compaction has yet to reclaim."""
 

@@ -76,8 +76,8 @@ cdef tuple version_of(const Version* version):
 
 
 cdef class Store:
-    """Ordered keys, leases, sessions and digest of one group; what `quota_bytes` and `session_limit` refuse is replicated
-    state, so all nodes must be given the same ones."""
+    """Ordered keys, leases, sessions and digest of one group; what `quota_bytes` and `session_limit` refuse is
+    replicated state, so all nodes must be given the same ones."""
 
     def __cinit__(self, uint64_t quota_bytes, size_t session_limit=100_000):
         self.machine = new Machine(quota_bytes, session_limit)
@@ -353,6 +353,11 @@ cdef class Store:
     def compacted(self):
         """The revision compacted last: reads below it are refused, and events up to it. 0: none."""
         return self.machine.store.compacted()
+
+    @property
+    def reclaiming(self):
+        """Whether a compaction has freed what further entries have yet to reclaim."""
+        return self.machine.store.reclaiming()
 
     @property
     def changes(self):

@@ -128,6 +128,9 @@ public:
     // Every change since the last commit becomes one revision.
     void commit() { ++revision_; }
 
+    // Whether a compaction has freed what reclaim() has yet to reclaim.
+    bool reclaiming() const { return reclaimed_ != compacted_; }
+
     // From now on reads below `revision` and changes up to it are refused; reclaim() frees what only they need.
     Compaction compact(uint64_t revision) {
         if (revision <= compacted_) return Compaction::COMPACTED;
@@ -140,7 +143,7 @@ public:
     void reclaim() {
         uint64_t budget = RECLAIMED_PER_ENTRY + 2 * added_;
         added_ = 0;
-        if (reclaimed_ == compacted_) return;
+        if (!reclaiming()) return;
         for (; budget != 0; --budget) {
             if (changes_.empty() || changes_.front().revision() > compacted_) {
                 reclaimed_ = compacted_;

@@ -10,7 +10,7 @@ import pytest
 from quorumd import errors
 from quorumd.cli import cluster, data, main, options
 from quorumd.cli.main import COMMANDS, run
-from quorumd.commands import DeleteResult, KeyValue, PutResult, RangeResult
+from quorumd.commands import CompactResult, DeleteResult, KeyValue, PutResult, RangeResult
 
 CONFIG = "cluster: c\nnodes: [{id: 1, peer: '127.0.0.1:7101', client: '127.0.0.1:7201'}]\n"
 
@@ -33,7 +33,7 @@ class FakeClient:
         self.calls.append(("close",))
 
     def __getattr__(self, name: str):
-        if name not in ("put", "get", "range", "delete_range", "cas", "transfer_leader"):
+        if name not in ("put", "get", "range", "delete_range", "cas", "compact", "transfer_leader"):
             raise AttributeError(name)
 
         def call(*args, **options):
@@ -89,13 +89,26 @@ def test_arguments_that_are_no_utf8_arrive_as_they_were_typed(client, cli):
 def test_get_prints_the_value_alone(client, cli):
     client.answers["get"] = [kv(b"k", b"\xfe value")]
     assert cli("get", "k") == (0, b"\xfe value\n", "")
-    assert client.calls[0] == ("get", b"k", {"stale": False})
+    assert client.calls[0] == ("get", b"k", {"revision": 0, "stale": False})
 
 
 def test_get_stale(client, cli):
     client.answers["get"] = [kv(b"k", b"v")]
     assert cli("get", "k", "--stale")[0] == 0
-    assert client.calls[0] == ("get", b"k", {"stale": True})
+    assert client.calls[0] == ("get", b"k", {"revision": 0, "stale": True})
+
+
+def test_get_at_a_revision(client, cli):
+    client.answers["get"] = [kv(b"k", b"v")]
+    assert cli("get", "k", "--rev", "7")[0] == 0
+    assert client.calls[0] == ("get", b"k", {"revision": 7, "stale": False})
+
+
+def test_compact(client, cli):
+    client.answers["compact"] = [CompactResult(9)]
+    assert cli("compact", "7") == (0, b"OK\n", "")
+    assert client.calls[0] == ("compact", 7)
+    assert cli("compact", "0")[0] == 2
 
 
 def test_get_of_a_missing_key_is_refused_on_stderr(client, cli):

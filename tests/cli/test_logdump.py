@@ -157,3 +157,19 @@ def test_records_of_a_log_with_holes_are_named(dump):
     assert (accepted["record"], accepted["term"], accepted["index"], accepted["count"]) == ("accept", 0x10002, 20, 2)
     assert [entry["index"] for entry in accepted["entries"]] == [20, 21]
     assert again == {"record": "re-accept", "position": again["position"], "term": 0x20001, "index": 20, "count": 2}
+
+
+def test_what_a_leader_adds_of_its_own(dump):
+    def fill(batch) -> None:
+        records = [
+            encode_record(Kind.EXPIRE_LEASE, bytes(8) + (77).to_bytes(8, "little"), 3, 0),
+            encode_record(Kind.COMPACT, bytes(16), 1000, 0),
+        ]
+        batch.append_data(b"".join(records), 10, len(records), 4)
+
+    _, out, _ = dump(segment(fill), "--json")
+    assert json.loads(out.splitlines()[1])["entries"] == [
+        {"index": 10, "kind": "expire_lease", "lease": 77, "generation": 3},
+        {"index": 11, "kind": "compact", "revision": 1000},
+    ]
+    assert "lease=77 generation=3" in dump(segment(fill))[1]

@@ -15,9 +15,14 @@ from quorumd.client.routing import Router
 from quorumd.client.states import State
 from quorumd.commands import DeleteResult, Kind, Put, PutResult, Range, RangeResult, Reply, Status, encode_reply
 from quorumd.errors import (
+    Compacted,
     ConnectionLost,
     Definite,
     DiskFull,
+    FutureRevision,
+    KeyNotFound,
+    LeaseExists,
+    LeaseNotFound,
     NoSpace,
     NotLeader,
     Overloaded,
@@ -180,6 +185,24 @@ def test_more_than_the_queue_holds_is_refused_at_once():
         client.submit(put(world), world.now)
     with pytest.raises(Overloaded):
         client.submit(operation, world.now)
+
+
+def test_a_stale_read_of_a_revision_that_a_node_has_yet_to_reach_is_asked_of_others():
+    world = World(FakeCluster())
+    world.cluster.store[b"k"] = b"v"
+    world.cluster.verdict = lambda node, record: Status.FUTURE_REVISION if node != 3 else None
+    client = world.client()
+    world.run(10 * MS)
+    read = get(world, stale=True)
+    world.submit(client, read)
+    assert world.run(SECOND, done(read))
+    assert read.result().kvs[0].value == b"v"
+    world.cluster.verdict = lambda node, record: Status.FUTURE_REVISION
+    never = get(world, stale=True)
+    world.submit(client, never)
+    assert world.run(60 * SECOND, done(never))
+    assert type(never.error) is Timeout
+    assert "does not exist yet" in str(never.error)
 
 
 def test_stale_reads_go_to_any_node_and_need_no_leader():
@@ -444,6 +467,11 @@ def test_every_status_is_either_success_refusal_or_verdict():
     [
         (Status.REJECTED, Rejected),
         (Status.TOO_LARGE, TooLarge),
+        (Status.FUTURE_REVISION, FutureRevision),
+        (Status.KEY_NOT_FOUND, KeyNotFound),
+        (Status.LEASE_NOT_FOUND, LeaseNotFound),
+        (Status.LEASE_EXISTS, LeaseExists),
+        (Status.COMPACTED, Compacted),
         (Status.SESSION_EXPIRED, SessionExpired),
         (Status.REPLY_EVICTED, ReplyEvicted),
         (Status.ANSWERED, ConnectionLost),

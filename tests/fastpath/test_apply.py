@@ -261,7 +261,8 @@ class Clients:
 def shown(event):
     """As Store.events shows it."""
     versions = [
-        kv and (kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease) for kv in (event.kv, event.previous)
+        kv and (kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease)
+        for kv in (event.kv, event.previous)
     ]
     return event.revision, event.key, *versions
 

@@ -1,4 +1,4 @@
-"""`put`, `get`, `range`, `del`, `cas`: keys and values from the shell."""
+"""`put`, `get`, `range`, `del`, `cas`, `compact`: keys and values from the shell."""
 
 import base64
 import json
@@ -42,12 +42,13 @@ def put(key: str, value: str, timeout_s: float) -> None:
 
 @click.command()
 @click.argument("key")
+@click.option("--rev", "revision", type=click.IntRange(min=0), default=0, help="As it was at this revision; 0: now.")
 @click.option("--stale", is_flag=True, help="Ask any node; it may answer with what was true a moment ago.")
 @client_options
-def get(key: str, *, stale: bool, timeout_s: float) -> None:
+def get(key: str, *, revision: int, stale: bool, timeout_s: float) -> None:
     """Print the value of KEY, alone. Exit code 1 if there is no such key."""
     with connect(timeout_s) as client:
-        found = client.get(to_bytes(key), stale=stale)
+        found = client.get(to_bytes(key), revision=revision, stale=stale)
     if found is None:
         raise Rejected(f"no key {show(to_bytes(key))}")
     write_out(found.value)
@@ -123,4 +124,14 @@ def cas(key: str, values: tuple[str, ...], *, absent: bool, timeout_s: float) ->
     if not swapped:
         state = "exists" if absent else "does not hold that value"
         raise Rejected(f"key {show(to_bytes(key))} {state}; nothing was changed")
+    click.echo("OK")
+
+
+@click.command()
+@click.argument("revision", type=click.IntRange(min=1))
+@client_options
+def compact(revision: int, timeout_s: float) -> None:
+    """Forget what only reads below REVISION need. Exit code 1 if that is done already, or REVISION is to come."""
+    with connect(timeout_s) as client:
+        client.compact(revision)
     click.echo("OK")

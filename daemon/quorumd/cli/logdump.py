@@ -18,6 +18,7 @@ RECORD_NAMES: Final = {
     walframe.HARD_STATE: "hard-state", walframe.APPEND: "append", walframe.TRUNCATE: "truncate",
     walframe.ACCEPT: "accept", walframe.REACCEPT: "re-accept",
 }
+SHOWN_FIELDS: Final = ("session", "lease", "seq", "generation", "revision", "unreadable", "reason")
 SHOWN_BYTES: Final = 48  # of a key or value, for people; --json has all
 
 Line = dict[str, Any]
@@ -93,7 +94,9 @@ def _entries(data: mmap.mmap, index: int, offset: int, length: int) -> list[Line
 
 def _entry(index: int, record: commands.Record) -> Line:
     line: Line = {"index": index, "kind": record.kind.name.lower()}
-    if record.kind is not Kind.NOOP:
+    if record.kind is Kind.EXPIRE_LEASE:
+        line["lease"] = commands.session_halves(record.session)[1]
+    elif record.kind not in (Kind.NOOP, Kind.COMPACT):
         line["session"] = record.session.hex()
     if record.kind is Kind.COMMAND:
         line |= {"seq": record.seq, "answered_below": record.answered_below}
@@ -101,8 +104,10 @@ def _entry(index: int, record: commands.Record) -> Line:
             line["command"] = _plain(commands.decode_command(record.command))
         except ProtocolError as error:
             line["unreadable"] = str(error)
-    elif record.kind is Kind.EXPIRE_SESSION:
+    elif record.kind in (Kind.EXPIRE_SESSION, Kind.EXPIRE_LEASE):
         line["generation"] = record.seq
+    elif record.kind is Kind.COMPACT:
+        line["revision"] = record.seq
     return line
 
 
@@ -145,7 +150,7 @@ def human(line: Line) -> str:
 
 def _human_entry(entry: Line) -> str:
     parts = [f"{entry['index']:>8} {entry['kind']:<14}"]
-    parts += [f"{key}={entry[key]}" for key in ("session", "seq", "generation", "unreadable", "reason") if key in entry]
+    parts += [f"{key}={entry[key]}" for key in SHOWN_FIELDS if key in entry]
     if "command" in entry:
         parts.append(_human_op(entry["command"]))
     return " ".join(parts).rstrip()

@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "range": ("data", "range_"),
     "del": ("data", "delete"),
     "cas": ("data", "cas"),
+    "compact": ("data", "compact"),
     "bench": ("bench", "bench"),
     "compare": ("compare", "compare"),
     "sim": ("sim", "sim"),

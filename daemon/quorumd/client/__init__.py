@@ -6,6 +6,8 @@ from quorumd.client.states import State, StateListener
 from quorumd.client.sync import Client
 from quorumd.commands import (
     ALL,
+    Compact,
+    CompactResult,
     Compare,
     DeleteRange,
     DeleteResult,
@@ -22,6 +24,8 @@ __all__ = [
     "ALL",
     "AsyncClient",
     "Client",
+    "Compact",
+    "CompactResult",
     "Compare",
     "DeleteRange",
     "DeleteResult",

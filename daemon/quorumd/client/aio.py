@@ -33,18 +33,22 @@ from quorumd.client.protocol import ClientProtocol
 from quorumd.client.sockets import UdpSockets, look_up, resolve_numeric
 from quorumd.client.states import State, StateListener
 from quorumd.commands import (
+    Compact,
+    CompactResult,
     Compare,
     DeleteRange,
     DeleteResult,
     KeyValue,
     Op,
+    Order,
     Put,
     PutResult,
     Range,
     RangeResult,
     Result,
-    SimpleOp,
+    SortTarget,
     Txn,
+    TxnOp,
     TxnResult,
 )
 from quorumd.errors import ConnectionLost, Timeout
@@ -172,10 +176,17 @@ class AsyncClient:
 
     # -- operations -----------------------------------------------------------------------------------------------
 
-    async def get(self, key: bytes, *, stale: bool = False, timeout: float | None = None) -> KeyValue | None:
-        """The key's newest version, None if there is none. stale: what any one node has, perhaps long outdated."""
+    async def get(
+        self, key: bytes, *, revision: int = 0, stale: bool = False, timeout: float | None = None
+    ) -> KeyValue | None:
+        """The key as it is, None if there is none. stale: what any one node has, perhaps long outdated.
+
+        revision: as it was then. Raises Compacted if that is no longer held, and FutureRevision if it is to come; a
+        stale read waits for a node that has it.
+        """
         bytes_only(key=key)
-        found = expect(RangeResult, await self._execute(Range(key), self._deadline(timeout), stale=stale))
+        request = Range(key, revision=revision)
+        found = expect(RangeResult, await self._execute(request, self._deadline(timeout), stale=stale))
         return found.kvs[0] if found.kvs else None
 
     async def range(
@@ -186,17 +197,30 @@ class AsyncClient:
         limit: int = 0,
         keys_only: bool = False,
         count_only: bool = False,
+        revision: int = 0,
+        sort_target: SortTarget = "key",
+        order: Order = "none",
+        min_mod_revision: int = 0,
+        max_mod_revision: int = 0,
+        min_create_revision: int = 0,
+        max_create_revision: int = 0,
         stale: bool = False,
         timeout: float | None = None,
     ) -> RangeResult:
         """The keys of [key, end) in order; end ALL: from `key` on. limit 0: all of them.
 
-        A result beyond 1 MiB is read in pages, between which writes may fall; `revision` and `count` are those of the
-        first. One timeout for all pages.
+        All at one revision: the newest, which is the one returned, or `revision`. A result beyond 1 MiB is read in
+        pages within one timeout; if its revision is compacted meanwhile, that raises Compacted. `count` is of all keys
+        in the range, whatever the limit and the bounds on their revisions.
         """
         bytes_only(key=key, end=end)
         deadline = self._deadline(timeout)
-        reading = pages(Range(key, end, limit, keys_only, count_only))
+        reading = pages(
+            Range(
+                key, end, limit, keys_only, count_only, revision, sort_target, order, min_mod_revision,
+                max_mod_revision, min_create_revision, max_create_revision,
+            )
+        )  # fmt: skip
         request = next(reading)
         while True:
             page = expect(RangeResult, await self._execute(request, deadline, stale=stale))
@@ -206,11 +230,24 @@ class AsyncClient:
                 return expect(RangeResult, whole.value)
 
     async def put(
-        self, key: bytes, value: bytes, *, lease: int = 0, prev_kv: bool = False, timeout: float | None = None
+        self,
+        key: bytes,
+        value: bytes,
+        *,
+        lease: int = 0,
+        prev_kv: bool = False,
+        ignore_value: bool = False,
+        ignore_lease: bool = False,
+        timeout: float | None = None,
     ) -> PutResult:
-        """Sets a key; the result holds the store's revision and, with `prev_kv`, what was replaced."""
+        """Sets a key; the result holds the store's revision and, with `prev_kv`, what was replaced.
+
+        lease: the key goes when that ends; 0: of no lease. ignore_value (give an empty one) keeps the value that the
+        key has, ignore_lease its lease. Raises KeyNotFound if there is no key to keep them of, LeaseNotFound.
+        """
         bytes_only(key=key, value=value)
-        return expect(PutResult, await self._execute(Put(key, value, lease, prev_kv), self._deadline(timeout)))
+        request = Put(key, value, lease, prev_kv, ignore_value, ignore_lease)
+        return expect(PutResult, await self._execute(request, self._deadline(timeout)))
 
     async def delete(self, key: bytes, *, timeout: float | None = None) -> bool:
         """Deletes a key; whether there was one."""
@@ -226,13 +263,20 @@ class AsyncClient:
     async def txn(
         self,
         compares: Sequence[Compare] = (),
-        then: Sequence[SimpleOp] = (),
-        orelse: Sequence[SimpleOp] = (),
+        then: Sequence[TxnOp] = (),
+        orelse: Sequence[TxnOp] = (),
         *,
         timeout: float | None = None,
     ) -> TxnResult:
-        """If every compare holds, `then`, else `orelse`, at one revision. Without writes in it, it is not logged."""
+        """If every compare holds, `then`, else `orelse`, at one revision. Without writes in it, it is not logged.
+
+        An operation may be a transaction too, which chooses its branch by the state before the outermost one.
+        """
         return expect(TxnResult, await self._execute(Txn(compares, then, orelse), self._deadline(timeout)))
+
+    async def compact(self, revision: int, *, timeout: float | None = None) -> CompactResult:
+        """Forgets what only reads below `revision` need. Raises Compacted if it is already, FutureRevision."""
+        return expect(CompactResult, await self._execute(Compact(revision), self._deadline(timeout)))
 
     async def cas(self, key: bytes, expected: bytes | None, value: bytes, *, timeout: float | None = None) -> bool:
         """Sets the key if its value is `expected` (None: if there is no such key); whether it did."""

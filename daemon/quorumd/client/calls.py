@@ -91,15 +91,22 @@ def successor(key: bytes) -> bytes | None:
 def pages(request: Range) -> Generator[Range, RangeResult, RangeResult]:
     """The reads that together answer `request`: yields each, takes its result, returns the whole.
 
-    A reply holds at most 1 MiB. A range that fits one is one read at one revision; a larger one is several reads, and
-    writes may fall between them. The revision and the count returned are those of the first page.
+    A reply holds at most 1 MiB; a longer range is several reads, all at the revision of the first, which is the one
+    returned. Should that be compacted before the last page is read, the read fails with Compacted: a range that takes
+    longer than history is kept would not do better a second time.
     """
     page = first = yield request
     kvs = list(first.kvs)
+    pinned = replace(request, revision=request.revision or first.revision, uncounted=True)
+    in_key_order = request.sort_target == "key" and request.order != "descend"
     while page.more and page.kvs and not (request.limit and len(kvs) >= request.limit):
-        key = successor(page.kvs[-1].key)
-        if key is None:
-            break
-        page = yield replace(request, key=key, limit=request.limit - len(kvs) if request.limit else 0)
+        limit = request.limit - len(kvs) if request.limit else 0
+        if in_key_order:
+            key = successor(page.kvs[-1].key)
+            if key is None:
+                break
+            page = yield replace(pinned, key=key, limit=limit, skip=0)
+        else:
+            page = yield replace(pinned, limit=limit, skip=request.skip + len(kvs))
         kvs += page.kvs
     return RangeResult(first.revision, tuple(kvs), page.more, first.count)

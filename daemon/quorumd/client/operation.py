@@ -188,6 +188,11 @@ class Operation:
         self.proven_refused: tuple[int, ...] = ()  # nodes whose one transmission was refused
         self.unproven = 0  # transmissions not known to have done nothing; never falls once it exceeds one
 
+    def may_pass(self, status: Status) -> bool:
+        """Whether a reply of this status ends one transmission only: another, or another node, may succeed."""
+        behind = status is Status.FUTURE_REVISION and self.plane is Plane.STALE
+        return behind or status in REFUSALS
+
     def transmitted(self, node: int, now: Nanoseconds) -> None:
         """One more transmission left for `node`."""
         if node in self.proven_refused:

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from quorumd.client.calls import bytes_only, compare_and_set
-from quorumd.commands import Compare, DeleteRange, Op, Put, Range, Result, SimpleOp, Txn
+from quorumd.commands import Compare, DeleteRange, Op, Put, Range, Result, Txn, TxnOp
 from quorumd.errors import QuorumdError
 
 
@@ -50,7 +50,7 @@ class Pipeline:
         return self.add(DeleteRange(key, end, prev_kv))
 
     def txn(
-        self, compares: Sequence[Compare] = (), then: Sequence[SimpleOp] = (), orelse: Sequence[SimpleOp] = ()
+        self, compares: Sequence[Compare] = (), then: Sequence[TxnOp] = (), orelse: Sequence[TxnOp] = ()
     ) -> Self:
         """Adds a transaction; its result is a TxnResult."""
         return self.add(Txn(compares, then, orelse))

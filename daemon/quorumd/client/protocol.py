@@ -22,7 +22,7 @@ from typing import Final
 from quorumd.auth import Mac
 from quorumd.client.channel import Channel, Hello
 from quorumd.client.ledger import Ledger
-from quorumd.client.operation import REFUSALS, Operation, Plane, again, error_of
+from quorumd.client.operation import Operation, Plane, again, error_of
 from quorumd.client.routing import Resolve, Router, SocketAddress
 from quorumd.client.session import Session
 from quorumd.client.states import State
@@ -284,7 +284,7 @@ class ClientProtocol:
                 self.counters["stray"] += 1
             elif reply.status is Status.OK:
                 self._on_success(operation, reply, frame.sender, now)
-            elif reply.status in REFUSALS:
+            elif operation.may_pass(reply.status):
                 self._on_refusal(operation, reply.status, reply.body, frame.sender, now)
             elif reply.status is Status.SESSION_EXPIRED and operation.kind != Kind.CLOSE_SESSION:
                 self._lose_session(error_of(reply.status, reply.body))

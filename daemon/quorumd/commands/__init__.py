@@ -22,8 +22,8 @@ Commands, after which nothing may follow; reserved bits are zero:
                   | 6 bytes 0
     TXN           u8 4 | u8 0 | u16 compares | u16 then | u16 orelse | compare... | (u32 size | op)... then | ... orelse
     compare       u8 target (0 version 1 create 2 mod 3 value 4 lease) | u8 result (0 = 1 > 2 < 3 !=)
-                  | u16 1 if it has an end, else 0 | u32 key size | u32 operand size (8 and a u64 unless target is value)
-                  | u32 end size, if it has an end | key | operand | end
+                  | u16 1 if it has an end, else 0 | u32 key size | u32 operand size (8 and a u64 unless target is
+                  value) | u32 end size, if it has an end | key | operand | end
     COMPACT       u8 5 | u8 0 | u16 0 | u32 0 | u64 revision
     LEASE_GRANT   u8 6 | u8 0 | u16 0 | u32 0 | u64 id, 0: any | u64 TTL in ms
     LEASE_REVOKE  u8 7 | u8 0 | u16 0 | u32 0 | u64 id
