@@ -24,9 +24,10 @@ from quorumd.client.calls import (
     document_of,
     expect,
     operation_for,
-    pages,
+    parts,
     status_operation,
     transfer_operation,
+    ttl_ms,
 )
 from quorumd.client.operation import Operation
 from quorumd.client.protocol import ClientProtocol
@@ -39,6 +40,16 @@ from quorumd.commands import (
     DeleteRange,
     DeleteResult,
     KeyValue,
+    LeaseGrant,
+    LeaseGrantResult,
+    LeaseKeepAlive,
+    LeaseKeepAliveResult,
+    LeaseList,
+    LeaseListResult,
+    LeaseRevoke,
+    LeaseRevokeResult,
+    LeaseTimeToLive,
+    LeaseTimeToLiveResult,
     Op,
     Order,
     Put,
@@ -214,20 +225,11 @@ class AsyncClient:
         in the range, whatever the limit and the bounds on their revisions.
         """
         bytes_only(key=key, end=end)
-        deadline = self._deadline(timeout)
-        reading = pages(
-            Range(
-                key, end, limit, keys_only, count_only, revision, sort_target, order, min_mod_revision,
-                max_mod_revision, min_create_revision, max_create_revision,
-            )
+        request = Range(
+            key, end, limit, keys_only, count_only, revision, sort_target, order, min_mod_revision,
+            max_mod_revision, min_create_revision, max_create_revision,
         )  # fmt: skip
-        request = next(reading)
-        while True:
-            page = expect(RangeResult, await self._execute(request, deadline, stale=stale))
-            try:
-                request = reading.send(page)
-            except StopIteration as whole:
-                return expect(RangeResult, whole.value)
+        return expect(RangeResult, await self.execute(request, stale=stale, timeout=timeout))
 
     async def put(
         self,
@@ -282,6 +284,48 @@ class AsyncClient:
         """Sets the key if its value is `expected` (None: if there is no such key); whether it did."""
         request = compare_and_set(key, expected, value)
         return expect(TxnResult, await self._execute(request, self._deadline(timeout))).succeeded
+
+    # -- leases ---------------------------------------------------------------------------------------------------
+
+    async def lease_grant(self, ttl: float, *, lease: int = 0, timeout: float | None = None) -> LeaseGrantResult:
+        """A new lease of `ttl` seconds; the result says what was granted, at least the cluster's shortest.
+
+        It ends, and its keys are deleted, when no keep-alive comes for its TTL; Session of quorumd.recipes sends them.
+        lease: the id it is to have, 0: any. Raises LeaseExists, NoSpace if there are too many.
+        """
+        return expect(LeaseGrantResult, await self.execute(LeaseGrant(ttl_ms(ttl), lease), timeout=timeout))
+
+    async def lease_revoke(self, lease: int, *, timeout: float | None = None) -> LeaseRevokeResult:
+        """Ends a lease and deletes its keys, all at one revision. Raises LeaseNotFound."""
+        return expect(LeaseRevokeResult, await self.execute(LeaseRevoke(lease), timeout=timeout))
+
+    async def lease_keep_alive(self, lease: int, *, timeout: float | None = None) -> LeaseKeepAliveResult:
+        """Begins a lease's TTL anew, for its owner from the moment of this call, not of the answer. Raises LeaseNotFound."""
+        return expect(LeaseKeepAliveResult, await self.execute(LeaseKeepAlive(lease), timeout=timeout))
+
+    async def lease_time_to_live(
+        self, lease: int, *, keys: bool = False, timeout: float | None = None
+    ) -> LeaseTimeToLiveResult:
+        """What a lease has left and, with `keys`, which keys are attached to it. Raises LeaseNotFound."""
+        request = LeaseTimeToLive(lease, keys)
+        return expect(LeaseTimeToLiveResult, await self.execute(request, timeout=timeout))
+
+    async def leases(self, *, timeout: float | None = None) -> tuple[int, ...]:
+        """The ids of all leases, ascending."""
+        return expect(LeaseListResult, await self.execute(LeaseList(), timeout=timeout)).ids
+
+    async def execute(self, request: Op, *, stale: bool = False, timeout: float | None = None) -> Result:
+        """Any one operation; what exceeds a reply is read in parts, a range at one revision, within one timeout."""
+        deadline = self._deadline(timeout)
+        reading = parts(request)
+        part = next(reading)
+        while True:
+            result = await self._execute(part, deadline, stale=stale)
+            try:
+                part = reading.send(result)
+            except StopIteration as whole:
+                answer: Result = whole.value
+                return answer
 
     async def submit(self, request: Op, *, stale: bool = False, timeout: float | None = None) -> Result:
         """Any one operation. A range longer than one reply comes back marked `more`; it is not read on."""
