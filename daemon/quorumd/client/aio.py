@@ -300,7 +300,7 @@ class AsyncClient:
         return expect(LeaseRevokeResult, await self.execute(LeaseRevoke(lease), timeout=timeout))
 
     async def lease_keep_alive(self, lease: int, *, timeout: float | None = None) -> LeaseKeepAliveResult:
-        """Begins a lease's TTL anew, for its owner from the moment of this call, not of the answer. Raises LeaseNotFound."""
+        """Begins a lease's TTL anew, counted from the moment of this call, not of its answer. Raises LeaseNotFound."""
         return expect(LeaseKeepAliveResult, await self.execute(LeaseKeepAlive(lease), timeout=timeout))
 
     async def lease_time_to_live(

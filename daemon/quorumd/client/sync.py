@@ -317,7 +317,7 @@ class Client:
         return expect(LeaseRevokeResult, self.execute(LeaseRevoke(lease), timeout=timeout))
 
     def lease_keep_alive(self, lease: int, *, timeout: float | None = None) -> LeaseKeepAliveResult:
-        """Begins a lease's TTL anew, for its owner from the moment of this call, not of the answer. Raises LeaseNotFound."""
+        """Begins a lease's TTL anew, counted from the moment of this call, not of its answer. Raises LeaseNotFound."""
         return expect(LeaseKeepAliveResult, self.execute(LeaseKeepAlive(lease), timeout=timeout))
 
     def lease_time_to_live(
