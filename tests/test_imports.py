@@ -33,8 +33,8 @@ LAYERS = {
     # Part of the supervisor too; it drives load through the fastpath's generator, and links through chaos's relay.
     "compare": {"leaf", "environment", "client", "supervisor", "chaos", "fastpath", "system calls"},
     "cli": {
-        *("leaf", "environment", "consensus", "node parts", "core", "node", "client", "recipes", "checker", "supervisor"),
-        *("chaos", "compare", "sim", "fastpath", "system calls"),
+        *("leaf", "environment", "consensus", "node parts", "core", "node", "client", "checker", "supervisor"),
+        *("recipes", "chaos", "compare", "sim", "fastpath", "system calls"),
     },
 }
 MODULES = {
@@ -145,7 +145,9 @@ def test_the_fastpath_imports_nothing_of_ours():
         assert "quorumd." not in path.read_text().replace("quorumd_fastpath.", ""), path
 
 
-RECIPES_WITH_THE_WORLD = {"blocking.py", "awaiting.py", "session.py", "aiosession.py", "sync.py", "aio.py"}
+RECIPES_WITH_THE_WORLD = {
+    *("polling.py", "blocking.py", "awaiting.py", "session.py", "aiosession.py", "sync.py", "aio.py"),
+}
 
 
 @pytest.mark.parametrize("path", sorted((DAEMON / "recipes").glob("*.py")), ids=lambda path: path.name)

@@ -177,8 +177,21 @@ class Model:
             self.leases[old.lease].keys.discard(key)
         self._events.append(Event(KeyValue(key, b"", 0, self.revision + 1, 0, 0), True))
 
+    def _at(self, revision):
+        kvs = {}
+        for at, events in self.history:
+            for event in events if at <= revision else ():
+                if event.deleted:
+                    del kvs[event.kv.key]
+                else:
+                    kvs[event.kv.key] = event.kv
+        return kvs
+
     def _range(self, op):
-        kvs = [self.kvs[key] for key in sorted(self.kvs) if inside(key, op.key, op.end)]
+        if op.revision and op.revision < self.compacted:
+            raise Compacted(f"compacted at {self.compacted}")
+        state = self._at(op.revision) if op.revision else self.kvs
+        kvs = [state[key] for key in sorted(state) if inside(key, op.key, op.end)]
         total = len(kvs)
         kvs = [kv for kv in kvs if kv.create_revision <= (op.max_create_revision or kv.create_revision)]
         if op.order != "none":

@@ -15,9 +15,10 @@ PAGE = Path(__file__).parent.parent.parent / "RECIPES.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
 
 
-def run_examples(names):
+def run_examples(host="127.0.0.1"):
+    names = {}
     for number, example in enumerate(EXAMPLES):
-        exec(compile(example, f"RECIPES.md, example {number + 1}", "exec"), names)
+        exec(compile(example.replace("127.0.0.1", host), f"RECIPES.md, example {number + 1}", "exec"), names)
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def no_thread_left():
 def test_the_examples_on_the_model(monkeypatch, no_thread_left):
     monkeypatch.setattr(quorumd.client, "Client", FakeClient)
     monkeypatch.setattr(quorumd.client, "AsyncClient", AsyncFakeClient)
-    run_examples({})
+    run_examples()
 
 
 def test_every_recipe_is_on_the_page():
@@ -39,3 +40,7 @@ def test_every_recipe_is_on_the_page():
     for name in {*quorumd.recipes.__all__} - {"NotHeld", "SessionLost"}:  # which examples that work do not meet
         assert said.get(name, name) in text, name
     assert set(aio.__all__) <= set(quorumd.recipes.__all__)
+
+
+def test_the_examples_on_a_cluster(cluster, no_thread_left):
+    run_examples(cluster.host)

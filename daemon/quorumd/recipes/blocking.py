@@ -10,7 +10,8 @@ from quorumd.commands import Result
 from quorumd.errors import ConnectionLost, Timeout
 from quorumd.limits import SECOND
 from quorumd.recipes.effects import Call, Clock, Effect, Emit, Event, Pause, Script, Wait
-from quorumd.recipes.ports import BlockingClient, Watch
+from quorumd.recipes.polling import PollingWatch
+from quorumd.recipes.ports import BlockingClient, BlockingWatcher, Watch
 from quorumd.types import Nanoseconds
 
 R = TypeVar("R")
@@ -115,7 +116,7 @@ class _Performer:
     def _wait(self, wait: Wait) -> tuple[Event, ...]:
         if self._watch is None or self._range != (wait.key, wait.end) or self._seen > wait.after:
             self._close_watch()
-            self._watch = self._client.watch(wait.key, wait.end, start_revision=wait.after + 1)
+            self._watch = self._open(wait)
             if self._closed:
                 raise ConnectionLost("it was closed")
             self._range, self._seen = (wait.key, wait.end), wait.after
@@ -127,6 +128,11 @@ class _Performer:
             self._seen, events = batch
             if self._seen > wait.after and events:
                 return tuple(events)
+
+    def _open(self, wait: Wait) -> Watch:
+        if isinstance(self._client, BlockingWatcher):
+            return self._client.watch(wait.key, wait.end, start_revision=wait.after + 1)
+        return PollingWatch(self._client, wait.key, wait.end, wait.after)
 
     def close(self) -> None:
         """Ends it, from any thread."""

@@ -1,7 +1,7 @@
 """What the drivers need of a client: `quorumd.client`'s two have it, and the tests' have it on a model of the store."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from quorumd.commands import Op, Result
 from quorumd.recipes.effects import Event
@@ -17,7 +17,7 @@ class Watch(Protocol):
         """
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends it, from any thread."""
 
 
 class BlockingClient(Protocol):
@@ -25,6 +25,11 @@ class BlockingClient(Protocol):
 
     def execute(self, request: Op, *, timeout: float | None = None) -> Result:
         """Any one operation; a range is read whole, at one revision."""
+
+
+@runtime_checkable
+class BlockingWatcher(Protocol):
+    """A client that blocks and has watches; for others, polling.py makes them of reads."""
 
     def watch(self, key: bytes, end: bytes = b"", *, start_revision: int = 0) -> Watch:
         """Watches [key, end) from that revision on."""
@@ -46,5 +51,10 @@ class AwaitingClient(Protocol):
     async def execute(self, request: Op, *, timeout: float | None = None) -> Result:
         """As BlockingClient.execute."""
 
+
+@runtime_checkable
+class AwaitingWatcher(Protocol):
+    """As BlockingWatcher."""
+
     async def watch(self, key: bytes, end: bytes = b"", *, start_revision: int = 0) -> AsyncWatch:
-        """As BlockingClient.watch."""
+        """As BlockingWatcher.watch."""
