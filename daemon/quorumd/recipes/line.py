@@ -169,7 +169,7 @@ def await_change(lease: Lease, key: bytes, end: bytes, after: int, until: Nanose
         now = yield from clock()
         lease.require(now)
         if until is not None and now >= until:
-            raise NotAcquired("the time is over")
+            raise NotAcquired("not acquired in the time given")
         try:
             events = yield Wait(key, end, after, sooner(lease, until))
         except Compacted:

@@ -38,7 +38,7 @@ class Owner:
         """
         token = yield from self._acquire(timeout, patient=True)
         if token is None:
-            raise NotAcquired("the time is over")
+            raise NotAcquired("not acquired in the time given")
         return token
 
     def try_acquire(self, timeout: float = 5.0) -> Script[Token | None]:
