@@ -124,6 +124,26 @@ def test_a_group_enters_and_leaves_together(seed, faults):
     check_clean(world.model, b"quorumd/doublebarrier/work/gate", b"quorumd/doublebarrier/work/open")
 
 
+def test_rounds_follow_each_other_at_once(seed):
+    """Who has left waits for its own round only: the others may be in the next one by then."""
+    world = World(seed, Faults(slow=0.3))
+    rounds = []
+
+    def member(actor):
+        lease = yield from actor.session(ttl=60 * SECOND)
+        barrier = DoubleBarrier(lease, b"again", 2)
+        for _ in range(4):
+            yield from barrier.enter()
+            rounds.append(barrier._opened)
+            yield from barrier.leave()
+        yield from end_of(lease)
+
+    actors = [world.actor(f"member {n}") for n in range(2)]
+    world.finish(*[actor.spawn(member(actor)) for actor in actors], limit=50 * SECOND)
+    assert sorted(rounds) == sorted(2 * list(set(rounds))) and len(rounds) == 8
+    assert not world.model.kvs
+
+
 def _members_at(model, revision):
     alive = set()
     for at, events in model.history:

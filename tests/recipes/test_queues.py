@@ -204,3 +204,24 @@ def test_a_producer_id_twice_is_refused():
             yield from two.put(b"2")
 
     world.finish(world.actor("one").spawn(script()))
+
+
+def test_no_put_is_overslept(seed):
+    """Consumers that wait for as long as it takes: each item that comes wakes one of them."""
+    world = World(seed, Faults(slow=0.3))
+    taken = []
+
+    def consumer(number):
+        queue = Queue(b"q", b"c%d" % number)
+        for _ in range(4):
+            taken.append((yield from queue.take(None)))
+
+    def producer():
+        queue = Queue(b"q", b"p")
+        for n in range(8):
+            yield Pause((yield from clock()) + world.random.randrange(3 * SECOND))
+            yield from queue.put(b"%d" % n)
+
+    consumers = [world.actor(f"consumer {n}").spawn(consumer(n)) for n in range(2)]
+    world.finish(*consumers, world.actor("producer").spawn(producer()))
+    assert sorted(taken) == [b"%d" % n for n in range(8)]
