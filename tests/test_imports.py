@@ -7,11 +7,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DAEMON = ROOT / "daemon" / "quorumd"
-PURE = {"crc", "wire", "replays", "beats", "ring", "walframe", "apply"}
+PURE = {"crc", "wire", "replays", "beats", "ring", "walframe", "apply", "watch"}
 
 LEAF = {
     *("types", "errors", "invariants", "limits", "endpoint", "yamlsource", "configerrors", "config", "commands"),
-    "connectivity", "compaction",
+    *("connectivity", "compaction", "watchcodec"),
 }
 # Layer -> the layers it may import, besides itself. `fastpath` stands for the pure native modules.
 LAYERS = {
@@ -45,7 +45,7 @@ MODULES = {
         (
             *("admission", "applier", "auth", "clientplane", "digests", "fragments", "join", "log"),
             *("appending", "entryruns", "logreplay", "paxoscodec", "peercodec", "ports", "slotlog", "slotstorage"),
-            *("recovery", "slotadmission", "sources", "statemachine", "storage", "transport"),
+            *("recovery", "slotadmission", "sources", "statemachine", "storage", "transport", "watchplane"),
         ),
         "node parts",
     ),

@@ -92,8 +92,9 @@ class Applier:
             last = min(last, self.log.ring.last)
             if last < first:
                 return
-        self.store.apply(self.log.ring, first, last, self.clients.pending, self.clients.replies, now)
-        self.applied = last
+        self.applied = self.store.apply(
+            self.log.ring, first, last, self.clients.pending, self.clients.replies, now, stop_at_compaction=True
+        )
         self.pin()
 
     def _recalled(self, now: Nanoseconds, term: Term) -> None:

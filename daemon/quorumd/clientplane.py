@@ -12,7 +12,9 @@ from typing import Any
 from quorumd import limits
 from quorumd.fragments import Fragmenter, Reassembler
 from quorumd.types import Address, Incarnation, Nanoseconds, NodeId
+from quorumd.watchplane import WatchPlane
 from quorumd_fastpath import wire
+from quorumd_fastpath.apply import Store
 from quorumd_fastpath.replays import ReplayWindows
 from quorumd_fastpath.ring import Pending, ReadQueue
 from quorumd_fastpath.wire import KEEPALIVES, READS, WRITES, Counters, Outbox, Replies, Slab, Stage
@@ -24,7 +26,7 @@ RARE_FRAMES_PER_TURN = 256
 class ClientPlane:
     """Staging area, replies and the rare frames. Policy (who leads, what is full) is core.py's."""
 
-    def __init__(self, node: NodeId, outbox: Outbox, mtu: int, incarnation: Incarnation) -> None:
+    def __init__(self, node: NodeId, outbox: Outbox, mtu: int, incarnation: Incarnation, store: Store) -> None:
         self.node = node
         self.incarnation = incarnation
         self.cluster = 0
@@ -42,6 +44,9 @@ class ClientPlane:
         self.status: Callable[[], Mapping[str, Any]] = dict
         self.admin: Callable[[Mapping[str, Any]], str] = lambda _: "not serving"
         self.leader: Callable[[], tuple[NodeId, str]] = lambda: (0, "")
+        self.watches = WatchPlane(
+            store, outbox, self.fragmenter, self.counters, self._knows_leader, self._client_frame
+        )
         self.rare = 0
         self._collected = False
 
@@ -65,6 +70,8 @@ class ClientPlane:
             self._answer(addr, wire.KIND_STATUS_REPLY, frame, self.status())
         elif kind == wire.KIND_ADMIN and frame[13] == self.cluster:
             self._admin(addr, frame, payload)
+        elif kind == wire.KIND_WATCH and frame[13] == self.cluster:
+            self._watch(addr, frame, payload, now)
         elif kind == wire.KIND_FRAGMENT and frame[13] == self.cluster:
             self._fragment(addr, frame, payload, now)
         elif kind == wire.KIND_FRAGMENT_ACK and frame[13] == self.cluster:
@@ -87,6 +94,12 @@ class ClientPlane:
         error = self.admin(command)
         self._answer(addr, wire.KIND_ADMIN_REPLY, frame, {"ok": not error, "error": error})
 
+    def _watch(self, addr: Address, frame: wire.Frame, payload: bytes, now: Nanoseconds) -> None:
+        if frame.receiver_incarnation == self.incarnation:
+            self.watches.on_frame(addr, frame, payload, now)
+        else:  # a stream with another life of this node
+            self._answer(addr, wire.KIND_CLIENT_HELLO_REPLY, frame, self.hello())
+
     # -- large messages -----------------------------------------------------------------------------------------
 
     def _fragment(self, addr: Address, frame: wire.Frame, payload: bytes, now: Nanoseconds) -> None:
@@ -98,7 +111,9 @@ class ClientPlane:
         if message is None:
             return
         for inner, inner_payload in wire.parse_datagram(message, self.counters):
-            if inner[2] != wire.KIND_REQUEST or inner[13] != self.cluster:
+            if inner[2] == wire.KIND_WATCH and inner[13] == self.cluster:
+                self._watch(addr, inner, inner_payload, now)
+            elif inner[2] != wire.KIND_REQUEST or inner[13] != self.cluster:
                 self.counters.increment(wire.DROP_BAD_KIND)
             elif inner[10] and inner[8] != self.incarnation:
                 self._answer(addr, wire.KIND_CLIENT_HELLO_REPLY, inner, self.hello())
@@ -108,7 +123,8 @@ class ClientPlane:
                 self.counters.increment(wire.DROP_BAD_RECORD)
 
     def finish(self, now: Nanoseconds) -> None:
-        """Ends the turn: answers leave, what is due again too, and the staged descriptors go with their slab."""
+        """Ends the turn: answers and events leave, what is due again too; the staged descriptors go with their slab."""
+        self.watches.finish(now)
         if len(self.replies):
             self._flush(now)
         if self.fragmenter.bytes_waiting:
@@ -122,14 +138,20 @@ class ClientPlane:
     def _flush(self, now: Nanoseconds) -> None:
         """Packs the replies by address into the outbox; what exceeds a datagram leaves in fragments."""
         for addr, record in self.replies.flush(self.outbox):
-            frame = wire.encode_frame(
-                wire.KIND_REPLY, 0, self.cluster, self.node, 0, self.incarnation, 0, 0, 0, 0, 1, record
-            )
-            self.fragmenter.send(addr, frame, now)
+            self.fragmenter.send(addr, self._client_frame(wire.KIND_REPLY, 0, 0, 0, 0, 0, 1, record), now)
+
+    def _client_frame(
+        self, kind: int, flags: int, client: Incarnation, term: int, index: int, commit: int, count: int, payload: bytes
+    ) -> bytes:
+        return wire.encode_frame(
+            kind, flags, self.cluster, self.node, 0, self.incarnation, client, term, index, commit, count, payload
+        )
 
     def deadline(self) -> Nanoseconds | None:
-        """When fragments are due again, or None."""
-        return self.fragmenter.deadline() if self.fragmenter.bytes_waiting else None
+        """When fragments or watches are due again, or None."""
+        fragments = self.fragmenter.deadline() if self.fragmenter.bytes_waiting else None
+        watches = self.watches.deadline()
+        return min((due for due in (fragments, watches) if due is not None), default=None)
 
     def _fragments(self, now: Nanoseconds) -> None:
         for dest, (message_id, number, count, total_bytes, payload) in self.fragmenter.poll(now):
@@ -157,6 +179,9 @@ class ClientPlane:
         """Body of NOT_LEADER: who leads, and where its clients are served."""
         node, address = self.leader()
         return LEADER_HINT.pack(node) + address.encode()
+
+    def _knows_leader(self) -> bool:
+        return self.leader()[0] != 0
 
     def redirect(self, revision: int) -> None:
         """Answers every staged operation that only a leader may take with where the leader is."""

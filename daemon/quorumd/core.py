@@ -149,7 +149,7 @@ class Core:
             identity, self.settings.peers, self.peer_outbox, self.log, codec_of(engine), self.random.u64,
             self.settings.mtu_peer, filter_incarnations=self.settings.filter_incarnations,
         )  # fmt: skip
-        self.clients = ClientPlane(node, self.client_outbox, self.settings.mtu_client, incarnation)
+        self.clients = ClientPlane(node, self.client_outbox, self.settings.mtu_client, incarnation, self.store)
         self.clients.hello = self._hello_body
         self.clients.status = self.status
         self.clients.admin = self._admin
@@ -514,6 +514,7 @@ class Core:
             "store_bytes": self.store.bytes,
             "sessions": self.store.sessions,
             "leases": self.store.leases,
+            **self.clients.watches.status(),
             "executed": self.store.executed,
             "digest": f"{self.store.digest:016x}",
             "fsync_p99_us": self.disk.sync_p99_us(),

@@ -53,6 +53,9 @@ class Overloaded(Definite):
 class Compacted(Definite):
     """The revision asked for is no longer held, or is compacted already."""
 
+    revision = 0
+    """Of a watch that ended so: the first revision that can still be watched."""
+
 
 class FutureRevision(Definite):
     """The revision asked for does not exist yet."""

@@ -79,6 +79,20 @@ ISLAND_BYTES: Final = 16 * MIB  # of accepted slots that wait in memory behind a
 ISLAND_ENTRIES: Final = 65_536  # likewise
 MAX_MEMBERS: Final = 9
 
+# Watches
+WATCH_STREAMS: Final = 4096  # of one node
+WATCHERS: Final = 65_536  # of one node
+WATCH_WINDOW_BYTES: Final = 1 * MIB  # put in one stream and not acknowledged
+WATCH_WINDOW_BATCHES: Final = 64  # sent in one stream and not acknowledged
+WATCH_TOTAL_BYTES: Final = 256 * MIB  # put in all streams and not acknowledged
+WATCH_PIECE_BYTES: Final = 256 * KIB  # of events in one item
+WATCH_BATCH_BYTES: Final = 512 * KIB
+WATCH_TURN_COST: Final = 16_384  # changes looked at and events given out in one turn, likewise for those behind
+WATCH_RETRY: Final = 40 * MILLISECOND  # what is not acknowledged is repeated after this, then ever more slowly
+WATCH_MAX_RETRY: Final = 1 * SECOND
+WATCH_RESENT_AT_ONCE: Final = 8  # batches of one stream
+WATCH_SILENCE: Final = 20 * SECOND  # a stream whose client says nothing, or takes nothing, for so long is dropped
+
 # Numbers that a peer names. Without a cluster key anybody on the path can name any: nothing computed from one may leave
 # a u64, and no frame may bring the terms near their end, or elections would stop for good.
 MAX_NUMBER: Final = 1 << 62  # terms, indexes, rounds
@@ -164,6 +178,17 @@ CLIENT_OPEN_DEADLINE: Final = 10 * SECOND
 CLIENT_CLOSE_DEADLINE: Final = 200 * MILLISECOND
 CLIENT_TIMEOUT_S: Final = 5.0
 
+CLIENT_WATCH_REQUESTS: Final = 64  # of one stream, sent and not acknowledged
+CLIENT_WATCH_PING: Final = 2 * SECOND  # a node from which nothing came for so long is asked whether it is there
+CLIENT_WATCH_SILENCE: Final = 1 * SECOND  # one that is asked, and says nothing, is left for another
+CLIENT_WATCH_LEADERLESS: Final = 1 * SECOND  # likewise one that knows no leader for so long
+CLIENT_WATCH_PAUSE: Final = 100 * MILLISECOND  # between nodes, once all of them were left
+CLIENT_WATCH_PROGRESS: Final = 10 * SECOND  # between questions how far idle watchers have got
+CLIENT_WATCH_BYTES: Final = 4 * MIB  # of events that wait for the user of one watcher; then it is paused
+CLIENT_WATCH_BATCHES: Final = 4096  # likewise
+CLIENT_WATCH_REVISION_BYTES: Final = 1024 * MIB  # of one revision's events, put together before they are given
+CLIENT_WATCHERS: Final = 65_536
+
 # Recipes
 RECIPE_NAME_BYTES: Final = 4 * KIB  # of a lock, queue, ...; three times that once it is escaped
 RECIPE_POLL_S: Final = 0.01  # between two looks at what is waited for, with a client that has no watches
@@ -192,5 +217,10 @@ invariant(MAX_ENTRY_BYTES * 4 <= RING_BYTES, "the ring must hold several of the 
 invariant(MAX_ENTRY_BYTES * 4 <= ISLAND_BYTES, "several of the largest entries wait behind a hole")
 invariant(MAX_PENDING_OPS <= RING_ENTRIES, "every pending operation has its entry in the ring")
 invariant(MAX_ENTRY_BYTES <= REASSEMBLY_BYTES // 8, "several of the largest messages reassemble at once")
+invariant(2 * WATCH_PIECE_BYTES <= WATCH_WINDOW_BYTES, "a window holds several pieces")
+invariant(WATCH_PIECE_BYTES + KIB <= WATCH_BATCH_BYTES, "a batch holds any item")
+invariant(WATCH_BATCH_BYTES + HEADER_BYTES <= MAX_ENTRY_BYTES, "a batch fits a message in fragments")
+invariant(WATCH_WINDOW_BYTES <= WATCH_TOTAL_BYTES, "one stream may fill its window")
+invariant(CLIENT_WATCH_PING + CLIENT_WATCH_SILENCE < WATCH_SILENCE // 2, "a client that lives is heard of in time")
 invariant(3 * RECIPE_NAME_BYTES + KIB <= MAX_KEY_BYTES, "an escaped name and what stands around it fit a key")
 invariant(SESSION_KEEP_ALIVES >= 2 and SESSION_MARGIN_PARTS >= 4, "a lost keep-alive does not lose the lease")

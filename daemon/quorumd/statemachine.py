@@ -36,8 +36,9 @@ class StateMachine(Protocol):
         pending: Pending | None = None,
         replies: Replies | None = None,
         now_ns: Nanoseconds = 0,
-    ) -> None:
-        """Applies committed entries; first == applied + 1."""
+        stop_at_compaction: bool = False,
+    ) -> Index:
+        """Applies committed entries; first == applied + 1. Returns the last applied."""
 
     def apply_bytes(
         self,

@@ -46,11 +46,14 @@ class Store:
         pending: Pending | None = None,
         replies: Replies | None = None,
         now_ns: int = 0,
-    ) -> None:
-        """Applies first..last out of the ring; answers go to whoever waits in `pending`.
+        stop_at_compaction: bool = False,
+    ) -> int:
+        """Applies first..last out of the ring; answers go to whoever waits in `pending`. Returns the last applied.
 
-        ValueError: `first` is not the next entry, or an entry is malformed. LookupError: the ring does not hold one.
-        The entries before the one that the error names are applied.
+        stop_at_compaction: that is an entry that compacts, if there is one: the entries behind it reclaim what it gave
+        up, and whoever follows the changes has to see them before. ValueError: `first` is not the next entry, or an
+        entry is malformed. LookupError: the ring does not hold one. The entries before the one that the error names
+        are applied.
         """
 
     def apply_bytes(

@@ -113,18 +113,22 @@ cdef class Store:
         return 0
 
     def apply(self, Ring ring not None, uint64_t first, uint64_t last, Pending pending=None, Replies replies=None,
-              uint64_t now_ns=0):
-        """Applies first..last out of the ring; answers go to whoever waits in `pending`.
+              uint64_t now_ns=0, bint stop_at_compaction=False):
+        """Applies first..last out of the ring; answers go to whoever waits in `pending`. Returns the last applied.
 
-        ValueError: `first` is not the next entry, or an entry is malformed. LookupError: the ring does not hold one.
-        The entries before the one that the error names are applied.
+        stop_at_compaction: that is an entry that compacts, if there is one: the entries behind it reclaim what it gave
+        up, and whoever follows the changes has to see them before. ValueError: `first` is not the next entry, or an
+        entry is malformed. LookupError: the ring does not hold one. The entries before the one that the error names
+        are applied.
         """
         cdef uint64_t index = first
         cdef const uint8_t* data = NULL
         cdef uint32_t length = 0
         cdef qaddr addr
         cdef bint held = True
+        cdef bint sound = True
         cdef bint waits
+        cdef uint64_t compacted = self.machine.store.compacted()
         self.check_next(first)
         with nogil:
             while index <= last:
@@ -132,13 +136,17 @@ cdef class Store:
                 if not held:
                     break
                 waits = pending is not None and pending.take(index, &addr) == 0
-                if self.step(data, length, &addr if waits else NULL, replies, now_ns) == 0:
+                sound = self.step(data, length, &addr if waits else NULL, replies, now_ns) != 0
+                if not sound:
                     break
                 index += 1
+                if stop_at_compaction and self.machine.store.compacted() != compacted:
+                    break
         if not held:
             raise LookupError(f"entry {index} is not in the ring")
-        if index <= last:
+        if not sound:
             raise ValueError(f"entry {index} is malformed")
+        return index - 1
 
     def apply_bytes(self, data not None, uint64_t first_index, uint64_t count, Replies replies=None, list addrs=None,
                     uint64_t now_ns=0):

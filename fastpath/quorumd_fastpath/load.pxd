@@ -94,6 +94,7 @@ cdef class LoadGenerator:
     cdef void choose(self, uint32_t number) noexcept nogil
     cdef uint64_t draw(self) noexcept nogil
     cdef size_t build_swap(self, qclient* client, uint64_t session_lo, uint8_t* out) noexcept nogil
+    cdef bint may_begin(self) noexcept nogil
     cdef bint take_free(self, uint32_t* out) noexcept nogil
     cdef size_t build(self, uint32_t number, uint64_t now, uint8_t* out) noexcept nogil
     cdef void resend(self, uint32_t number, uint64_t now) noexcept nogil

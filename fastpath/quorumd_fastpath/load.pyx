@@ -236,14 +236,20 @@ cdef class LoadGenerator:
                 return False
             if self.unopened and self.unopened + self.busy > waiting and self.busy >= <uint64_t>MAX_OPENING:
                 return False
-            if self.stopping and self.unopened == 0:
+            if not self.may_begin():
                 return False
             if self.outbox.count >= 512:
                 return True
             self.begin(now)
 
-    cdef bint take_free(self, uint32_t* out) noexcept nogil:
+    # Whether the client that waited longest may begin something: while stopping only to open its session.
+    cdef bint may_begin(self) noexcept nogil:
         if self.free_head >= self.free_.size():
+            return False
+        return not self.stopping or self.clients[self.free_[self.free_head]].doing == CLOSED
+
+    cdef bint take_free(self, uint32_t* out) noexcept nogil:
+        if not self.may_begin():
             return False
         out[0] = self.free_[self.free_head]
         self.free_head += 1

@@ -25,7 +25,7 @@ struct Version {
     uint64_t version;  // puts since create_revision, from 1; a tombstone has 0
     uint64_t lease;
     Version* older;   // what this one replaced; nullptr if that was nothing, or is compacted
-    Version* jump;    // the version of height (height without its lowest bit); see Record::visible
+    Version* jump;    // the version of the height that is Record::distance() below; see Record::visible
     uint32_t height;  // counts a record's versions; may wrap
     uint32_t size;
 
@@ -35,7 +35,7 @@ struct Version {
     static Version* make(std::string_view value) {
         auto* made = static_cast<Version*>(allocate(sizeof(Version) + value.size()));
         made->size = static_cast<uint32_t>(value.size());
-        std::memcpy(made + 1, value.data(), value.size());
+        if (!value.empty()) std::memcpy(made + 1, value.data(), value.size());
         return made;
     }
 };
@@ -70,7 +70,8 @@ struct Record {
 
     // The newest version at or below `revision`, a tombstone too, or nullptr. Takes steps in the order of the logarithm
     // of the versions above it (squared at worst), so that a key that is written all the time can be read at any
-    // revision: jump leads past as many versions as the lowest bit of height says.
+    // revision: each version of a height that is a multiple of 8 leads past as many as the height's lowest bit says, and
+    // those in between lead to the one below them.
     const Version* visible(uint64_t revision) const {
         const Version* at = newest;
         while (at != nullptr && at->mod_revision > revision) {
@@ -80,7 +81,8 @@ struct Record {
         return at;
     }
 
-    // `made` becomes the newest version. Constant time on average: only every 2^n-th version follows n jumps.
+    // `made` becomes the newest version. Looks at older versions than the newest only for every 16th, and then follows
+    // one jump on average: those are in no cache.
     void push(Version* made) {
         made->older = newest;
         made->height = newest == nullptr ? 0 : newest->height + 1;
@@ -88,8 +90,8 @@ struct Record {
         if (newest == nullptr) {
             floor = 0;
         } else if (reaches(made->height)) {
-            Version* target = newest;
-            uint32_t height = made->height & (made->height - 1);
+            Version* target = newest->height % STRIDE == 0 ? newest : newest->jump;
+            uint32_t height = made->height - distance(made->height);
             while (target->height != height) target = target->jump;
             made->jump = target;
         }
@@ -111,11 +113,15 @@ struct Record {
     }
 
 private:
-    // Whether a version of this height has a jump, and it leads to a version that still exists. Heights wrap.
-    bool reaches(uint32_t height) const {
-        uint32_t distance = height & (~height + 1);
-        return distance != 0 && distance <= height - floor;
+    static constexpr uint32_t STRIDE = 8;
+
+    // How many versions a jump leads past; 0 for height 0, which has none.
+    static uint32_t distance(uint32_t height) {
+        return height % STRIDE != 0 ? height % STRIDE : height & (~height + 1);
     }
+
+    // Whether a version of this height has a jump, and it leads to a version that still exists. Heights wrap.
+    bool reaches(uint32_t height) const { return distance(height) - 1 < height - floor; }
 };
 
 }  // namespace quorumd

@@ -89,6 +89,8 @@ cpdef enum:
     KIND_STATUS_REPLY = 69
     KIND_ADMIN = 70
     KIND_ADMIN_REPLY = 71
+    KIND_WATCH = 72
+    KIND_WATCH_EVENTS = 73
 
 # Kinds of entry records, which are client request records too.
 cpdef enum:

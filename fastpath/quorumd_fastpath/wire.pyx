@@ -83,7 +83,7 @@ cdef inline bint same_addr(const qaddr* a, const qaddr* b) noexcept nogil:
 
 cdef inline bint known_kind(uint8_t kind) noexcept nogil:
     return (KIND_HELLO <= kind <= KIND_FRAGMENT_ACK or KIND_REQUEST_VOTE <= kind <= KIND_TIMEOUT_NOW
-            or KIND_PREPARE <= kind <= KIND_VALUES or KIND_CLIENT_HELLO <= kind <= KIND_ADMIN_REPLY)
+            or KIND_PREPARE <= kind <= KIND_VALUES or KIND_CLIENT_HELLO <= kind <= KIND_WATCH_EVENTS)
 
 
 cdef void pack_header(char* out, const qframe* frame, uint32_t payload_crc) noexcept nogil:

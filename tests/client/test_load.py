@@ -151,6 +151,23 @@ def test_overload_is_waited_out_and_other_refusals_are_counted(served, load):
     assert generator.latencies() == []
 
 
+@pytest.mark.parametrize("per_datagram", [1, 3])
+def test_nothing_is_asked_before_every_session_is_open(served, load, per_datagram):
+    slow = load(clients=8, per_datagram=per_datagram)
+    late = set()
+
+    def verdict(node, record):  # one session in two opens at the second attempt only
+        if record.kind is Kind.OPEN_SESSION and record.session[8] % 2 and record.session not in late:
+            late.add(record.session)
+            return Status.OVERLOADED
+        return None
+
+    served.cluster.verdict = verdict
+    assert slow.open_sessions(DEADLINE_S)
+    assert late
+    assert {record.kind for _, record in served.cluster.seen} == {Kind.OPEN_SESSION}
+
+
 def test_a_rate_is_kept(served, load):
     generator = load(clients=50)
     assert generator.open_sessions(DEADLINE_S)

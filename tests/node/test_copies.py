@@ -9,6 +9,7 @@ from quorumd.clientplane import ClientPlane
 from quorumd.commands import Kind
 from quorumd.fragments import Fragmenter
 from quorumd_fastpath import wire
+from quorumd_fastpath.apply import Store
 from quorumd_fastpath.wire import Outbox, Slab
 
 CLUSTER, CLIENT, LIFE = 0xC1, 0xABCDEF, 77
@@ -20,7 +21,7 @@ class Plane:
 
     def __init__(self, incarnation=LIFE):
         self.outbox = Outbox(64, 1 << 16, 65_000)
-        self.plane = ClientPlane(1, self.outbox, 65_000, incarnation)
+        self.plane = ClientPlane(1, self.outbox, 65_000, incarnation, Store(1 << 30))
         self.plane.cluster = CLUSTER
         self.outbox.identify(CLUSTER, 1, incarnation)
         self.plane.hello = lambda: {"life": incarnation}

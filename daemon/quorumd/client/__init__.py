@@ -4,6 +4,8 @@ from quorumd.client.aio import AsyncClient
 from quorumd.client.pipeline import Pipeline
 from quorumd.client.states import State, StateListener
 from quorumd.client.sync import Client
+from quorumd.client.watcher import WatchBatch
+from quorumd.client.watches import AsyncWatch, Watch
 from quorumd.commands import (
     ALL,
     Compact,
@@ -19,16 +21,19 @@ from quorumd.commands import (
     Txn,
     TxnResult,
 )
+from quorumd.watchcodec import Event
 
 __all__ = [
     "ALL",
     "AsyncClient",
+    "AsyncWatch",
     "Client",
     "Compact",
     "CompactResult",
     "Compare",
     "DeleteRange",
     "DeleteResult",
+    "Event",
     "KeyValue",
     "Pipeline",
     "Put",
@@ -39,4 +44,6 @@ __all__ = [
     "StateListener",
     "Txn",
     "TxnResult",
+    "Watch",
+    "WatchBatch",
 ]

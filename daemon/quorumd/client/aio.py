@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterable, Sequence
+from functools import partial
 from secrets import token_bytes
 from time import monotonic_ns
 from types import TracebackType
@@ -33,6 +34,8 @@ from quorumd.client.operation import Operation
 from quorumd.client.protocol import ClientProtocol
 from quorumd.client.sockets import UdpSockets, look_up, resolve_numeric
 from quorumd.client.states import State, StateListener
+from quorumd.client.watcher import WatchBatch, Watcher, make_watcher
+from quorumd.client.watches import AsyncWatch
 from quorumd.commands import (
     Compact,
     CompactResult,
@@ -331,6 +334,30 @@ class AsyncClient:
         """Any one operation. A range longer than one reply comes back marked `more`; it is not read on."""
         return await self._execute(request, self._deadline(timeout), stale=stale)
 
+    def watch(
+        self,
+        key: bytes,
+        end: bytes = b"",
+        *,
+        start_revision: int = 0,
+        prev_kv: bool = False,
+        put: bool = True,
+        delete: bool = True,
+        progress: bool = False,
+        timeout: float | None = None,
+    ) -> AsyncWatch:
+        """Arguments as sync.Client.watch(). It begins with `async with`, or when the first batch is asked for."""
+        make = partial(make_watcher, key, end, prev_kv=prev_kv, put=put, delete=delete, progress=progress)
+        make(start_revision)  # nonsense is refused here
+
+        async def start() -> int:
+            if start_revision:
+                return start_revision
+            read = await self._execute(Range(key, count_only=True), self._deadline(timeout))
+            return expect(RangeResult, read).revision + 1
+
+        return AsyncWatch(self._running, make, start)
+
     async def status(self, node: NodeId | str = LEADER, *, timeout: float | None = None) -> dict[str, Any]:
         """A node's own figures. node: its id, its "host:port", or LEADER."""
         return document_of(await self._running().call(status_operation(node, self._deadline(timeout))))
@@ -363,6 +390,7 @@ class _Link:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: Nanoseconds = 0
         self._flushing = False
+        self._released = False
         self._look_ups: set[asyncio.Future[None]] = set()
 
     def start(self) -> None:
@@ -373,13 +401,34 @@ class _Link:
     def _watch(self, udp: socket.socket) -> None:
         self.loop.add_reader(udp, self._readable)
 
+    def watch(self, watcher: Watcher) -> None:
+        """Begins to watch. Raises Overloaded, ConnectionLost."""
+        self.protocol.watching.add(watcher)
+        self._flush_soon()
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """Its user is done with it."""
+        self.protocol.watching.drop(watcher)
+        self._flush_soon()
+
+    def take_batch(self, watcher: Watcher) -> WatchBatch | None:
+        """The watcher's next batch, if it has one."""
+        paused = watcher.paused
+        batch = self.protocol.watching.pop(watcher)
+        if paused and not watcher.paused:
+            self._flush_soon()
+        return batch
+
+    def _flush_soon(self) -> None:
+        if not self._flushing and not self._released:
+            self._flushing = True
+            self.loop.call_soon(self._flush)  # together with whatever else this turn of the loop begins
+
     async def call(self, operation: Operation) -> Operation:
         """Performs the operation; it is done when this returns."""
         waiter = operation.waiter = self.loop.create_future()
         self.protocol.submit(operation, monotonic_ns())
-        if not self._flushing:
-            self._flushing = True
-            self.loop.call_soon(self._flush)  # together with whatever else this turn of the loop begins
+        self._flush_soon()
         try:
             await waiter
         finally:
@@ -388,6 +437,8 @@ class _Link:
 
     def _flush(self) -> None:
         self._flushing = False
+        if self._released:
+            return
         self.protocol.flush(monotonic_ns())
         self._put_out()
 
@@ -412,6 +463,8 @@ class _Link:
             waiter = operation.waiter
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
+        for watcher in protocol.watching.take_news():
+            watcher.waiter()
         if protocol.cluster:
             self.joined.set()
         for state in protocol.take_states():
@@ -460,6 +513,7 @@ class _Link:
 
     def release(self) -> None:
         """Frees everything at once."""
+        self._released = True
         if self._timer is not None:
             self._timer.cancel()
         for task in self._look_ups:

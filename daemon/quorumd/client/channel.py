@@ -61,7 +61,7 @@ class Channel:
         self._entropy = entropy
         self._mac = mac
         self._tail_bytes = MAC_BYTES if mac is not None else 0
-        self._incarnation = int.from_bytes(entropy(8), "little") | 1
+        self.incarnation: Incarnation = int.from_bytes(entropy(8), "little") | 1
         # Requests name the life of the node that they are for, and their number in it (fastpath replays.pyx).
         self._lives: dict[SocketAddress, Incarnation] = {}
         self._numbers: dict[SocketAddress, int] = {}
@@ -107,6 +107,10 @@ class Channel:
             self._asked[address] = now + CLIENT_FIRST_RETRY, times + 1
             self.send(address, wire.KIND_CLIENT_HELLO, index=nonce)
 
+    def life(self, address: SocketAddress) -> Incarnation:
+        """The life that a node said it is in; 0: not known."""
+        return self._lives.get(address, 0)
+
     def is_silent(self, address: SocketAddress) -> bool:
         """Whether a node did not say which life it is in when it was asked."""
         return self._asked.get(address, (0, 0))[1] > 1
@@ -126,6 +130,7 @@ class Channel:
         address: SocketAddress,
         kind: int,
         *,
+        flags: int = 0,
         receiver: Incarnation = 0,
         term: int = 0,
         index: int = 0,
@@ -135,9 +140,35 @@ class Channel:
     ) -> None:
         """One frame in a datagram of its own."""
         datagram = wire.encode_frame(
-            kind, 0, self.cluster, 0, 0, self._incarnation, receiver, term, index, commit, count, payload
+            kind, flags, self.cluster, 0, 0, self.incarnation, receiver, term, index, commit, count, payload
         )
         self.datagrams.append((address, self._mac.seal(datagram) if self._mac is not None else datagram))
+
+    def send_any(
+        self,
+        address: SocketAddress,
+        kind: int,
+        now: Nanoseconds,
+        *,
+        flags: int,
+        receiver: Incarnation,
+        term: int,
+        index: int,
+        commit: int,
+        count: int,
+        payload: bytes,
+    ) -> None:
+        """One frame, in fragments if it exceeds a datagram; lost if too many wait, as datagrams are."""
+        if len(payload) <= self.room or self._fragmenter is None:
+            self.send(
+                address, kind, flags=flags, receiver=receiver, term=term, index=index, commit=commit, count=count,
+                payload=payload,
+            )  # fmt: skip
+            return
+        frame = wire.encode_frame(
+            kind, flags, self.cluster, 0, 0, self.incarnation, receiver, term, index, commit, count, payload
+        )
+        self._fragmenter.send(address, frame, now, content=(kind, term, index, count))
 
     def send_records(self, address: SocketAddress, records: Iterable[bytes]) -> None:
         """Request records of at most `room` bytes each, as few datagrams as they fit."""
@@ -165,7 +196,7 @@ class Channel:
             return None
         life, number = self._next_number(address)
         frame = wire.encode_frame(
-            wire.KIND_REQUEST, 0, self.cluster, 0, 0, self._incarnation, life, 0, number, 0, 1, record
+            wire.KIND_REQUEST, 0, self.cluster, 0, 0, self.incarnation, life, 0, number, 0, 1, record
         )
         message_id = fragmenter.next_id
         return message_id if fragmenter.send(address, frame, now) else None

@@ -22,6 +22,7 @@ from quorumd.client.protocol import ClientProtocol
 from quorumd.client.routing import SocketAddress
 from quorumd.client.sockets import UdpSockets, look_up, resolve_numeric
 from quorumd.client.states import StateListener
+from quorumd.client.watcher import WatchBatch, Watcher
 from quorumd.errors import Timeout
 from quorumd.limits import CLIENT_CLOSE_DEADLINE, CLIENT_FIRST_RETRY, MILLISECOND, SECOND
 from quorumd.types import Nanoseconds
@@ -33,7 +34,9 @@ LONGEST_WAIT: Final = 100 * MILLISECOND  # a receiving caller looks at its own o
 GRACE: Final = 1 * SECOND  # beyond an operation's deadline, before its caller stops believing in the receiver
 PACKED_OPS: Final = 32  # this many fire-and-forget operations are sent without waiting for more
 
-Output: TypeAlias = tuple[list[tuple[SocketAddress, bytes]], list[Operation], set[str]]
+WATCHED_DATAGRAMS: Final = 32  # taken at once while there are watchers, beside those that are awaited
+
+Output: TypeAlias = tuple[list[tuple[SocketAddress, bytes]], list[Operation], set[str], list[Watcher]]
 
 
 class Promise:
@@ -146,6 +149,37 @@ class IoThread:
             self._wake()
         self._put_out(*output)
 
+    def watch(self, watcher: Watcher) -> None:
+        """Begins to watch. Raises Overloaded, ConnectionLost."""
+        with self._lock:
+            self.protocol.watching.add(watcher)
+            self.protocol.flush(monotonic_ns())
+            output = self._take()
+        self._wake()
+        self._put_out(*output)
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """Its user is done with it."""
+        with self._lock:
+            if self._stopping:
+                return
+            self.protocol.watching.drop(watcher)
+            self.protocol.flush(monotonic_ns())
+            output = self._take()
+        self._put_out(*output)
+
+    def take_batch(self, watcher: Watcher) -> WatchBatch | None:
+        """The watcher's next batch, if it has one."""
+        with self._lock:
+            paused = watcher.paused
+            batch = self.protocol.watching.pop(watcher)
+            if paused is watcher.paused or self._stopping:
+                return batch
+            self.protocol.flush(monotonic_ns())  # it was paused, and goes on
+            output = self._take()
+        self._put_out(*output)
+        return batch
+
     def _receive_until_done(self, operation: Operation) -> None:
         inbound = self._inbound
         if inbound is None:
@@ -163,7 +197,7 @@ class IoThread:
     def _hand_over(self) -> None:
         """The thread receives from now on, if there is anything to come, or something to tell the listeners."""
         with self._lock:
-            left = self.protocol.in_flight or self.protocol.has_states
+            left = self.protocol.in_flight or self.protocol.has_states or self.protocol.watching.active
         if left:
             self._wake()
 
@@ -171,7 +205,8 @@ class IoThread:
         """Takes in what has arrived (only whoever holds `_receiving` may), and does what is due."""
         received: list[tuple[bytes, SocketAddress]] = []
         if readable:  # no more than was asked for: a receive that finds nothing costs as much as one that does
-            received = self._sockets.drain(max(1, self.protocol.in_flight))
+            watched = WATCHED_DATAGRAMS if self.protocol.watching.active else 0
+            received = self._sockets.drain(max(1, self.protocol.in_flight + watched))
         now = monotonic_ns()
         with self._lock:
             for datagram, source in received:
@@ -214,7 +249,9 @@ class IoThread:
 
     def _wants_to_receive(self) -> bool:
         with self._lock:
-            return self.protocol.in_flight > 0 or self.protocol.router.searching_since is not None
+            protocol = self.protocol
+            awaited = protocol.in_flight > 0 or protocol.watching.active
+            return awaited or protocol.router.searching_since is not None
 
     def _fall_asleep(self, now: Nanoseconds) -> Nanoseconds:
         """Until when the thread may sleep; a caller that needs it earlier wakes it."""
@@ -244,10 +281,14 @@ class IoThread:
         names = protocol.router.wanted
         if names:
             protocol.router.wanted = set()
-        return protocol.take_datagrams(), protocol.take_completed(), names
+        return protocol.take_datagrams(), protocol.take_completed(), names, protocol.watching.take_news()
 
     def _put_out(
-        self, datagrams: list[tuple[SocketAddress, bytes]], completed: list[Operation], names: set[str]
+        self,
+        datagrams: list[tuple[SocketAddress, bytes]],
+        completed: list[Operation],
+        names: set[str],
+        watchers: list[Watcher],
     ) -> None:
         """Does what _take() brought. Not under the lock: futures have callbacks."""
         for address, datagram in datagrams:
@@ -258,6 +299,8 @@ class IoThread:
                 waiter.settle(operation)
             elif waiter is not None:
                 waiter.release()
+        for watcher in watchers:
+            watcher.waiter()
         if not self._has_joined and self.protocol.cluster:
             self._has_joined = True
             self.joined.set()

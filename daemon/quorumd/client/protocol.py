@@ -27,6 +27,7 @@ from quorumd.client.routing import Resolve, Router, SocketAddress
 from quorumd.client.session import Session
 from quorumd.client.states import State
 from quorumd.client.transmitter import Transmitter
+from quorumd.client.watching import Watching
 from quorumd.commands import Kind, Reply, Status, decode_replies, session_halves
 from quorumd.errors import ConnectionLost, DiskFull, NotLeader, Overloaded, ProtocolError, QuorumdError
 from quorumd.limits import (
@@ -81,6 +82,7 @@ class ClientProtocol:
         self._oldest_deadline: Nanoseconds | None = None  # not above that of anything in _writes, _reads, _elsewhere
         self._ledger = Ledger()
         self._transmitter = Transmitter(self._channel, self._ledger)
+        self.watching = Watching(self._channel, self.router, entropy, self._nonce)
         self._next_read = 1
         self._opening: Operation | None = None
         self._keep_alive_at: Nanoseconds | None = None
@@ -140,6 +142,7 @@ class ClientProtocol:
     def next_deadline(self) -> Nanoseconds | None:
         """When tick() is due at the latest; None: not before something else happens."""
         due = [self._ledger.next_timer(), self._oldest_deadline, self._keep_alive_at, self._channel.next_deadline()]
+        due.append(self.watching.next_deadline())
         if self.router.searching_since is not None:
             due.append(self.router.probe_at)
             if self.state is State.CONNECTED:
@@ -180,6 +183,8 @@ class ClientProtocol:
                 self._heard_at = now
             if frame.kind == wire.KIND_REPLY:
                 self._on_replies(frame, payload, now)
+            elif frame.kind == wire.KIND_WATCH_EVENTS:
+                self.watching.receive(frame, payload, source, now)
             elif frame.kind in _CONTROL_REPLIES.values():
                 self._on_control_reply(frame, payload)
 
@@ -220,6 +225,7 @@ class ClientProtocol:
             if batch:
                 below = self.session.answered_below if self.session is not None else 0
                 self._transmitter.records(batch, below, *target, now)
+        self.watching.flush(now)
         self._channel.poll(now)
 
     def close(self, now: Nanoseconds) -> Operation | None:
@@ -228,6 +234,7 @@ class ClientProtocol:
         The operation returned, if any, completes within CLIENT_CLOSE_DEADLINE; waiting for it is a courtesy.
         """
         self._closed = True
+        self.watching.close(now)
         self._opening = self._keep_alive_at = None
         for operation in (*self._ledger.pending.values(), *self._writes, *self._reads, *self._elsewhere):
             self._ledger.complete(operation, ConnectionLost("the client was closed with the operation under way"))
@@ -255,6 +262,7 @@ class ClientProtocol:
             self._channel.join(frame.cluster, hello.mtu)
         self._ttl = hello.session_ttl
         if self._channel.met(source, frame.sender_incarnation):
+            self.watching.met(source, frame.sender_incarnation, now)
             self._on_leader(frame.sender)
         router = self.router
         router.answered(frame.sender, source, hello.members)

@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from time import monotonic_ns
 from types import TracebackType
 from typing import Any, Self
@@ -36,6 +37,8 @@ from quorumd.client.iothread import IoThread, Promise
 from quorumd.client.operation import Operation
 from quorumd.client.pipeline import Pipeline
 from quorumd.client.states import State, StateListener
+from quorumd.client.watcher import make_watcher
+from quorumd.client.watches import Watch
 from quorumd.commands import (
     Compact,
     CompactResult,
@@ -343,6 +346,35 @@ class Client:
             except StopIteration as whole:
                 answer: Result = whole.value
                 return answer
+
+    # -- watches --------------------------------------------------------------------------------------------------
+
+    def watch(
+        self,
+        key: bytes,
+        end: bytes = b"",
+        *,
+        start_revision: int = 0,
+        prev_kv: bool = False,
+        put: bool = True,
+        delete: bool = True,
+        progress: bool = False,
+        timeout: float | None = None,
+    ) -> Watch:
+        """What happens to the keys of [key, end), as batches of all events of one revision, to iterate over.
+
+        start_revision: of the first event to be given, which may lie in the past, if it is not compacted; 0: what
+        happens after this call, and so after everything that was acknowledged before it. prev_kv: events tell what they
+        replaced. put, delete: whether such events are given. progress: batches without events come now and then, when
+        nothing happens to these keys: everything up to their revision was given.
+        timeout: of the read that finds where to begin, if start_revision is 0.
+        """
+        make = partial(make_watcher, key, end, prev_kv=prev_kv, put=put, delete=delete, progress=progress)
+        make(start_revision)  # nonsense is refused before anything is asked
+        if not start_revision:
+            read = self._execute(Range(key, count_only=True), self._deadline(timeout))
+            start_revision = expect(RangeResult, read).revision + 1
+        return Watch(self._running, make, start_revision)
 
     # -- many at once ---------------------------------------------------------------------------------------------
 

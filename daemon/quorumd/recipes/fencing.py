@@ -24,6 +24,9 @@ class Token(int):
         """Holds exactly as long as the owner's key exists: a txn with it does nothing once ownership has ended."""
         return Compare.create_revision(self.key, "=", int(self))
 
+    def __str__(self) -> str:
+        return int.__repr__(self)
+
     def __repr__(self) -> str:
         return f"Token({int(self)}, {self.key!r})"
 

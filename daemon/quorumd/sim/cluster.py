@@ -7,6 +7,7 @@ from quorumd import limits
 from quorumd.checker.history import Recorder
 from quorumd.checker.paxos_invariants import PaxosInvariants
 from quorumd.checker.raft_invariants import RaftInvariants
+from quorumd.compaction import Compaction
 from quorumd.consensus.engine import Role
 from quorumd.consensus.paxos import PaxosConfig
 from quorumd.consensus.paxos.ballots import node_of
@@ -88,6 +89,7 @@ class Cluster:
             mac_bytes=scenario.mac_bytes,
             segment_bytes=limits.MIN_SEGMENT_BYTES,
             session_ttl=scenario.session_ttl_ms * limits.MILLISECOND,
+            compaction=Compaction(retain=scenario.retain),
             bootstrap=bootstrap,
             ring_bytes=scenario.ring_mib * limits.MIB,
             ring_entries=scenario.ring_entries,

@@ -10,7 +10,8 @@ from quorumd.sim.cluster import Cluster
 COMMON = (
     "elections", "transfers", "quorums lost", "stalls noticed", "cut tails",
     "refused damage", "lives", "segments begun",
-    "deduplicated retries", "expired sessions", "reads confirmed", "redirects and refusals", "unknown outcomes",
+    "deduplicated retries", "expired sessions", "revisions compacted", "reads confirmed", "redirects and refusals",
+    "unknown outcomes",
     "messages reassembled", "requests reassembled", "acknowledgements",
     "datagrams lost", "datagrams doubled", "datagrams overtaken", "datagrams strayed", "datagrams flipped",
     "datagrams cut off", "sectors lost", "dropped: old_incarnation", "dropped: stale_receiver", "dropped: bad_crc",
@@ -41,6 +42,8 @@ def reach(cluster: Cluster) -> Counter[str]:
     reached["datagrams strayed"] += network.strayed
     reached["datagrams flipped"] += network.flipped
     reached["datagrams cut off"] += network.blocked
+    cores = [machine.core for machine in cluster.machines.values() if machine.core is not None]
+    reached["revisions compacted"] += max((core.store.compacted for core in cores), default=0)
     for machine in cluster.machines.values():
         reached["sectors lost"] += machine.disk.sectors_lost
         reached["segments begun"] += machine.disk.segments_begun

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from quorumd import limits
 from quorumd.connectivity import SCENARIOS as PARTIAL
 from quorumd.sim.workload import Mix
 
@@ -31,6 +32,7 @@ LEAST_NODES = {
 
 DELAYS_US = ((20, 100), (50, 500), (200, 3_000), (1_000, 15_000))
 SYNCS_US = ((100, 500), (200, 2_000), (1_000, 7_000), (5_000, 40_000))
+RETAINED = (3, 50, limits.DEFAULT_RETAIN_REVISIONS)  # revisions of history
 LONGEST_S = (0.3, 1.0, 4.0, 10.0)
 AT_ONCE = 5  # faults that may be under way together, more or less: with too many of them nothing ever happens
 
@@ -61,6 +63,7 @@ class Scenario:
     ring_mib: int = 8
     ring_entries: int = 1 << 14
     inflight_kib: int = 4096
+    retain: int = limits.DEFAULT_RETAIN_REVISIONS
     drift: float = 0.0  # clocks run up to this much too fast or too slow
     delay_us: tuple[int, int] = (50, 500)
     sync_us: tuple[int, int] = (200, 2_000)
@@ -141,7 +144,7 @@ def draw(
     fitting = tuple(fault for fault in wanted if LEAST_NODES.get(fault, 1) <= scenario.nodes)
     if only is None and len(fitting) < MIN_FAULTS:
         fitting = ("loss", "kill", "power-loss")
-    scenario = replace(scenario, faults=fitting)
+    scenario = replace(scenario, faults=fitting, retain=scenario.rng("retain").choice(RETAINED))
     return scenario if engine == "raft" else _with_paxos(scenario, more_faults=only is None)
 
 

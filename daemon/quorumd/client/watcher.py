@@ -1,0 +1,141 @@
+"""One watcher of a client: what it asks for, how far it has got, and what waits for its user. Sans-IO.
+
+The unit that a user is given is a batch: all events of one revision, which is to say of one transaction, together. Who
+rebuilds a state from events is never shown half of a transaction, and may go on from `revision` + 1 after each batch.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from quorumd import watchcodec
+from quorumd.commands import ALL
+from quorumd.errors import QuorumdError, TooLarge
+from quorumd.limits import (
+    CLIENT_WATCH_BATCHES,
+    CLIENT_WATCH_BYTES,
+    CLIENT_WATCH_REVISION_BYTES,
+    MAX_KEY_BYTES,
+)
+from quorumd.watchcodec import Event, Item
+
+_BATCH_BYTES: Final = 200  # what a batch costs beside its events' bytes, about
+
+
+@dataclass(frozen=True, slots=True)
+class WatchBatch:
+    """All events of one revision that a watcher wants, in the order of its operations.
+
+    No events: progress, that is, everything up to `revision` was given before.
+    """
+
+    revision: int
+    events: tuple[Event, ...] = ()
+
+
+def _nobody() -> None:
+    """Nobody waits."""
+
+
+@dataclass(eq=False, slots=True)
+class Watcher:
+    """Made by a caller with what it asks for, changed by Watching only.
+
+    resume: the first revision that has not been put in `waiting`. flags: watchcodec's. progress: whether progress is
+    given to the user. waiter: called by the IO layer when there is a batch, or an end. id: in the stream, 0: not in it.
+    """
+
+    key: bytes
+    end: bytes
+    flags: int
+    resume: int
+    progress: bool = False
+    waiter: Callable[[], object] = _nobody
+    id: int = 0
+    created: bool = False
+    paused: bool = False
+    error: QuorumdError | None = None
+    waiting: deque[tuple[WatchBatch, int]] = field(default_factory=deque)
+    waiting_bytes: int = 0
+    _pieces: list[bytes] = field(default_factory=list)
+    _piece_bytes: int = 0
+
+    def left(self) -> None:
+        """It is in no stream any more; what was begun of a revision comes again from its beginning."""
+        self.id = 0
+        self.created = False
+        self._pieces = []
+        self._piece_bytes = 0
+
+    def take_events(self, item: Item) -> bool:
+        """A piece of a revision; whether it completed one. Raises ProtocolError for bytes that are no events."""
+        if item.revision < self.resume:
+            return False
+        self._pieces.append(item.body)
+        self._piece_bytes += len(item.body)
+        if self._piece_bytes > CLIENT_WATCH_REVISION_BYTES:
+            self.error = TooLarge(f"the events of revision {item.revision} exceed {CLIENT_WATCH_REVISION_BYTES} bytes")
+            return True
+        if item.flags & watchcodec.MORE:
+            return False
+        events = watchcodec.decode_events(b"".join(self._pieces))
+        self._put(WatchBatch(item.revision, events), self._piece_bytes)
+        self._pieces = []
+        self._piece_bytes = 0
+        return True
+
+    def take_progress(self, revision: int) -> bool:
+        """Everything up to `revision` has come; whether the user is to hear of it."""
+        if revision < self.resume or self._pieces:
+            return False
+        if not self.progress:
+            self.resume = revision + 1
+            return False
+        self._put(WatchBatch(revision), 0)
+        return True
+
+    def _put(self, batch: WatchBatch, size: int) -> None:
+        self.resume = batch.revision + 1
+        self.waiting.append((batch, size + _BATCH_BYTES))
+        self.waiting_bytes += size + _BATCH_BYTES
+
+    def pop(self) -> WatchBatch | None:
+        """The next batch for the user."""
+        if not self.waiting:
+            return None
+        batch, size = self.waiting.popleft()
+        self.waiting_bytes -= size
+        return batch
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits for the user that no more is wanted."""
+        return self.waiting_bytes > CLIENT_WATCH_BYTES or len(self.waiting) > CLIENT_WATCH_BATCHES
+
+    @property
+    def drained(self) -> bool:
+        """Whether a paused one may go on."""
+        return 2 * self.waiting_bytes <= CLIENT_WATCH_BYTES and 2 * len(self.waiting) <= CLIENT_WATCH_BATCHES
+
+
+def make_watcher(
+    key: bytes, end: bytes, resume: int, *, prev_kv: bool, put: bool, delete: bool, progress: bool
+) -> Watcher:
+    """A watcher of [key, end) from revision `resume` on. ValueError and TypeError for what makes no sense."""
+    if not isinstance(key, bytes) or not isinstance(end, bytes):
+        raise TypeError("keys are bytes")
+    if not key or max(len(key), len(end)) > MAX_KEY_BYTES:
+        raise ValueError(f"a key has 1 to {MAX_KEY_BYTES} bytes")
+    if end not in (b"", ALL) and end <= key:
+        raise ValueError("the range ends before it begins")
+    if not put and not delete:
+        raise ValueError("with neither puts nor deletes there is nothing to watch")
+    if resume < 0:
+        raise ValueError("revisions are not negative")
+    flags = (
+        (watchcodec.PREV_KV if prev_kv else 0)
+        | (0 if put else watchcodec.NO_PUT)
+        | (0 if delete else watchcodec.NO_DELETE)
+    )
+    return Watcher(key, end, flags, resume, progress)

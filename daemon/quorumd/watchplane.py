@@ -1,0 +1,284 @@
+"""The node's side of watches: streams, their numbers, windows, repetitions and deadlines. No socket in it.
+
+A stream is between one client and this node in this life: requests are numbered one way, batches of items the other,
+both from 1, and both are repeated until the other side says that it took them, in order. Whatever is lost, repeated or
+overtaken, each is taken once. What is put in streams is the hub's (fastpath's watch.h); here is only what carries it,
+so Python runs once a batch.
+
+A client that proves nothing gets little: until its first acknowledgement a stream carries no events, so that a forged
+address brings its victim no more than a few small datagrams.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Mapping
+from itertools import count
+from typing import Final
+
+from quorumd import limits, watchcodec
+from quorumd.errors import ProtocolError
+from quorumd.fragments import Fragmenter
+from quorumd.types import Address, Incarnation, Nanoseconds
+from quorumd_fastpath import wire
+from quorumd_fastpath.apply import Store
+from quorumd_fastpath.watch import Hub
+from quorumd_fastpath.wire import Counters, Outbox
+
+_FIRST_BATCHES: Final = 2  # in flight before the first acknowledgement
+
+
+class _Batch:
+    """Items that were sent together; unacknowledged. `message` is its fragments' id, 0 if it fits a datagram."""
+
+    __slots__ = ("count", "first_at", "items", "message", "number", "sent_at")
+
+    def __init__(self, number: int, items_count: int, items: bytes, now: Nanoseconds) -> None:
+        self.number = number
+        self.count = items_count
+        self.items = items
+        self.first_at = self.sent_at = now
+        self.message = 0
+
+
+class _Stream:
+    """One stream. `batches`: unacknowledged, in order; their numbers end below `next_batch`."""
+
+    __slots__ = (
+        *("addr", "answer", "batches", "client", "heard_at", "key", "next_batch", "number", "proven", "retry", "slot"),
+        *("taken", "timer"),
+    )
+
+    def __init__(self, key: tuple[Address, Incarnation, int], slot: int, now: Nanoseconds) -> None:
+        self.key = key
+        self.addr, self.client, self.number = key
+        self.slot = slot
+        self.taken = 0  # requests
+        self.batches: deque[_Batch] = deque()
+        self.next_batch = 1
+        self.proven = False  # the client has acknowledged something: it is where it says it is
+        self.answer = False  # it waits to hear something
+        self.heard_at = now
+        self.retry: Nanoseconds = limits.WATCH_RETRY
+        self.timer: Nanoseconds = 0  # when it is to be looked at; entries of the heap with another time are void
+
+
+class WatchPlane:
+    """All streams of one node. `knows_leader` and `frame_of` (an encoded frame to a client) are the client plane's."""
+
+    def __init__(
+        self,
+        store: Store,
+        outbox: Outbox,
+        fragmenter: Fragmenter[Address],
+        counters: Counters,
+        knows_leader: Callable[[], bool],
+        frame_of: Callable[..., bytes],
+    ) -> None:
+        self.store = store
+        self.hub = Hub(
+            watchers=limits.WATCHERS,
+            window_bytes=limits.WATCH_WINDOW_BYTES,
+            total_bytes=limits.WATCH_TOTAL_BYTES,
+            piece_bytes=limits.WATCH_PIECE_BYTES,
+            turn_cost=limits.WATCH_TURN_COST,
+        )
+        self._outbox = outbox
+        self._fragmenter = fragmenter
+        self._counters = counters
+        self._knows_leader = knows_leader
+        self._frame_of = frame_of
+        self._room = outbox.mtu - limits.HEADER_BYTES - limits.MAC_BYTES
+        self._streams: dict[tuple[Address, Incarnation, int], _Stream] = {}
+        self._by_slot: dict[int, _Stream] = {}
+        self._to_answer: list[_Stream] = []
+        self._to_fill: list[_Stream] = []
+        self._timers: list[tuple[Nanoseconds, int, _Stream]] = []
+        self._order = count()
+        self._more_at: Nanoseconds | None = None  # there is more to do at once
+
+    # -- in -------------------------------------------------------------------------------------------------------
+
+    def on_frame(self, addr: Address, frame: wire.Frame, payload: bytes, now: Nanoseconds) -> None:
+        """A WATCH frame for this life of this node. What it brings leaves with finish()."""
+        key = (addr, frame.sender_incarnation, frame.term)
+        stream = self._streams.get(key)
+        if frame.flags & watchcodec.CLOSE:
+            if stream is not None:
+                self._drop(stream)
+            return
+        if stream is None:
+            stream = self._open(key, frame, now)
+            if stream is None:
+                return
+        stream.heard_at = now
+        if frame.commit >= stream.next_batch:
+            self._counters.increment(wire.DROP_BAD_BODY)
+            return
+        self._acknowledged(stream, frame.commit)
+        if frame.count:
+            self._requested(stream, frame, payload)
+        if (frame.count or frame.flags & watchcodec.PING) and not stream.answer:
+            stream.answer = True
+            self._to_answer.append(stream)
+
+    def _open(self, key: tuple[Address, Incarnation, int], frame: wire.Frame, now: Nanoseconds) -> _Stream | None:
+        addr, client, number = key
+        if frame.index != 1 or len(self._streams) >= limits.WATCH_STREAMS:
+            flag = watchcodec.REFUSED if frame.index == 1 else watchcodec.UNKNOWN_STREAM
+            self._outbox.frame(addr, wire.KIND_WATCH_EVENTS, flag | self._flags(), 0, client, number, 0, 0, 0, b"")
+            return None
+        stream = _Stream(key, self.hub.open_stream(), now)
+        self._streams[key] = self._by_slot[stream.slot] = stream
+        self._set_timer(stream, now + limits.WATCH_SILENCE)
+        return stream
+
+    def _acknowledged(self, stream: _Stream, highest: int) -> None:
+        batches = stream.batches
+        size = 0
+        while batches and batches[0].number <= highest:
+            size += len(batches.popleft().items)
+        if not size:
+            return
+        if not stream.proven:
+            stream.proven = True
+            self.hub.open_window(stream.slot)
+        self.hub.acknowledged(stream.slot, size)
+        stream.retry = limits.WATCH_RETRY
+        self._to_fill.append(stream)
+
+    def _requested(self, stream: _Stream, frame: wire.Frame, payload: bytes) -> None:
+        try:
+            requests = watchcodec.decode_requests(payload, frame.count)
+        except ProtocolError:
+            self._counters.increment(wire.DROP_BAD_BODY)
+            return
+        for number, request in enumerate(requests, frame.index):
+            # A client that asks and never takes the answers is not listened to until it does.
+            if number != stream.taken + 1 or self.hub.outstanding(stream.slot) > 2 * limits.WATCH_WINDOW_BYTES:
+                continue
+            stream.taken = number
+            if not self._perform(stream.slot, request):
+                self._counters.increment(wire.DROP_BAD_BODY)
+
+    def _perform(self, slot: int, request: watchcodec.Request) -> bool:
+        kind, watch, key, end, flags, revision = request
+        if kind == watchcodec.Ask.CREATE:
+            return self.hub.watch(self.store, slot, watch, key, end, flags, revision)
+        if kind == watchcodec.Ask.CANCEL:
+            self.hub.cancel(slot, watch)  # it may have ended by itself
+            return True
+        if kind == watchcodec.Ask.PROGRESS:
+            self.hub.ask_progress(slot)
+            return True
+        return False
+
+    # -- out ------------------------------------------------------------------------------------------------------
+
+    def finish(self, now: Nanoseconds) -> None:
+        """Ends a turn: what was applied is put in the streams; batches, answers and what is due again leave."""
+        slots, more = self.hub.pump(self.store)
+        self._more_at = now if more else None
+        for slot in slots:
+            stream = self._by_slot.get(slot)
+            if stream is not None:
+                self._fill(stream, now)
+        if self._to_fill:
+            waiting, self._to_fill = self._to_fill, []
+            for stream in waiting:
+                if stream.slot >= 0:
+                    self._fill(stream, now)
+        while self._timers and self._timers[0][0] <= now:
+            due, _, stream = heapq.heappop(self._timers)
+            if stream.timer == due:
+                self._on_timer(stream, now)
+        if self._to_answer:
+            waiting, self._to_answer = self._to_answer, []
+            for stream in waiting:
+                if stream.answer and stream.slot >= 0:
+                    self._put(stream, 0, 0, b"")
+
+    def deadline(self) -> Nanoseconds | None:
+        """When finish() has something to do next, or None."""
+        due = self._timers[0][0] if self._timers else None
+        return self._more_at if self._more_at is not None else due
+
+    def _fill(self, stream: _Stream, now: Nanoseconds) -> None:
+        """Sends what the stream holds, as far as its window goes."""
+        batches = stream.batches
+        limit, most = limits.WATCH_BATCH_BYTES, limits.WATCH_WINDOW_BATCHES
+        if not stream.proven:
+            limit, most = self._room, _FIRST_BATCHES
+        while len(batches) < most:
+            items_count, items = self.hub.take(stream.slot, limit)
+            if not items_count:
+                return
+            batch = _Batch(stream.next_batch, items_count, items, now)
+            stream.next_batch += 1
+            batches.append(batch)
+            self._send(stream, batch, now)
+            if stream.timer > now + stream.retry:
+                self._set_timer(stream, now + stream.retry)
+
+    def _send(self, stream: _Stream, batch: _Batch, now: Nanoseconds) -> None:
+        batch.sent_at = now
+        if len(batch.items) <= self._room:
+            self._put(stream, batch.number, batch.count, batch.items)
+            return
+        message = self._fragmenter.next_id
+        frame = self._frame_of(
+            wire.KIND_WATCH_EVENTS, self._flags(), stream.client, stream.number, batch.number, stream.taken,
+            batch.count, batch.items,
+        )  # fmt: skip
+        batch.message = message if self._fragmenter.send(stream.addr, frame, now) else 0
+
+    def _put(self, stream: _Stream, number: int, items_count: int, items: bytes) -> None:
+        stream.answer = False  # whatever leaves says how many requests were taken
+        self._outbox.frame(
+            stream.addr, wire.KIND_WATCH_EVENTS, self._flags(), 0, stream.client, stream.number, number, stream.taken,
+            items_count, items,
+        )  # fmt: skip
+
+    def _flags(self) -> int:
+        return 0 if self._knows_leader() else watchcodec.NO_LEADER
+
+    # -- time -----------------------------------------------------------------------------------------------------
+
+    def _set_timer(self, stream: _Stream, due: Nanoseconds) -> None:
+        stream.timer = due
+        heapq.heappush(self._timers, (due, next(self._order), stream))
+
+    def _on_timer(self, stream: _Stream, now: Nanoseconds) -> None:
+        """Drops a stream whose client is gone, repeats what was not acknowledged, and says when to look again."""
+        oldest = stream.batches[0].first_at if stream.batches else now
+        if now - stream.heard_at >= limits.WATCH_SILENCE or now - oldest >= limits.WATCH_SILENCE:
+            self._drop(stream)
+            return
+        due = min(stream.heard_at, oldest) + limits.WATCH_SILENCE
+        overdue = [batch for batch in stream.batches if batch.sent_at + stream.retry <= now]
+        for batch in overdue[: limits.WATCH_RESENT_AT_ONCE]:
+            if batch.message and self._fragmenter.holds(stream.addr, batch.message):
+                batch.sent_at = now  # its fragments have timers of their own
+            else:
+                self._send(stream, batch, now)
+        if overdue:
+            stream.retry = min(2 * stream.retry, limits.WATCH_MAX_RETRY)
+        if stream.batches:
+            due = min(due, min(batch.sent_at for batch in stream.batches) + stream.retry)
+        self._set_timer(stream, max(due, now + 1))
+
+    def _drop(self, stream: _Stream) -> None:
+        self.hub.close_stream(stream.slot)
+        del self._streams[stream.key], self._by_slot[stream.slot]
+        stream.slot = -1
+        stream.timer = 0
+
+    # -- what others may ask --------------------------------------------------------------------------------------
+
+    def status(self) -> Mapping[str, int]:
+        """Figures for STATUS."""
+        return {
+            "watch_streams": len(self._streams),
+            "watchers": self.hub.watchers,
+            "watchers_lagging": self.hub.lagging,
+            "watch_bytes": self.hub.bytes,
+        }

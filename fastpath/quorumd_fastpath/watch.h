@@ -1,0 +1,609 @@
+// Watches: from the store's changes to the items of streams. What lives here: which watcher has got how far, and the
+// bytes of events; numbers, acknowledgements and time are watchplane.py's. ARCHITECTURE.md has the layout of items.
+//
+// A watcher is *in step* or *behind*. One in step is given each change right after it is applied (feed). One that began
+// in the past, or whose stream had no room, is behind: it reads on from history by revision, in walks that all who are
+// behind share (walk), until it is in step again. Nothing is kept for it but its position, so a slow watcher costs its
+// stream's window and no more.
+//
+// Invariants:
+// - Each change that a watcher wants is put in its stream once, in order. A position names the first byte not yet put.
+// - Events of one revision and watcher are pieces of one run of bytes, each but the last marked MORE; whoever reads the
+//   stream has the revision when a piece without the mark came. So any revision fits any window.
+// - Progress is only said when everything up to it is in the stream.
+// - No pointer into the store outlives a call.
+
+#ifndef QUORUMD_WATCH_H
+#define QUORUMD_WATCH_H
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "store.h"
+#include "watchindex.h"
+
+namespace quorumd {
+
+enum WatchItem : uint8_t { WATCH_CREATED = 1, WATCH_EVENTS = 2, WATCH_PROGRESS = 3, WATCH_ENDED = 4 };
+enum WatchFlag : uint8_t { WATCH_PREV_KV = 1, WATCH_NO_PUT = 2, WATCH_NO_DELETE = 4, WATCH_FLAGS = 7 };
+enum WatchEnd : uint8_t { ENDED_COMPACTED = 1, ENDED_REJECTED = 2, ENDED_OVERLOADED = 3 };
+constexpr uint8_t WATCH_MORE = 1;  // flag of WATCH_EVENTS: the revision goes on in the watcher's next item
+
+#pragma pack(push, 1)
+struct WatchItemHeader {
+    uint32_t length;  // of the whole item
+    uint8_t kind;
+    uint8_t flags;  // WATCH_MORE, or why it ended
+    uint16_t reserved;
+    uint64_t watch;  // 0: all of the stream
+    uint64_t revision;
+};
+struct WatchEventHeader {
+    uint8_t kind;   // 0 put, 1 delete
+    uint8_t flags;  // 1: what the change replaced follows
+    uint16_t reserved;
+    uint32_t key_size;
+    uint32_t value_size;
+    uint32_t previous_size;
+    uint64_t create_revision;
+    uint64_t mod_revision;
+    uint64_t version;
+    uint64_t lease;
+};
+struct WatchPrevious {
+    uint64_t create_revision;
+    uint64_t mod_revision;
+    uint64_t version;
+    uint64_t lease;
+};
+#pragma pack(pop)
+static_assert(sizeof(WatchItemHeader) == 24 && sizeof(WatchEventHeader) == 48 && sizeof(WatchPrevious) == 32, "layout");
+
+struct WatchLimits {
+    size_t watchers;
+    size_t window_bytes;  // of one stream: put in it and not acknowledged
+    size_t total_bytes;   // of all streams
+    size_t piece_bytes;   // of events in one item
+    uint64_t turn_cost;   // changes looked at, and events put in streams, in one feed or walk
+};
+
+struct WatchStream;
+
+struct Watcher : Interest {
+    WatchStream* stream = nullptr;
+    uint64_t id = 0;
+    uint8_t flags = 0;
+    bool behind = false;
+    bool open = false;      // a piece of `revision` is in the stream, and its last is not
+    uint64_t revision = 0;  // in step: wants nothing below it. Behind: position, with the two that follow
+    uint64_t sub = 0;       // changes of `revision` that are done with
+    size_t offset = 0;      // bytes of the next change's event that are in the stream
+    size_t need = 0;        // room without which it cannot go on
+    uint64_t walk = 0;      // the last one in which it had no room
+    size_t behind_place = 0;
+};
+
+struct WatchStream {
+    uint32_t slot = 0;
+    bool used = false;
+    bool ready = false;  // listed in ready_
+    bool progress_wanted = false;
+    size_t window = 0;
+    size_t outstanding = 0;  // bytes of items that are not acknowledged, pending included
+    size_t behind = 0;       // watchers that are
+    std::string pending;     // items that nobody has taken
+    size_t tail = SIZE_MAX;  // where in pending an item of events stands that may be continued, if there is one
+    std::unordered_map<uint64_t, std::unique_ptr<Watcher>> watchers;
+};
+
+class WatchHub {
+public:
+    explicit WatchHub(const WatchLimits& limits) : limits_(limits) {}
+
+    // -- streams -----------------------------------------------------------------------------------------------------
+
+    // A stream's window is closed until open_window(): no events are put in it.
+    uint32_t open_stream() {
+        if (free_.empty()) {
+            streams_.push_back(std::make_unique<WatchStream>());
+            free_.push_back(static_cast<uint32_t>(streams_.size() - 1));
+        }
+        uint32_t slot = free_.back();
+        free_.pop_back();
+        WatchStream& stream = *streams_[slot];
+        stream.slot = slot;
+        stream.used = true;
+        return slot;
+    }
+
+    WatchStream* stream(uint32_t slot) {
+        return slot < streams_.size() && streams_[slot]->used ? streams_[slot].get() : nullptr;
+    }
+
+    void close_stream(WatchStream* stream) {
+        for (auto& held : stream->watchers) forget(held.second.get());
+        total_ -= stream->outstanding;
+        uint32_t slot = stream->slot;
+        *stream = WatchStream();
+        stream->slot = slot;
+        free_.push_back(slot);
+    }
+
+    void open_window(WatchStream* stream) { stream->window = limits_.window_bytes; }
+
+    void acknowledged(WatchStream* stream, size_t bytes) {
+        bytes = std::min(bytes, stream->outstanding);
+        stream->outstanding -= bytes;
+        total_ -= bytes;
+    }
+
+    // -- watchers ----------------------------------------------------------------------------------------------------
+
+    // False if the stream has a watcher of this id. What else may be wrong is said in the stream.
+    bool watch(const KeyStore& store, WatchStream* stream, uint64_t id, std::string_view key, std::string_view end,
+               uint8_t flags, uint64_t start) {
+        if (stream->watchers.count(id) != 0) return false;
+        auto made = std::make_unique<Watcher>();
+        Watcher* watcher = made.get();
+        watcher->key = key;
+        watcher->end = end;
+        watcher->stream = stream;
+        watcher->id = id;
+        watcher->flags = flags;
+        watcher->revision = start == 0 ? fed_revision_ + 1 : start;
+        if (!watcher->sensible()) {
+            put_item(stream, WATCH_ENDED, ENDED_REJECTED, id, fed_revision_);
+        } else if (watchers_ >= limits_.watchers) {
+            put_item(stream, WATCH_ENDED, ENDED_OVERLOADED, id, fed_revision_);
+        } else if (watcher->revision <= store.compacted()) {
+            put_item(stream, WATCH_ENDED, ENDED_COMPACTED, id, store.compacted());
+        } else {
+            stream->watchers.emplace(id, std::move(made));
+            index_.add(watcher);
+            ++watchers_;
+            put_item(stream, WATCH_CREATED, 0, id, fed_revision_);
+            if (watcher->revision <= fed_revision_) fall_behind(watcher);
+        }
+        return true;
+    }
+
+    // Nothing is put in the stream for it any more; what is there stays.
+    bool cancel(WatchStream* stream, uint64_t id) {
+        auto found = stream->watchers.find(id);
+        if (found == stream->watchers.end()) return false;
+        forget(found->second.get());
+        stream->watchers.erase(found);
+        return true;
+    }
+
+    // How far all watchers of the stream have got is to be said as soon as none is behind.
+    void ask_progress(WatchStream* stream) {
+        if (stream->progress_wanted) return;
+        stream->progress_wanted = true;
+        progress_.push_back(stream->slot);
+    }
+
+    // -- a turn ------------------------------------------------------------------------------------------------------
+
+    // Puts what was applied in the streams, and continues those that are behind; a bounded amount of work. Returns
+    // whether there is more to do at once. To be called after each apply, before the next.
+    bool pump(const KeyStore& store) {
+        if (watchers_ == 0) {
+            fed_ = store.changes_end();
+        } else if (fed_ != store.changes_end()) {
+            feed(store);
+        }
+        fed_revision_ = store.revision();
+        bool more = !behind_.empty() && walk(store);
+        if (!progress_.empty()) say_progress();
+        return more;
+    }
+
+    // Streams with something to take; each is named once, and again when more is put in it after take().
+    std::vector<uint32_t>& ready() { return ready_; }
+
+    // The size of the longest run of whole items at the front of pending that fits `limit`, or the first item's, and
+    // how many they are. taken() removes them.
+    size_t batch(const WatchStream& stream, size_t limit, uint32_t* count) const {
+        size_t size = 0;
+        *count = 0;
+        while (size < stream.pending.size()) {
+            uint32_t length;
+            std::memcpy(&length, stream.pending.data() + size, sizeof length);
+            if (*count != 0 && size + length > limit) break;
+            size += length;
+            ++*count;
+        }
+        return size;
+    }
+
+    void taken(WatchStream* stream, size_t size) {
+        if (size == stream->pending.size() && stream->pending.capacity() > 4 * limits_.piece_bytes) {
+            std::string().swap(stream->pending);
+        } else {
+            stream->pending.erase(0, size);
+        }
+        stream->tail = stream->tail == SIZE_MAX || stream->tail < size ? SIZE_MAX : stream->tail - size;
+        stream->ready = false;
+        if (!stream->pending.empty()) list_ready(stream);
+    }
+
+    size_t watchers() const { return watchers_; }
+    size_t lagging() const { return behind_.size(); }
+    size_t bytes() const { return total_; }
+
+private:
+    static bool wants(const Watcher& watcher, const Change& change) {
+        uint8_t unwanted = change.version->dead() ? WATCH_NO_DELETE : WATCH_NO_PUT;
+        return (watcher.flags & unwanted) == 0;
+    }
+
+    void forget(Watcher* watcher) {
+        if (watcher->behind) catch_up(watcher);
+        index_.remove(watcher);
+        --watchers_;
+    }
+
+    void fall_behind(Watcher* watcher) {
+        watcher->behind = true;
+        watcher->behind_place = behind_.size();
+        watcher->need = 0;
+        watcher->walk = 0;
+        behind_.push_back(watcher);
+        ++watcher->stream->behind;
+    }
+
+    void catch_up(Watcher* watcher) {
+        watcher->behind = false;
+        watcher->sub = 0;
+        watcher->offset = 0;
+        behind_[watcher->behind_place] = behind_.back();
+        behind_[watcher->behind_place]->behind_place = watcher->behind_place;
+        behind_.pop_back();
+        --watcher->stream->behind;
+    }
+
+    size_t room(const WatchStream& stream) const {
+        size_t own = stream.window - std::min(stream.window, stream.outstanding);
+        return std::min(own, limits_.total_bytes - std::min(limits_.total_bytes, total_));
+    }
+
+    // -- those in step -----------------------------------------------------------------------------------------------
+
+    void feed(const KeyStore& store) {
+        uint64_t at = fed_, end = store.changes_end();
+        fed_ = end;
+        if (at < end - store.changes()) {  // reclaimed before it was fed: the walk says so to whom it concerns
+            all_behind(fed_revision_ + 1, 0);
+            return;
+        }
+        uint64_t revision = 0, sub = 0, cost = 0;
+        for (; at != end; ++at, ++sub) {
+            const Change& change = store.change(at);
+            if (change.revision() != revision) {
+                close_open(revision);
+                revision = change.revision();
+                sub = 0;
+            }
+            if (cost >= limits_.turn_cost) {
+                all_behind(revision, sub);
+                return;
+            }
+            bool last = at + 1 == end || store.change(at + 1).revision() != revision;
+            ++cost;
+            index_.each(change.record->key(), [&](Interest* interest) {
+                auto* watcher = static_cast<Watcher*>(interest);
+                ++cost;
+                if (watcher->behind || revision < watcher->revision || !wants(*watcher, change)) return;
+                size_t size = event_size(*watcher, change);
+                if (size > limits_.piece_bytes || room(*watcher->stream) < sizeof(WatchItemHeader) + size) {
+                    // `open` stays: the walk ends what was begun.
+                    watcher->revision = revision;
+                    watcher->sub = sub;
+                    fall_behind(watcher);
+                    return;
+                }
+                put_event(watcher, change, 0, size, !last);
+                if (last) {
+                    watcher->open = false;
+                } else {
+                    note_open(watcher, revision);
+                }
+            });
+        }
+        close_open(revision);
+    }
+
+    // Nobody in step was given anything at or after this position; also not who waits for a later revision.
+    void all_behind(uint64_t revision, uint64_t sub) {
+        for (auto& stream : streams_) {
+            for (auto& held : stream->watchers) {
+                Watcher* watcher = held.second.get();
+                if (watcher->behind) continue;
+                if (watcher->revision <= revision) {
+                    watcher->revision = revision;
+                    watcher->sub = sub;
+                }
+                fall_behind(watcher);
+            }
+        }
+        opened_.clear();
+    }
+
+    void note_open(Watcher* watcher, uint64_t revision) {
+        watcher->revision = revision;
+        if (!watcher->open) {
+            watcher->open = true;
+            opened_.push_back(watcher);
+        }
+    }
+
+    // The revision's changes are over: whoever was told that there is more of them learns that there is not.
+    void close_open(uint64_t revision) {
+        for (Watcher* watcher : opened_) {
+            if (watcher->behind || !watcher->open) continue;
+            end_revision(watcher, revision);
+        }
+        opened_.clear();
+    }
+
+    void end_revision(Watcher* watcher, uint64_t revision) {
+        WatchStream* stream = watcher->stream;
+        watcher->open = false;
+        if (WatchItemHeader* tail = continued(watcher, revision, 0)) {
+            tail->flags = 0;
+            stream->tail = SIZE_MAX;
+        } else {
+            put_item(stream, WATCH_EVENTS, 0, watcher->id, revision);
+        }
+    }
+
+    // -- those behind ------------------------------------------------------------------------------------------------
+
+    // One walk over history from the position of whoever is farthest behind and has room. Returns whether another one
+    // could go on at once.
+    bool walk(const KeyStore& store) {
+        ++walk_;
+        Watcher* first = nullptr;
+        opened_.clear();
+        for (size_t i = behind_.size(); i-- != 0;) {
+            Watcher* watcher = behind_[i];
+            if (watcher->revision <= store.compacted()) {
+                end_compacted(store, watcher);
+                continue;
+            }
+            if (room(*watcher->stream) < watcher->need || watcher->stream->window == 0) {
+                watcher->walk = walk_;
+                continue;
+            }
+            if (first == nullptr || before(*watcher, first->revision, first->sub)) first = watcher;
+            if (watcher->open) opened_.push_back(watcher);
+        }
+        if (first == nullptr) return false;
+        uint64_t revision = first->revision, sub = first->sub;
+        bool more = scan(store, &revision, &sub);
+        opened_.clear();
+        // Whoever found room has got as far as the walk.
+        for (size_t i = behind_.size(); i-- != 0;) {
+            Watcher* watcher = behind_[i];
+            if (watcher->walk == walk_ || !before(*watcher, revision, sub)) {
+                if (!more && watcher->walk != walk_) catch_up(watcher);
+                continue;
+            }
+            watcher->revision = revision;
+            watcher->sub = sub;
+            watcher->offset = 0;
+            if (!more) catch_up(watcher);
+        }
+        return more;
+    }
+
+    static bool before(const Watcher& watcher, uint64_t revision, uint64_t sub) {
+        return watcher.revision < revision || (watcher.revision == revision && watcher.sub < sub);
+    }
+
+    // From a position on; to where it came. Returns whether that is short of the end.
+    bool scan(const KeyStore& store, uint64_t* revision, uint64_t* sub) {
+        uint64_t at = store.seek_change(*revision), end = store.changes_end(), cost = 0;
+        if (at != end && store.change(at).revision() != *revision) *sub = 0;  // nothing was changed at that revision
+        at += *sub;
+        for (; at != end; ++at, ++*sub) {
+            const Change& change = store.change(at);
+            if (change.revision() != *revision) {
+                *revision = change.revision();
+                *sub = 0;
+            }
+            if (cost >= limits_.turn_cost) return true;
+            bool last = at + 1 == end || store.change(at + 1).revision() != *revision;
+            ++cost;
+            index_.each(change.record->key(), [&](Interest* interest) {
+                auto* watcher = static_cast<Watcher*>(interest);
+                ++cost;
+                if (!watcher->behind || watcher->walk == walk_ || !wants(*watcher, change)) return;
+                if (watcher->revision > *revision || (watcher->revision == *revision && watcher->sub > *sub)) return;
+                continue_at(watcher, change, *revision, *sub, last);
+            });
+            if (last) end_opened(*revision);
+        }
+        *revision = store.revision() + 1;
+        *sub = 0;
+        return false;
+    }
+
+    // Puts the event, or what is left of it, in the stream in pieces as there is room; or stops the watcher here.
+    void continue_at(Watcher* watcher, const Change& change, uint64_t revision, uint64_t sub, bool last) {
+        size_t offset = watcher->revision == revision && watcher->sub == sub ? watcher->offset : 0;
+        size_t size = event_size(*watcher, change);
+        while (offset != size) {
+            size_t piece = std::min(size - offset, limits_.piece_bytes);
+            size_t need = piece + sizeof(WatchItemHeader);
+            if (room(*watcher->stream) < need) {
+                watcher->revision = revision;
+                watcher->sub = sub;
+                watcher->offset = offset;
+                watcher->need = need;
+                watcher->walk = walk_;
+                return;
+            }
+            offset += piece;
+            bool more = !last || offset != size;
+            put_event(watcher, change, offset - piece, piece, more);
+            if (more) note_open(watcher, revision);
+            if (!more) watcher->open = false;
+        }
+        watcher->need = 0;
+        watcher->revision = revision;
+        watcher->sub = sub + 1;
+        watcher->offset = 0;
+    }
+
+    void end_opened(uint64_t revision) {
+        size_t kept = 0;
+        for (Watcher* watcher : opened_) {
+            if (!watcher->open) continue;
+            if (watcher->revision == revision && watcher->walk != walk_) {
+                end_revision(watcher, revision);
+            } else {
+                opened_[kept++] = watcher;
+            }
+        }
+        opened_.resize(kept);
+    }
+
+    void end_compacted(const KeyStore& store, Watcher* watcher) {
+        WatchStream* stream = watcher->stream;
+        uint64_t id = watcher->id;
+        put_item(stream, WATCH_ENDED, ENDED_COMPACTED, id, store.compacted());
+        cancel(stream, id);
+    }
+
+    void say_progress() {
+        size_t kept = 0;
+        for (uint32_t slot : progress_) {
+            WatchStream* stream = this->stream(slot);
+            if (stream == nullptr || !stream->progress_wanted) continue;
+            if (stream->behind != 0) {
+                progress_[kept++] = slot;
+                continue;
+            }
+            stream->progress_wanted = false;
+            put_item(stream, WATCH_PROGRESS, 0, 0, fed_revision_);
+        }
+        progress_.resize(kept);
+    }
+
+    // -- bytes -------------------------------------------------------------------------------------------------------
+
+    void list_ready(WatchStream* stream) {
+        if (stream->ready) return;
+        stream->ready = true;
+        ready_.push_back(stream->slot);
+    }
+
+    void count(WatchStream* stream, size_t bytes) {
+        stream->outstanding += bytes;
+        total_ += bytes;
+        list_ready(stream);
+    }
+
+    void put_item(WatchStream* stream, WatchItem kind, uint8_t flags, uint64_t id, uint64_t revision) {
+        WatchItemHeader header{sizeof header, kind, flags, 0, id, revision};
+        stream->pending.append(reinterpret_cast<const char*>(&header), sizeof header);
+        stream->tail = SIZE_MAX;
+        count(stream, sizeof header);
+    }
+
+    // The item at the stream's end, if it is of this watcher and revision, goes on, and has room for `size` more.
+    WatchItemHeader* continued(const Watcher* watcher, uint64_t revision, size_t size) {
+        WatchStream* stream = watcher->stream;
+        if (stream->tail == SIZE_MAX) return nullptr;
+        auto* header = reinterpret_cast<WatchItemHeader*>(&stream->pending[stream->tail]);  // packed: any address will do
+        bool same = header->watch == watcher->id && header->revision == revision;
+        bool fits = header->length + size <= sizeof *header + limits_.piece_bytes;
+        return same && fits ? header : nullptr;
+    }
+
+    void put_event(Watcher* watcher, const Change& change, size_t offset, size_t size, bool more) {
+        WatchStream* stream = watcher->stream;
+        uint8_t flags = more ? WATCH_MORE : 0;
+        if (WatchItemHeader* tail = continued(watcher, change.revision(), size)) {
+            tail->length += static_cast<uint32_t>(size);
+            tail->flags = flags;
+            count(stream, size);
+        } else {
+            size_t begin = stream->pending.size();
+            put_item(stream, WATCH_EVENTS, flags, watcher->id, change.revision());
+            auto length = static_cast<uint32_t>(sizeof(WatchItemHeader) + size);
+            std::memcpy(&stream->pending[begin], &length, sizeof length);
+            stream->tail = begin;
+            count(stream, size);
+        }
+        if (!more) stream->tail = SIZE_MAX;
+        if (offset == 0 && size == event_size(*watcher, change)) {
+            encode(*watcher, change, &stream->pending);
+        } else {
+            scratch_.clear();
+            encode(*watcher, change, &scratch_);
+            stream->pending.append(scratch_, offset, size);
+        }
+    }
+
+    static const Version* previous_of(const Watcher& watcher, const Change& change) {
+        return (watcher.flags & WATCH_PREV_KV) != 0 ? change.previous() : nullptr;
+    }
+
+    static size_t event_size(const Watcher& watcher, const Change& change) {
+        const Version* previous = previous_of(watcher, change);
+        size_t size = sizeof(WatchEventHeader) + change.record->key_size + change.version->size;
+        return previous == nullptr ? size : size + sizeof(WatchPrevious) + previous->size;
+    }
+
+    static void encode(const Watcher& watcher, const Change& change, std::string* out) {
+        const Version* version = change.version;
+        const Version* previous = previous_of(watcher, change);
+        std::string_view key = change.record->key();
+        WatchEventHeader header{};
+        header.kind = version->dead() ? 1 : 0;
+        header.flags = previous != nullptr ? 1 : 0;
+        header.key_size = static_cast<uint32_t>(key.size());
+        header.value_size = version->size;
+        header.previous_size = previous != nullptr ? previous->size : 0;
+        header.create_revision = version->create_revision;
+        header.mod_revision = version->mod_revision;
+        header.version = version->version;
+        header.lease = version->lease;
+        out->append(reinterpret_cast<const char*>(&header), sizeof header);
+        if (previous != nullptr) {
+            WatchPrevious replaced{previous->create_revision, previous->mod_revision, previous->version, previous->lease};
+            out->append(reinterpret_cast<const char*>(&replaced), sizeof replaced);
+        }
+        out->append(key);
+        out->append(version->value());
+        if (previous != nullptr) out->append(previous->value());
+    }
+
+    WatchLimits limits_;
+    WatchIndex index_;
+    std::vector<std::unique_ptr<WatchStream>> streams_;
+    std::vector<uint32_t> free_;
+    std::vector<uint32_t> ready_;
+    std::vector<uint32_t> progress_;
+    std::vector<Watcher*> behind_;
+    std::vector<Watcher*> opened_;  // within one feed or walk
+    size_t watchers_ = 0;
+    size_t total_ = 0;
+    uint64_t fed_ = 0;           // number of the first change that was not fed
+    uint64_t fed_revision_ = 1;  // everything up to it was fed
+    uint64_t walk_ = 0;
+    std::string scratch_;
+};
+
+}  // namespace quorumd
+
+#endif

@@ -1,0 +1,358 @@
+"""The hub of watches against the history in plain Python: ordered, unique, reliable, atomic, bounded, bookmarkable."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from watching import Reader, Written, covers, expected
+
+from quorumd import limits, watchcodec
+from quorumd.commands import ALL, DeleteRange, Put, Txn
+from quorumd_fastpath import watch
+from quorumd_fastpath.watch import Hub
+
+ROOMY = {"watchers": 100_000, "window_bytes": 1 << 20, "total_bytes": 1 << 28, "piece_bytes": 1 << 18}
+
+
+class Driver:
+    """A hub, its store, and streams whose items are read as they are taken."""
+
+    def __init__(self, *, turn_cost=1 << 15, **bounds):
+        self.bounds = {**ROOMY, **bounds}
+        self.hub = Hub(turn_cost=turn_cost, **self.bounds)
+        self.written = Written()
+        self.store = self.written.store
+        self.readers: dict[tuple[int, int], Reader] = {}
+        self.unacknowledged: dict[int, list[int]] = {}
+        self.next_watch = 1
+
+    def stream(self, *, opened=True):
+        slot = self.hub.open_stream()
+        self.unacknowledged[slot] = []
+        if opened:
+            self.hub.open_window(slot)
+        return slot
+
+    def close(self, slot):
+        self.hub.close_stream(slot)
+        del self.unacknowledged[slot]
+        self.readers = {name: reader for name, reader in self.readers.items() if name[0] != slot}
+
+    def watch(self, slot, key, end=b"", flags=0, start=0):
+        watch_id, self.next_watch = self.next_watch, self.next_watch + 1
+        reader = Reader(key, end, flags, start or self.store.revision + 1)
+        self.readers[slot, watch_id] = reader
+        assert self.hub.watch(self.store, slot, watch_id, key, end, flags, start)
+        return watch_id
+
+    def run(self, op):
+        self.written.run(op)
+        return self.hub.pump(self.store)
+
+    def take(self, slot, limit=1 << 20):
+        count, items = self.hub.take(slot, limit)
+        for item in watchcodec.decode_items(items, count):
+            for name, reader in self.readers.items():
+                of_all = item.watch == 0 and name[0] == slot and reader.ended is None
+                if of_all or name == (slot, item.watch):
+                    reader.take(item)
+        if count:
+            self.unacknowledged[slot].append(len(items))
+        return count
+
+    def acknowledge(self, slot):
+        self.hub.acknowledged(slot, sum(self.unacknowledged[slot]))
+        self.unacknowledged[slot] = []
+
+    def settle(self):
+        """Everything is taken and acknowledged until nothing moves any more."""
+        for _ in range(10_000):
+            slots, more = self.hub.pump(self.store)
+            taken = [self.take(slot) for slot in self.unacknowledged]
+            for slot in self.unacknowledged:
+                self.acknowledge(slot)
+            if not any(taken) and not more:
+                return
+        raise AssertionError("the hub does not come to rest")
+
+    def check(self, reader):
+        assert not reader.pieces
+        assert reader.batches == expected(self.written.history, reader.key, reader.end, reader.flags, reader.start)
+
+
+KEYS = [b"a", b"ab", b"b", b"ba", b"c", b"d\xff"]
+keys = st.sampled_from(KEYS)
+ends = st.sampled_from([b"", b"", b"b", b"c", b"e", ALL])
+puts = st.builds(Put, keys, st.binary(max_size=40))
+deletes = st.builds(DeleteRange, keys, ends)
+writes = puts | deletes | st.lists(deletes | st.builds(Put, keys, st.binary(max_size=200)), max_size=5)
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), writes),
+        st.tuples(st.just("write"), writes),
+        st.tuples(st.just("watch"), st.integers(0, 2), keys, ends, st.integers(0, 7), st.integers(-8, 8)),
+        st.tuples(st.just("take"), st.integers(0, 2)),
+        st.tuples(st.just("acknowledge"), st.integers(0, 2)),
+        st.tuples(st.just("progress"), st.integers(0, 2)),
+        st.tuples(st.just("cancel"), st.integers(1, 20)),
+        st.tuples(st.just("reopen"), st.integers(0, 2)),
+        st.tuples(st.just("compact"), st.integers(0, 6)),
+        st.tuples(st.just("pump")),
+    ),
+    max_size=60,
+)
+
+
+def as_txn(op):
+    """A list of operations as one transaction; of two puts of a key, or a put of what is deleted, the first counts."""
+    if not isinstance(op, list):
+        return op
+    kept = []
+    for one in op:
+        touched = [each.key for each in kept if isinstance(each, Put)]
+        deleted = [each for each in kept if isinstance(each, DeleteRange)]
+        if isinstance(one, Put):
+            clash = one.key in touched or any(covers(each.key, each.end, one.key) for each in deleted)
+        else:
+            clash = any(covers(one.key, one.end, key) for key in touched)
+        if not clash:
+            kept.append(one)
+    return Txn((), tuple(kept))
+
+
+def perform(driver, slots, step):
+    what, *rest = step
+    if what == "write":
+        driver.written.run(as_txn(rest[0]))
+        driver.hub.pump(driver.store)
+    elif what == "watch":
+        which, key, end, flags, offset = rest
+        if end in (b"", ALL) or key < end:
+            driver.watch(slots[which], key, end, flags, max(1, driver.store.revision + offset))
+    elif what == "take":
+        driver.take(slots[rest[0]], 100)
+    elif what == "acknowledge":
+        driver.acknowledge(slots[rest[0]])
+    elif what == "progress":
+        driver.hub.ask_progress(slots[rest[0]])
+    elif what == "cancel":
+        for slot in slots:
+            if driver.hub.cancel(slot, rest[0]):
+                del driver.readers[slot, rest[0]]
+    elif what == "reopen":
+        driver.close(slots[rest[0]])
+        slots[rest[0]] = driver.stream()
+    elif what == "compact":
+        driver.written.compact(max(1, driver.store.revision - rest[0]))
+        driver.hub.pump(driver.store)
+    else:
+        driver.hub.pump(driver.store)
+
+
+@settings(max_examples=300, deadline=None)
+@given(steps, st.sampled_from([(16, 100, 200), (64, 300, 1000), (1 << 18, 1 << 20, 1 << 28)]), st.sampled_from([3, 50]))
+def test_every_watcher_gets_the_history_filtered(steps, bounds, turn_cost):
+    piece, window, total = bounds
+    driver = Driver(turn_cost=turn_cost, piece_bytes=piece, window_bytes=window, total_bytes=total)
+    slots = [driver.stream() for _ in range(3)]
+    for step in steps:
+        perform(driver, slots, step)
+        control = watchcodec.ITEM_BYTES * (2 * len(steps) + 10)  # what is not events has no window
+        for slot in slots:
+            assert driver.hub.outstanding(slot) <= window + control
+        assert driver.hub.bytes == sum(driver.hub.outstanding(slot) for slot in slots)
+    for slot in slots:
+        driver.hub.ask_progress(slot)
+    driver.settle()
+    assert driver.hub.lagging == 0
+    for reader in driver.readers.values():
+        if reader.ended is None:
+            driver.check(reader)
+            assert reader.progress == driver.store.revision
+            continue
+        assert reader.ended.flags == watch.ENDED_COMPACTED
+        whole = expected(driver.written.history, reader.key, reader.end, reader.flags, reader.start)
+        assert reader.batches == whole[: len(reader.batches)]
+        # Only history that is gone ends a watcher, and only one that needed some of it.
+        assert reader.ended.revision <= driver.store.compacted
+        assert max(reader.start, reader.revision) <= reader.ended.revision
+
+
+def test_one_in_step_is_given_each_change_at_once():
+    driver = Driver()
+    slot = driver.stream()
+    first = driver.watch(slot, b"k")
+    driver.watch(slot, b"other")
+    driver.run(Put(b"k", b"1"))
+    driver.take(slot)
+    driver.run(DeleteRange(b"k"))
+    driver.take(slot)
+    reader = driver.readers[slot, first]
+    driver.check(reader)
+    assert [event.deleted for _, (event,) in reader.batches] == [False, True]
+    assert driver.readers[slot, 2].batches == []
+
+
+def test_the_events_of_a_transaction_come_as_one_in_its_order():
+    driver = Driver()
+    slot = driver.stream()
+    watcher = driver.watch(slot, b"\0", ALL)
+    driver.run(Txn((), (Put(b"z", b"1"), Put(b"a", b"2"), Put(b"m", b"3"))))
+    driver.take(slot)
+    ((_, events),) = driver.readers[slot, watcher].batches
+    assert [event.key for event in events] == [b"z", b"a", b"m"]
+    assert all(event.created for event in events)
+
+
+def test_a_revision_larger_than_the_window_arrives_whole():
+    driver = Driver(piece_bytes=100, window_bytes=250, total_bytes=1000)
+    slot = driver.stream()
+    watcher = driver.watch(slot, b"\0", ALL, flags=watchcodec.PREV_KV)
+    for value in (b"x" * 700, b"y" * 700):
+        driver.run(Txn((), tuple(Put(b"%d" % i, value) for i in range(5))))
+    while driver.hub.lagging:
+        driver.settle()
+    driver.check(driver.readers[slot, watcher])
+    assert len(driver.readers[slot, watcher].batches) == 2
+
+
+def test_a_slow_watcher_costs_its_window_and_the_others_nothing():
+    driver = Driver(piece_bytes=1000, window_bytes=4000, total_bytes=1 << 20)
+    slow, quick = driver.stream(), driver.stream()
+    for slot in (slow, quick):
+        driver.watch(slot, b"k")
+    for i in range(1000):
+        driver.run(Put(b"k", b"%0100d" % i))
+        driver.take(quick)
+        driver.acknowledge(quick)
+        assert driver.hub.outstanding(slow) <= 4000
+    driver.check(driver.readers[quick, 2])
+    assert driver.hub.lagging == 1
+    driver.settle()
+    driver.check(driver.readers[slow, 1])
+
+
+def test_one_whose_history_is_compacted_is_told_up_to_where():
+    driver = Driver(piece_bytes=100, window_bytes=300, total_bytes=1000)
+    slot = driver.stream()
+    watcher = driver.watch(slot, b"k")
+    for i in range(50):
+        driver.run(Put(b"k", b"%d" % i))
+    driver.take(slot)
+    driver.written.compact(40)
+    driver.settle()
+    ended = driver.readers[slot, watcher].ended
+    assert (ended.flags, ended.revision) == (watch.ENDED_COMPACTED, 40)
+    assert (driver.hub.watchers, driver.hub.lagging) == (0, 0)
+
+
+def test_a_compaction_takes_nothing_from_one_in_step():
+    driver = Driver()
+    slot = driver.stream()
+    watcher = driver.watch(slot, b"k")
+    driver.run(Put(b"k", b"1"))
+    driver.written.run(Put(b"k", b"2"))  # and before the hub looks:
+    driver.written.compact(driver.store.revision)
+    driver.settle()
+    driver.check(driver.readers[slot, watcher])
+
+
+def test_a_start_in_compacted_history_is_refused():
+    driver = Driver()
+    slot = driver.stream()
+    for i in range(5):
+        driver.run(Put(b"k", b"%d" % i))
+    driver.written.compact(4)
+    watcher = driver.watch(slot, b"k", start=4)
+    again = driver.watch(slot, b"k", start=5)
+    driver.settle()
+    assert driver.readers[slot, watcher].ended.revision == 4
+    driver.check(driver.readers[slot, again])
+
+
+def test_a_future_start_waits():
+    driver = Driver()
+    slot = driver.stream()
+    watcher = driver.watch(slot, b"k", start=driver.store.revision + 3)
+    for i in range(5):
+        driver.run(Put(b"k", b"%d" % i))
+    driver.settle()
+    assert [revision for revision, _ in driver.readers[slot, watcher].batches] == [4, 5, 6]
+
+
+def test_a_stream_gets_no_events_before_its_window_is_opened():
+    driver = Driver()
+    slot = driver.stream(opened=False)
+    watcher = driver.watch(slot, b"k")
+    for i in range(5):
+        driver.run(Put(b"k", b"%d" % i))
+    assert driver.take(slot) == 1  # that it was created
+    assert driver.take(slot) == 0
+    driver.hub.open_window(slot)
+    driver.settle()
+    driver.check(driver.readers[slot, watcher])
+
+
+def test_what_is_wrong_with_a_watcher_is_said():
+    driver = Driver(watchers=1)
+    slot = driver.stream()
+    assert driver.watch(slot, b"b", b"a")
+    assert driver.watch(slot, b"b")
+    assert driver.watch(slot, b"c")
+    driver.settle()
+    whys = [reader.ended and reader.ended.flags for reader in driver.readers.values()]
+    assert whys == [watch.ENDED_REJECTED, None, watch.ENDED_OVERLOADED]
+    assert not driver.hub.watch(driver.store, slot, 2, b"b", b"", 0, 0)  # that number is taken
+    assert not driver.hub.watch(driver.store, slot, 9, b"b", b"", 8, 0)  # no such flag
+    assert not driver.hub.cancel(slot, 77)
+    with pytest.raises(IndexError):
+        driver.hub.cancel(99, 1)
+
+
+def test_streams_that_end_leave_nothing_behind():
+    driver = Driver()
+    slots = [driver.stream() for _ in range(5)]
+    for slot in slots:
+        driver.watch(slot, b"a", ALL)
+        driver.watch(slot, b"a")
+    driver.run(Put(b"a", b"1"))
+    for slot in slots:
+        driver.close(slot)
+    assert (driver.hub.watchers, driver.hub.lagging, driver.hub.bytes) == (0, 0, 0)
+    driver.run(Put(b"a", b"2"))
+    assert driver.hub.take(driver.stream(), 1000) == (0, b"")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ten_thousand_ranges_come_and_go(seed):
+    rng = random.Random(seed)
+    driver = Driver()
+    slot = driver.stream()
+    held = {}
+    for _ in range(2000):
+        low, high = sorted((b"%04d" % rng.randrange(1000), b"%04d" % rng.randrange(1000)))
+        end = rng.choice([high, ALL, b""]) if low < high else b""
+        held[driver.watch(slot, low, end)] = (low, end)
+        if rng.random() < 0.4:
+            gone = rng.choice(list(held))
+            assert driver.hub.cancel(slot, gone)
+            del held[gone], driver.readers[slot, gone]
+    driver.settle()
+    for _ in range(10):
+        key = b"%04d" % rng.randrange(1000)
+        driver.run(Put(key, b""))
+        driver.settle()
+        concerned = {watcher for watcher, (low, end) in held.items() if covers(low, end, key)}
+        got = {name[1] for name, reader in driver.readers.items() if reader.revision == driver.store.revision}
+        assert got == concerned
+
+
+def test_the_numbers_of_both_sides_are_the_same():
+    assert [watch.CREATED, watch.EVENTS, watch.PROGRESS, watch.ENDED] == list(watchcodec.Tell)
+    assert [watch.ENDED_COMPACTED, watch.ENDED_REJECTED, watch.ENDED_OVERLOADED] == list(watchcodec.Why)
+    for name in ("MORE", "PREV_KV", "NO_PUT", "NO_DELETE"):
+        assert getattr(watch, name) == getattr(watchcodec, name)
+    with pytest.raises(ValueError, match="window"):
+        Hub(watchers=1, window_bytes=10, total_bytes=100, piece_bytes=10, turn_cost=1)
+    assert limits.MAX_KEY_BYTES  # the codec's bound on keys

@@ -1,0 +1,202 @@
+"""Watches on whole nodes: what consensus commits reaches whoever watches, at a follower too, through what befalls nodes."""
+
+import random
+
+import pytest
+import world as worlds
+from watching import expected
+from world import MS, Caller, World
+
+from quorumd import limits, watchcodec
+from quorumd.client.protocol import ClientProtocol
+from quorumd.client.watcher import make_watcher
+from quorumd.commands import ALL, Compact, DeleteRange, KeyValue, Put, Txn
+from quorumd.errors import Compacted
+from quorumd.watchcodec import Event
+
+pytestmark = pytest.mark.usefixtures("either_engine")
+
+
+class Watching:
+    """A client that watches, and what it was given."""
+
+    def __init__(self, world, seed=7):
+        self.world = world
+        self.name = b"watcher%d" % seed
+        world.inbox[self.name] = []
+        self.protocol = ClientProtocol(
+            [f"node{i}:1" for i in world.ids], entropy=random.Random(seed).randbytes, resolve=lambda text: text
+        )
+        self.protocol.start(world.now)
+        self.watchers = []
+        self.batches = []
+
+    def watch(self, key, end=b"", start=1, **options):
+        chosen = {"prev_kv": True, "put": True, "delete": True, "progress": False, **options}
+        watcher = make_watcher(key, end, start, **chosen)
+        self.protocol.watching.add(watcher)
+        self.watchers.append(watcher)
+        self.batches.append([])
+        return self.batches[-1]
+
+    def turn(self):
+        """What the client does in a millisecond."""
+        arrived, self.world.inbox[self.name] = self.world.inbox[self.name], []
+        for data in arrived:
+            for frame, _ in worlds.wire.parse_datagram(data)[:1]:
+                self.protocol.receive(data, f"node{frame.sender}:1", self.world.now)
+        self.protocol.tick(self.world.now)
+        for dest, data in self.protocol.take_datagrams():
+            self.world.send(self.name, dest.removesuffix(":1").encode(), data)
+        for watcher, batches in zip(self.watchers, self.batches, strict=True):
+            while (batch := self.protocol.watching.pop(watcher)) is not None:
+                batches.append((batch.revision, batch.events))
+
+    def until(self, condition, within_ms=10_000):
+        for _ in range(within_ms):
+            if condition():
+                return
+            self.world.step()
+            self.turn()
+        raise AssertionError(f"not within {within_ms} simulated ms")
+
+    def serving(self):
+        """The node that the client is served by, or 0."""
+        stream = self.protocol.watching._stream
+        node = int(stream.address[4:-2]) if stream else 0
+        core = self.world.members[node].core if node else None
+        return node if core is not None and core.status()["watchers"] else 0
+
+
+def history(world):
+    """Every event of the store that has the most, as tests/watching.py keeps it."""
+    store = max((core.store for core in world.cores()), key=lambda store: store.revision)
+    events = []
+    for revision, key, shown, replaced in store.events(2):
+        prev = None if replaced is None else KeyValue(key, *replaced)
+        kv = KeyValue(key, b"", 0, revision, 0, 0) if shown is None else KeyValue(key, *shown)
+        events.append((revision, Event(kv, shown is None, prev)))
+    return events
+
+
+def test_a_follower_serves_what_is_committed():
+    world = World()
+    leader = world.elect()
+    caller = Caller(world).open()
+    watching = Watching(world)
+    watching.watch(b"a", ALL)
+    watching.until(watching.serving)
+    while watching.serving() == leader:  # its turn comes
+        watching.protocol.watching._leave(world.now, elsewhere=True)
+        watching.until(watching.serving)
+    for i in range(20):
+        caller.put(b"k%d" % i, b"v")
+    caller.write(Txn((), (Put(b"x", b"1"), DeleteRange(b"k1", b"k2"))))
+    watching.until(lambda: len(watching.batches[0]) == 21)
+    assert watching.serving() != leader
+    assert watching.batches[0] == expected(history(world), b"a", ALL, watchcodec.PREV_KV, 1)
+    figures = world.members[watching.serving()].core.status()
+    assert (figures["watchers"], figures["watch_streams"], figures["watchers_lagging"]) == (1, 1, 0)
+
+
+def test_it_goes_on_when_its_node_is_killed_and_when_the_leader_is():
+    world = World()
+    world.elect()
+    caller = Caller(world).open()
+    watching = Watching(world)
+    watching.watch(b"a", ALL)
+    for round_number in range(4):
+        for i in range(5):
+            caller.put(b"k%d" % i, b"%d" % round_number)
+        watching.until(watching.serving)
+        victim = world.elect() if round_number % 2 else watching.serving()
+        world.stop(victim)
+        caller.put(b"k", b"amid")
+        watching.until(lambda: len(watching.batches[0]) >= 6 * (round_number + 1) - 1)  # noqa: B023
+        world.start(victim)
+    watching.until(lambda: len(watching.batches[0]) == 24)
+    assert watching.batches[0] == expected(history(world), b"a", ALL, watchcodec.PREV_KV, 1)
+
+
+def test_a_client_leaves_a_node_that_is_cut_off():
+    world = World()
+    world.elect()
+    caller = Caller(world).open()
+    watching = Watching(world)
+    watching.watch(b"a", ALL)
+    watching.until(watching.serving)
+    lonely = watching.serving()
+    world.isolate(lonely)
+    caller.put(b"a", b"1")
+    watching.until(lambda: watching.batches[0])
+    assert watching.serving() != lonely
+
+
+def test_a_compaction_reaches_only_those_who_had_not_read_so_far():
+    world = World(1)
+    world.elect()
+    caller = Caller(world).open()
+    watching = Watching(world)
+    watching.watch(b"a")
+    for i in range(10):
+        caller.put(b"a", b"%d" % i)
+    watching.until(lambda: len(watching.batches[0]) == 10)
+    caller.write(Compact(8))
+    watching.watch(b"a", start=8)
+    watching.watch(b"a", start=9)
+    watching.until(lambda: len(watching.batches[2]) == 3)
+    assert isinstance(watching.watchers[1].error, Compacted)
+    assert watching.watchers[1].error.revision == 9
+    assert watching.watchers[0].error is None
+
+
+def test_a_large_event_is_carried_in_fragments_and_lost_ones_come_again():
+    world = World(1, mtu=1400)
+    world.elect()
+    caller = Caller(world).open()
+    watching = Watching(world)
+    watching.watch(b"a")
+    world.loss = 0.1
+    caller.put(b"a", b"x" * 200_000)
+    caller.put(b"a", b"y" * 200_000)
+    watching.until(lambda: len(watching.batches[0]) == 2)
+    (_, (event,)) = watching.batches[0][1]
+    assert (event.value[:1], event.prev_kv.value[:1], len(event.value)) == (b"y", b"x", 200_000)
+
+
+def frame(kind=worlds.wire.KIND_WATCH, *, flags=0, life=0, term=5, index=1, commit=0, count=0, payload=b""):
+    return worlds.wire.encode_frame(kind, flags, worlds.CLUSTER, 0, 0, 99, life, term, index, commit, count, payload)
+
+
+def test_nonsense_is_counted_and_nothing_else():
+    world = World(1)
+    world.elect()
+    core = world.members[1].core
+    life = core.transport.identity.incarnation
+    request = watchcodec.encode_request(watchcodec.Request(watchcodec.Ask.CREATE, 1, b"k"))
+    for data in (
+        frame(life=life, count=1, payload=b"short"),
+        frame(life=life, count=2, payload=request),
+        frame(life=life, count=1, payload=request[:-1]),
+        frame(life=life, commit=7),  # acknowledges what was never sent
+        frame(life=life, count=1, payload=request.replace(b"\x01\x00", b"\x63\x00", 1)),  # no such kind
+    ):
+        before = core.clients.counters.as_dict()["bad_body"]
+        world.send(b"somebody", b"node1", data)
+        world.step(3)
+        assert core.clients.counters.as_dict()["bad_body"] == before + 1
+    assert core.status()["watchers"] == 0
+
+
+def test_a_forged_address_gets_little():
+    world = World(1)
+    world.elect()
+    caller = Caller(world).open()
+    life = world.members[1].core.transport.identity.incarnation
+    request = watchcodec.encode_request(watchcodec.Request(watchcodec.Ask.CREATE, 1, b"a", ALL, 0, 1))
+    for i in range(50):
+        caller.put(b"a%d" % i, bytes(1000))
+    world.send(b"victim", b"node1", frame(life=life, count=1, payload=request))
+    world.step(2 * limits.WATCH_SILENCE // MS)
+    assert sum(map(len, world.inbox[b"victim"])) < 10_000
+    assert world.members[1].core.status()["watch_streams"] == 0
