@@ -191,8 +191,6 @@ CLIENT_WATCHERS: Final = 65_536
 
 # Recipes
 RECIPE_NAME_BYTES: Final = 4 * KIB  # of a lock, queue, ...; three times that once it is escaped
-RECIPE_POLL_S: Final = 0.01  # between two looks at what is waited for, with a client that has no watches
-RECIPE_SLOWEST_POLL_S: Final = 0.2  # likewise, when nothing has changed for long
 SESSION_TTL_S: Final = 10.0  # of a recipes session's lease, unless it is given another
 SESSION_KEEP_ALIVES: Final = 3  # keep-alives within one TTL
 SESSION_MARGIN_PARTS: Final = 10  # a lease counts as lost this part of its TTL before the cluster could end it

@@ -6,6 +6,7 @@ from time import monotonic, monotonic_ns
 
 from recipe_model import Model
 
+from quorumd.client.watcher import WatchBatch
 from quorumd.commands import Put, Range, Txn
 from quorumd.errors import ConnectionLost, Timeout
 
@@ -100,7 +101,7 @@ class FakeWatch:
         self.store, self.key, self.end, self.after = store, key, end, after
         self.closed = False
 
-    def next(self, timeout=None):
+    def get(self, timeout=None):
         deadline = None if timeout is None else monotonic() + timeout
         store = self.store
         with store.changed:
@@ -110,10 +111,10 @@ class FakeWatch:
                 batch = None if store.down else store.events(self.key, self.end, self.after)
                 if batch is not None:
                     self.after = batch[0]
-                    return batch
+                    return WatchBatch(*batch)
                 left = None if deadline is None else deadline - monotonic()
                 if left is not None and left <= 0:
-                    return None
+                    raise Timeout("nothing happened")
                 pause = store.next_expiry()
                 store.changed.wait(pause if left is None else min(left, pause))
 
@@ -145,7 +146,7 @@ class AsyncFakeClient:
     async def txn(self, compares, then=(), orelse=()):
         return await self.execute(Txn(compares, then, orelse))
 
-    async def watch(self, key, end=b"", *, start_revision=0):
+    def watch(self, key, end=b"", *, start_revision=0):
         return AsyncFakeWatch(self.store, key, end, start_revision - 1)
 
 
@@ -156,7 +157,7 @@ class AsyncFakeWatch:
         self.mark = (asyncio.get_running_loop(), self.event)
         store.loops.add(self.mark)
 
-    async def next(self, timeout=None):
+    async def get(self, timeout=None):
         deadline = None if timeout is None else monotonic() + timeout
         while True:
             self.event.clear()
@@ -165,10 +166,10 @@ class AsyncFakeWatch:
                 pause = self.store.next_expiry()
             if batch is not None:
                 self.after = batch[0]
-                return batch
+                return WatchBatch(*batch)
             left = None if deadline is None else deadline - monotonic()
             if left is not None and left <= 0:
-                return None
+                raise Timeout("nothing happened")
             try:
                 await asyncio.wait_for(self.event.wait(), pause if left is None else min(left, pause))
             except TimeoutError:

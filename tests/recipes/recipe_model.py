@@ -23,7 +23,7 @@ from quorumd.commands import (
     TxnResult,
 )
 from quorumd.errors import Compacted, LeaseNotFound
-from quorumd.recipes.effects import Event
+from quorumd.watchcodec import Event
 
 RELATIONS = {"=": operator.eq, ">": operator.gt, "<": operator.lt, "!=": operator.ne}
 ATTRIBUTES = {

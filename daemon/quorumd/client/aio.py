@@ -28,8 +28,8 @@ from quorumd.client.calls import (
     parts,
     status_operation,
     transfer_operation,
-    ttl_ms,
 )
+from quorumd.client.leases import AsyncLeaseCalls
 from quorumd.client.operation import Operation
 from quorumd.client.protocol import ClientProtocol
 from quorumd.client.sockets import UdpSockets, look_up, resolve_numeric
@@ -43,16 +43,6 @@ from quorumd.commands import (
     DeleteRange,
     DeleteResult,
     KeyValue,
-    LeaseGrant,
-    LeaseGrantResult,
-    LeaseKeepAlive,
-    LeaseKeepAliveResult,
-    LeaseList,
-    LeaseListResult,
-    LeaseRevoke,
-    LeaseRevokeResult,
-    LeaseTimeToLive,
-    LeaseTimeToLiveResult,
     Op,
     Order,
     Put,
@@ -72,7 +62,7 @@ from quorumd.types import Nanoseconds, NodeId
 LOG: Final = logging.getLogger("quorumd.client")
 
 
-class AsyncClient:
+class AsyncClient(AsyncLeaseCalls):
     """A client of one cluster, for one event loop. Arguments, errors and semantics as sync.Client.
 
     Opens nothing until `connect`, `async with`, or the first call. Operations begun in one turn of the loop share
@@ -287,35 +277,6 @@ class AsyncClient:
         """Sets the key if its value is `expected` (None: if there is no such key); whether it did."""
         request = compare_and_set(key, expected, value)
         return expect(TxnResult, await self._execute(request, self._deadline(timeout))).succeeded
-
-    # -- leases ---------------------------------------------------------------------------------------------------
-
-    async def lease_grant(self, ttl: float, *, lease: int = 0, timeout: float | None = None) -> LeaseGrantResult:
-        """A new lease of `ttl` seconds; the result says what was granted, at least the cluster's shortest.
-
-        It ends, and its keys are deleted, when no keep-alive comes for its TTL; Session of quorumd.recipes sends them.
-        lease: the id it is to have, 0: any. Raises LeaseExists, NoSpace if there are too many.
-        """
-        return expect(LeaseGrantResult, await self.execute(LeaseGrant(ttl_ms(ttl), lease), timeout=timeout))
-
-    async def lease_revoke(self, lease: int, *, timeout: float | None = None) -> LeaseRevokeResult:
-        """Ends a lease and deletes its keys, all at one revision. Raises LeaseNotFound."""
-        return expect(LeaseRevokeResult, await self.execute(LeaseRevoke(lease), timeout=timeout))
-
-    async def lease_keep_alive(self, lease: int, *, timeout: float | None = None) -> LeaseKeepAliveResult:
-        """Begins a lease's TTL anew, counted from the moment of this call, not of its answer. Raises LeaseNotFound."""
-        return expect(LeaseKeepAliveResult, await self.execute(LeaseKeepAlive(lease), timeout=timeout))
-
-    async def lease_time_to_live(
-        self, lease: int, *, keys: bool = False, timeout: float | None = None
-    ) -> LeaseTimeToLiveResult:
-        """What a lease has left and, with `keys`, which keys are attached to it. Raises LeaseNotFound."""
-        request = LeaseTimeToLive(lease, keys)
-        return expect(LeaseTimeToLiveResult, await self.execute(request, timeout=timeout))
-
-    async def leases(self, *, timeout: float | None = None) -> tuple[int, ...]:
-        """The ids of all leases, ascending."""
-        return expect(LeaseListResult, await self.execute(LeaseList(), timeout=timeout)).ids
 
     async def execute(self, request: Op, *, stale: bool = False, timeout: float | None = None) -> Result:
         """Any one operation; what exceeds a reply is read in parts, a range at one revision, within one timeout."""

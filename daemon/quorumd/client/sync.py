@@ -31,9 +31,9 @@ from quorumd.client.calls import (
     parts,
     status_operation,
     transfer_operation,
-    ttl_ms,
 )
 from quorumd.client.iothread import IoThread, Promise
+from quorumd.client.leases import LeaseCalls
 from quorumd.client.operation import Operation
 from quorumd.client.pipeline import Pipeline
 from quorumd.client.states import State, StateListener
@@ -46,16 +46,6 @@ from quorumd.commands import (
     DeleteRange,
     DeleteResult,
     KeyValue,
-    LeaseGrant,
-    LeaseGrantResult,
-    LeaseKeepAlive,
-    LeaseKeepAliveResult,
-    LeaseList,
-    LeaseListResult,
-    LeaseRevoke,
-    LeaseRevokeResult,
-    LeaseTimeToLive,
-    LeaseTimeToLiveResult,
     Op,
     Order,
     Put,
@@ -75,7 +65,7 @@ from quorumd.types import Nanoseconds, NodeId
 _clients: "weakref.WeakSet[Client]" = weakref.WeakSet()
 
 
-class Client:
+class Client(LeaseCalls):
     """A client of one cluster. Opens nothing until `connect`, or the first call.
 
     endpoints: "host:port" of client addresses, one is enough, more survive more. key: the cluster key, if it has one.
@@ -304,35 +294,6 @@ class Client:
         """Sets the key if its value is `expected` (None: if there is no such key); whether it did."""
         request = compare_and_set(key, expected, value)
         return expect(TxnResult, self._execute(request, self._deadline(timeout))).succeeded
-
-    # -- leases ---------------------------------------------------------------------------------------------------
-
-    def lease_grant(self, ttl: float, *, lease: int = 0, timeout: float | None = None) -> LeaseGrantResult:
-        """A new lease of `ttl` seconds; the result says what was granted, at least the cluster's shortest.
-
-        It ends, and its keys are deleted, when no keep-alive comes for its TTL; Session of quorumd.recipes sends them.
-        lease: the id it is to have, 0: any. Raises LeaseExists, NoSpace if there are too many.
-        """
-        return expect(LeaseGrantResult, self.execute(LeaseGrant(ttl_ms(ttl), lease), timeout=timeout))
-
-    def lease_revoke(self, lease: int, *, timeout: float | None = None) -> LeaseRevokeResult:
-        """Ends a lease and deletes its keys, all at one revision. Raises LeaseNotFound."""
-        return expect(LeaseRevokeResult, self.execute(LeaseRevoke(lease), timeout=timeout))
-
-    def lease_keep_alive(self, lease: int, *, timeout: float | None = None) -> LeaseKeepAliveResult:
-        """Begins a lease's TTL anew, counted from the moment of this call, not of its answer. Raises LeaseNotFound."""
-        return expect(LeaseKeepAliveResult, self.execute(LeaseKeepAlive(lease), timeout=timeout))
-
-    def lease_time_to_live(
-        self, lease: int, *, keys: bool = False, timeout: float | None = None
-    ) -> LeaseTimeToLiveResult:
-        """What a lease has left and, with `keys`, which keys are attached to it. Raises LeaseNotFound."""
-        request = LeaseTimeToLive(lease, keys)
-        return expect(LeaseTimeToLiveResult, self.execute(request, timeout=timeout))
-
-    def leases(self, *, timeout: float | None = None) -> tuple[int, ...]:
-        """The ids of all leases, ascending."""
-        return expect(LeaseListResult, self.execute(LeaseList(), timeout=timeout)).ids
 
     def execute(self, request: Op, *, stale: bool = False, timeout: float | None = None) -> Result:
         """Any one operation; what exceeds a reply is read in parts, a range at one revision, within one timeout."""

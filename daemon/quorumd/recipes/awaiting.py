@@ -9,10 +9,10 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 from quorumd.commands import Result
 from quorumd.errors import Timeout
 from quorumd.limits import SECOND
-from quorumd.recipes.effects import Call, Clock, Effect, Emit, Event, Pause, Script, Wait
-from quorumd.recipes.polling import AsyncPollingWatch
-from quorumd.recipes.ports import AsyncWatch, AwaitingClient, AwaitingWatcher
+from quorumd.recipes.effects import Call, Clock, Effect, Emit, Pause, Script, Wait
+from quorumd.recipes.ports import AsyncWatch, AwaitingClient
 from quorumd.types import Nanoseconds
+from quorumd.watchcodec import Event
 
 R = TypeVar("R")
 P = ParamSpec("P")
@@ -108,21 +108,17 @@ class _Performer:
     async def _wait(self, wait: Wait) -> tuple[Event, ...]:
         if self._watch is None or self._range != (wait.key, wait.end) or self._seen > wait.after:
             await self.close()
-            self._watch = await self._open(wait)
+            self._watch = self._client.watch(wait.key, wait.end, start_revision=wait.after + 1)
             self._range, self._seen = (wait.key, wait.end), wait.after
         while True:
             left = None if wait.until is None else max(wait.until - monotonic_ns(), 0) / SECOND
-            batch = await self._watch.next(left)
-            if batch is None:
+            try:
+                batch = await self._watch.get(left)
+            except Timeout:
                 return ()
-            self._seen, events = batch
-            if self._seen > wait.after and events:
-                return tuple(events)
-
-    async def _open(self, wait: Wait) -> AsyncWatch:
-        if isinstance(self._client, AwaitingWatcher):
-            return await self._client.watch(wait.key, wait.end, start_revision=wait.after + 1)
-        return AsyncPollingWatch(self._client, wait.key, wait.end, wait.after)
+            self._seen = batch.revision
+            if self._seen > wait.after and batch.events:
+                return tuple(batch.events)
 
     async def close(self) -> None:
         watch, self._watch = self._watch, None

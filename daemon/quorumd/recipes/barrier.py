@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quorumd.commands import Compare, DeleteRange, KeyValue, Put, Range, SimpleOp, Txn
-from quorumd.errors import Compacted
 from quorumd.recipes import line as lines
-from quorumd.recipes.effects import TRANSIENT, Script, Wait, clock, found, read, transact
+from quorumd.recipes.effects import TRANSIENT, Script, clock, found, news, read, transact
 from quorumd.recipes.errors import NotAcquired, NotHeld, SessionLost
 from quorumd.recipes.keys import end_of, prefix_of
 from quorumd.recipes.lease import Lease
@@ -38,10 +37,7 @@ class Barrier:
             view = yield from read(Range(self.key, count_only=True))
             if not view.count:
                 return True
-            try:
-                events = yield Wait(self.key, b"", view.revision, until)
-            except Compacted:
-                continue
+            events = yield from news(self.key, b"", view.revision, until)
             if not events and until is not None and (yield from clock()) >= until:
                 return False
 

@@ -9,10 +9,10 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 from quorumd.commands import Result
 from quorumd.errors import ConnectionLost, Timeout
 from quorumd.limits import SECOND
-from quorumd.recipes.effects import Call, Clock, Effect, Emit, Event, Pause, Script, Wait
-from quorumd.recipes.polling import PollingWatch
-from quorumd.recipes.ports import BlockingClient, BlockingWatcher, Watch
+from quorumd.recipes.effects import Call, Clock, Effect, Emit, Pause, Script, Wait
+from quorumd.recipes.ports import BlockingClient, Watch
 from quorumd.types import Nanoseconds
+from quorumd.watchcodec import Event
 
 R = TypeVar("R")
 P = ParamSpec("P")
@@ -116,23 +116,19 @@ class _Performer:
     def _wait(self, wait: Wait) -> tuple[Event, ...]:
         if self._watch is None or self._range != (wait.key, wait.end) or self._seen > wait.after:
             self._close_watch()
-            self._watch = self._open(wait)
+            self._watch = self._client.watch(wait.key, wait.end, start_revision=wait.after + 1)
             if self._closed:
                 raise ConnectionLost("it was closed")
             self._range, self._seen = (wait.key, wait.end), wait.after
         while True:
             left = None if wait.until is None else max(wait.until - monotonic_ns(), 0) / SECOND
-            batch = self._watch.next(left)
-            if batch is None:
+            try:
+                batch = self._watch.get(left)
+            except Timeout:
                 return ()
-            self._seen, events = batch
-            if self._seen > wait.after and events:
-                return tuple(events)
-
-    def _open(self, wait: Wait) -> Watch:
-        if isinstance(self._client, BlockingWatcher):
-            return self._client.watch(wait.key, wait.end, start_revision=wait.after + 1)
-        return PollingWatch(self._client, wait.key, wait.end, wait.after)
+            self._seen = batch.revision
+            if self._seen > wait.after and batch.events:
+                return tuple(batch.events)
 
     def close(self) -> None:
         """Ends it, from any thread."""

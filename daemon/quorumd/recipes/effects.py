@@ -13,23 +13,18 @@ clock or a socket. All times are readings of one monotonic clock in nanoseconds.
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
-from quorumd.commands import KeyValue, Op, Range, RangeResult, Txn, TxnResult
-from quorumd.errors import NotLeader, Overloaded, ReplyEvicted, SessionExpired, Timeout
+from quorumd.commands import Op, Range, RangeResult, Txn, TxnResult
+from quorumd.errors import Compacted, NotLeader, Overloaded, ReplyEvicted, SessionExpired, Timeout
 from quorumd.invariants import InvariantBroken
+from quorumd.limits import SESSION_RETRY
 from quorumd.types import Nanoseconds
+from quorumd.watchcodec import Event
 
 R = TypeVar("R")
 TRANSIENT: Final = (Timeout, NotLeader, Overloaded, SessionExpired, ReplyEvicted)
 """Errors after which the same operation may succeed. ConnectionLost is not: the client was closed."""
-
-
-class Event(NamedTuple):
-    """One change of one key. `kv` is the key as it is from this revision on; of a deleted one, key and mod_revision."""
-
-    kv: KeyValue
-    deleted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +90,23 @@ def read(request: Range, until: Nanoseconds | None = None) -> Script[RangeResult
     """Reads a range."""
     result = yield Call(request, until)
     return expect(RangeResult, result)
+
+
+def news(
+    key: bytes, end: bytes, after: int, until: Nanoseconds | None = None
+) -> Script[tuple[Event, ...] | None]:
+    """The next events after a revision; () once `until` has come; None: look for yourself, something may have changed.
+
+    That is so when history was compacted, and when the cluster would not watch for now.
+    """
+    try:
+        events = yield Wait(key, end, after, until)
+    except Compacted:
+        return None
+    except TRANSIENT:
+        yield Pause((yield from clock()) + SESSION_RETRY)
+        return None
+    return expect(tuple, events)
 
 
 def found(result: TxnResult, position: int) -> RangeResult:

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 from quorumd.commands import Put, Range, RangeResult, Txn
-from quorumd.errors import Compacted
 from quorumd.limits import SESSION_RETRY
 from quorumd.recipes import line as lines
-from quorumd.recipes.effects import TRANSIENT, Emit, Pause, Script, Wait, clock, read
+from quorumd.recipes.effects import TRANSIENT, Emit, Pause, Script, clock, news, read
 from quorumd.recipes.errors import NotHeld
 from quorumd.recipes.fencing import Token
 from quorumd.recipes.keys import end_of, prefix_of
@@ -65,10 +64,7 @@ class Election:
                 told, last = True, now
                 yield Emit(now)
             key, end = (self.prefix, end_of(self.prefix)) if now is None else (now.token.key, b"")
-            try:
-                yield Wait(key, end, view.revision)
-            except Compacted:
-                continue
+            yield from news(key, end, view.revision)
 
 
 class Candidate(Lock):

@@ -147,7 +147,7 @@ def sweep(lease: Lease, until: Nanoseconds) -> Script[bool]:
             yield Call(Txn([Compare.lease(key, "=", lease.id)], [DeleteRange(key)]), until)
         except QuorumdError:
             return False  # still an errand
-        del lease.errands[key]
+        lease.errands.pop(key, None)
     return not lease.errands
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from quorumd.commands import Compare, DeleteRange, Put, Range, RangeResult, SimpleOp, Txn, TxnResult
-from quorumd.errors import Compacted, LeaseNotFound, QuorumdError, Timeout
+from quorumd.errors import LeaseNotFound, QuorumdError, Timeout
 from quorumd.limits import CLIENT_TIMEOUT_S, SECOND, SESSION_RETRY
-from quorumd.recipes.effects import TRANSIENT, Pause, Script, Wait, clock, found, transact
+from quorumd.recipes.effects import TRANSIENT, Pause, Script, clock, found, news, transact
 from quorumd.recipes.errors import NotAcquired, NotHeld, SessionLost
 from quorumd.recipes.fencing import Token
 from quorumd.recipes.keys import end_of
@@ -170,11 +170,8 @@ def await_change(lease: Lease, key: bytes, end: bytes, after: int, until: Nanose
         lease.require(now)
         if until is not None and now >= until:
             raise NotAcquired("not acquired in the time given")
-        try:
-            events = yield Wait(key, end, after, sooner(lease, until))
-        except Compacted:
-            return
-        if events:
+        events = yield from news(key, end, after, sooner(lease, until))
+        if events or events is None:
             return
 
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from quorumd.commands import Compare, DeleteRange, KeyValue, LeaseKeepAlive, Put, Range, Txn
-from quorumd.errors import Compacted, LeaseNotFound, Rejected
+from quorumd.errors import LeaseNotFound, Rejected
 from quorumd.limits import SESSION_RETRY
 from quorumd.recipes import line as lines
-from quorumd.recipes.effects import TRANSIENT, Call, Pause, Script, Wait, clock, found, read, transact
+from quorumd.recipes.effects import TRANSIENT, Call, Pause, Script, clock, found, news, read, transact
 from quorumd.recipes.errors import NotHeld
 from quorumd.recipes.fencing import Token
 from quorumd.recipes.keys import end_of, prefix_of
@@ -121,10 +121,8 @@ class Queue:
                 continue
             if free is not None or over:
                 return free
-            try:
-                yield Wait(prefix, end_of(prefix), revision, until if lease is None else lines.sooner(lease, until))
-            except Compacted:
-                continue
+            limit = until if lease is None else lines.sooner(lease, until)
+            yield from news(prefix, end_of(prefix), revision, limit)
 
     def _look(self) -> Script[tuple[KeyValue | None, int]]:
         """The first item that nobody holds, without its value, and the revision of the first look."""

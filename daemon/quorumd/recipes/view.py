@@ -4,10 +4,10 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 
 from quorumd.commands import KeyValue, Range
-from quorumd.errors import Compacted
 from quorumd.limits import SESSION_RETRY
-from quorumd.recipes.effects import TRANSIENT, Emit, Event, Pause, Script, Wait, clock, read
+from quorumd.recipes.effects import TRANSIENT, Emit, Pause, Script, clock, news, read
 from quorumd.recipes.keys import end_of
+from quorumd.watchcodec import Event
 
 
 class View:
@@ -20,7 +20,7 @@ class View:
         self.prefix = prefix
         self.revision = 0
         self.resyncs = 0
-        """How often it was read anew because the changes since were compacted."""
+        """How often it was read anew because the changes since could not be had."""
         self._kvs: dict[bytes, KeyValue] = {}
         self._lock = threading.Lock()
 
@@ -66,9 +66,8 @@ def follow(view: View, show: Callable[[View], object] = lambda view: view) -> Sc
         view.reset(whole.revision, whole.kvs)
         while True:
             yield Emit(show(view))
-            try:
-                events = yield Wait(view.prefix, end, view.revision)
-            except Compacted:
+            events = yield from news(view.prefix, end, view.revision)
+            if events is None:
                 view.resyncs += 1
                 break
             view.apply(events)
