@@ -73,6 +73,19 @@ def test_sigterm_is_passed_on_and_the_lock_is_released(cluster, client):
     assert client.range(b"quorumd/lock/shell", b"quorumd/lock/shelm").count == 0
 
 
+def test_who_is_ended_while_it_waits_leaves_the_line(cluster, client):
+    first, end = b"quorumd/lock/shell", b"quorumd/lock/shelm"
+    holder = holding(cluster, "lock", "shell/f")
+    with client.watch(first, end, start_revision=client.range(first, end).revision + 1) as changes:
+        waiter = cluster.start("lock", "shell/f", "--", "true")
+        assert not changes.get(30.0).events[0].deleted
+        waiter.terminate()
+        assert waiter.wait(30) == 128 + 15
+        assert changes.get(30.0).events[0].deleted
+    holder.communicate(timeout=30)
+    assert holder.returncode == 0
+
+
 def test_leases(cluster, client):
     granted = cluster.run("lease", "grant", "60").stdout.split()
     assert granted[1] == "60"

@@ -1,13 +1,14 @@
 """`lock`, `elect`: run a command while holding a lock, or while leading."""
 
 import os
+import signal
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from quorumd.cli.holding import LOST, Holding
+from quorumd.cli.holding import LOST, Holding, leave_the_line
 from quorumd.cli.main import complain
 from quorumd.cli.options import client_options, connect, to_bytes
 from quorumd.errors import Rejected
@@ -81,6 +82,7 @@ def _hold(
     from quorumd.recipes.errors import NotHeld  # noqa: PLC0415 - usage errors need none of this
     from quorumd.recipes.sync import Session  # noqa: PLC0415
 
+    signal.signal(signal.SIGTERM, leave_the_line)
     with connect(timeout_s) as client, Session(client, ttl=ttl_s) as session:
         owner = make(session)
         holding = Holding(owner, command[1:] if command[0] == "--" else command, grace_s)

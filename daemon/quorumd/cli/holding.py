@@ -43,6 +43,7 @@ class Holding:
             raise ConfigError("no command to run: quorumd lock NAME -- COMMAND")
         self._owner, self._command, self._grace_s = owner, command, grace_s
         self._lost = False
+        self._early: list[int] = []  # signals that came before there was a process
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self) -> int:
@@ -57,6 +58,8 @@ class Holding:
         before[signal.SIGINT] = signal.signal(signal.SIGINT, _wait_for_command)
         try:
             self._process = subprocess.Popen(tied, env=environment)
+            for number in self._early:
+                self._process.send_signal(number)
             self._owner.session.on_lost(self._end)  # at once, if it is lost by now
             code = self._process.wait()
         finally:
@@ -67,7 +70,9 @@ class Holding:
         return code if code >= 0 else 128 - code
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
-        if self._process is not None:
+        if self._process is None:
+            self._early.append(number)
+        else:
             self._process.send_signal(number)
 
     def _end(self, _reason: str) -> None:
@@ -82,6 +87,11 @@ class Holding:
         killer.start()
         process.wait()
         killer.cancel()
+
+
+def leave_the_line(number: int, _frame: FrameType | None) -> None:
+    """A handler for signals that come while there is no command yet: the session is closed on the way out."""
+    sys.exit(128 + number)
 
 
 def _wait_for_command(_number: int, _frame: FrameType | None) -> None:
