@@ -1,7 +1,7 @@
 """Barriers, counters, observers, views, parties and registries under schedules that a seed decides."""
 
 import pytest
-from recipe_checks import check_clean
+from recipe_checks import check_clean, lives
 from recipe_world import CALM, MS, ROUGH, SECOND, Faults, World, end_of
 
 from quorumd.commands import Put
@@ -205,7 +205,9 @@ def test_observers_see_leaders_in_order_and_the_last_one(seed, faults):
     world.run(world.now + 60 * SECOND)
     tokens = [int(leader.token) for leader in observer.emitted if leader is not None]
     assert tokens == sorted(tokens)
-    assert set(tokens) & set(led)
+    assert set(tokens) <= {created for created, _ in lives(world.model, b"quorumd/election/e/").values()}
+    if faults is CALM:  # one answer that is lost may cost five seconds, in which everybody led and resigned
+        assert set(tokens) & set(led)
     assert observer.emitted[-1] is None, "everybody resigned, and the observer must hear of it"
 
 
