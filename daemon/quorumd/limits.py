@@ -83,14 +83,16 @@ MAX_MEMBERS: Final = 9
 WATCH_STREAMS: Final = 4096  # of one node
 WATCHERS: Final = 65_536  # of one node
 WATCH_WINDOW_BYTES: Final = 1 * MIB  # put in one stream and not acknowledged
-WATCH_WINDOW_BATCHES: Final = 64  # sent in one stream and not acknowledged
+WATCH_WINDOW_BATCHES: Final = 256  # sent in one stream and not acknowledged
 WATCH_TOTAL_BYTES: Final = 256 * MIB  # put in all streams and not acknowledged
 WATCH_PIECE_BYTES: Final = 256 * KIB  # of events in one item
-WATCH_BATCH_BYTES: Final = 512 * KIB
+WATCH_FRAGMENT_BYTES: Final = FRAGMENT_QUEUE_BYTES // 2  # waiting in fragments; above it, large batches wait
 WATCH_TURN_COST: Final = 16_384  # changes looked at and events given out in one turn, likewise for those behind
+WATCH_SENT_PER_TURN: Final = 4 * MIB  # of batches; the other streams have their turn in the next one
+WATCH_BATCH_COST: Final = 4 * KIB  # what a batch costs of that beside its bytes: a thousand of them take milliseconds
 WATCH_RETRY: Final = 40 * MILLISECOND  # what is not acknowledged is repeated after this, then ever more slowly
 WATCH_MAX_RETRY: Final = 1 * SECOND
-WATCH_RESENT_AT_ONCE: Final = 8  # batches of one stream
+WATCH_RESENT_AT_ONCE: Final = 32  # batches of one stream
 WATCH_SILENCE: Final = 20 * SECOND  # a stream whose client says nothing, or takes nothing, for so long is dropped
 
 # Numbers that a peer names. Without a cluster key anybody on the path can name any: nothing computed from one may leave
@@ -216,8 +218,8 @@ invariant(MAX_ENTRY_BYTES * 4 <= ISLAND_BYTES, "several of the largest entries w
 invariant(MAX_PENDING_OPS <= RING_ENTRIES, "every pending operation has its entry in the ring")
 invariant(MAX_ENTRY_BYTES <= REASSEMBLY_BYTES // 8, "several of the largest messages reassemble at once")
 invariant(2 * WATCH_PIECE_BYTES <= WATCH_WINDOW_BYTES, "a window holds several pieces")
-invariant(WATCH_PIECE_BYTES + KIB <= WATCH_BATCH_BYTES, "a batch holds any item")
-invariant(WATCH_BATCH_BYTES + HEADER_BYTES <= MAX_ENTRY_BYTES, "a batch fits a message in fragments")
+invariant(WATCH_PIECE_BYTES + KIB <= MAX_ENTRY_BYTES, "any item fits a message in fragments")
+invariant(2 * WATCH_SENT_PER_TURN <= OUTBOX_SCRATCH_BYTES, "what a turn sends fits the outbox")
 invariant(WATCH_WINDOW_BYTES <= WATCH_TOTAL_BYTES, "one stream may fill its window")
 invariant(CLIENT_WATCH_PING + CLIENT_WATCH_SILENCE < WATCH_SILENCE // 2, "a client that lives is heard of in time")
 invariant(3 * RECIPE_NAME_BYTES + KIB <= MAX_KEY_BYTES, "an escaped name and what stands around it fit a key")

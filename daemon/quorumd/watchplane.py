@@ -10,7 +10,7 @@ address brings its victim no more than a few small datagrams.
 """
 
 import heapq
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Final
@@ -59,7 +59,7 @@ class _Stream:
         self.answer = False  # it waits to hear something
         self.heard_at = now
         self.retry: Nanoseconds = limits.WATCH_RETRY
-        self.timer: Nanoseconds = 0  # when it is to be looked at; entries of the heap with another time are void
+        self.timer: Nanoseconds = 0  # when to repeat batches, 0: never; entries of the heap with another time are void
 
 
 class WatchPlane:
@@ -88,10 +88,12 @@ class WatchPlane:
         self._knows_leader = knows_leader
         self._frame_of = frame_of
         self._room = outbox.mtu - limits.HEADER_BYTES - limits.MAC_BYTES
-        self._streams: dict[tuple[Address, Incarnation, int], _Stream] = {}
+        # By when their clients were heard of, the longest ago first.
+        self._streams: OrderedDict[tuple[Address, Incarnation, int], _Stream] = OrderedDict()
         self._by_slot: dict[int, _Stream] = {}
         self._to_answer: list[_Stream] = []
-        self._to_fill: list[_Stream] = []
+        self._to_fill: deque[_Stream] = deque()
+        self._budget = 0  # bytes that may still be sent in this turn
         self._timers: list[tuple[Nanoseconds, int, _Stream]] = []
         self._order = count()
         self._more_at: Nanoseconds | None = None  # there is more to do at once
@@ -111,6 +113,7 @@ class WatchPlane:
             if stream is None:
                 return
         stream.heard_at = now
+        self._streams.move_to_end(key)
         if frame.commit >= stream.next_batch:
             self._counters.increment(wire.DROP_BAD_BODY)
             return
@@ -129,7 +132,6 @@ class WatchPlane:
             return None
         stream = _Stream(key, self.hub.open_stream(), now)
         self._streams[key] = self._by_slot[stream.slot] = stream
-        self._set_timer(stream, now + limits.WATCH_SILENCE)
         return stream
 
     def _acknowledged(self, stream: _Stream, highest: int) -> None:
@@ -177,20 +179,19 @@ class WatchPlane:
     def finish(self, now: Nanoseconds) -> None:
         """Ends a turn: what was applied is put in the streams; batches, answers and what is due again leave."""
         slots, more = self.hub.pump(self.store)
-        self._more_at = now if more else None
         for slot in slots:
             stream = self._by_slot.get(slot)
             if stream is not None:
-                self._fill(stream, now)
+                self._to_fill.append(stream)
         if self._to_fill:
-            waiting, self._to_fill = self._to_fill, []
-            for stream in waiting:
+            self._budget = limits.WATCH_SENT_PER_TURN
+            while self._to_fill and self._budget > 0:
+                stream = self._to_fill.popleft()
                 if stream.slot >= 0:
                     self._fill(stream, now)
-        while self._timers and self._timers[0][0] <= now:
-            due, _, stream = heapq.heappop(self._timers)
-            if stream.timer == due:
-                self._on_timer(stream, now)
+        self._more_at = now if more or self._to_fill else None
+        if self._streams:
+            self._keep_time(now)
         if self._to_answer:
             waiting, self._to_answer = self._to_answer, []
             for stream in waiting:
@@ -199,24 +200,26 @@ class WatchPlane:
 
     def deadline(self) -> Nanoseconds | None:
         """When finish() has something to do next, or None."""
-        due = self._timers[0][0] if self._timers else None
-        return self._more_at if self._more_at is not None else due
+        if self._more_at is not None or not self._streams:
+            return self._more_at
+        silent = next(iter(self._streams.values())).heard_at + limits.WATCH_SILENCE
+        return min(silent, self._timers[0][0]) if self._timers else silent
 
     def _fill(self, stream: _Stream, now: Nanoseconds) -> None:
-        """Sends what the stream holds, as far as its window goes."""
-        batches = stream.batches
-        limit, most = limits.WATCH_BATCH_BYTES, limits.WATCH_WINDOW_BATCHES
-        if not stream.proven:
-            limit, most = self._room, _FIRST_BATCHES
-        while len(batches) < most:
-            items_count, items = self.hub.take(stream.slot, limit)
+        """Sends what the stream holds, as far as its window and the turn's budget go."""
+        most = limits.WATCH_WINDOW_BATCHES if stream.proven else _FIRST_BATCHES
+        while len(stream.batches) < most and self._budget > 0:
+            items_count, items = self.hub.take(stream.slot, self._room)
             if not items_count:
                 return
             batch = _Batch(stream.next_batch, items_count, items, now)
             stream.next_batch += 1
-            batches.append(batch)
+            stream.batches.append(batch)
             self._send(stream, batch, now)
-            if stream.timer > now + stream.retry:
+            self._budget -= limits.WATCH_BATCH_COST + len(items)
+            if self._budget <= 0:
+                self._to_fill.append(stream)
+            if not stream.timer or stream.timer > now + stream.retry:
                 self._set_timer(stream, now + stream.retry)
 
     def _send(self, stream: _Stream, batch: _Batch, now: Nanoseconds) -> None:
@@ -224,12 +227,16 @@ class WatchPlane:
         if len(batch.items) <= self._room:
             self._put(stream, batch.number, batch.count, batch.items)
             return
+        batch.message = 0
+        if self._fragmenter.bytes_waiting > limits.WATCH_FRAGMENT_BYTES:
+            return  # it leaves when it is due again: replies need the fragmenter too
         message = self._fragmenter.next_id
         frame = self._frame_of(
             wire.KIND_WATCH_EVENTS, self._flags(), stream.client, stream.number, batch.number, stream.taken,
             batch.count, batch.items,
         )  # fmt: skip
-        batch.message = message if self._fragmenter.send(stream.addr, frame, now) else 0
+        if self._fragmenter.send(stream.addr, frame, now):
+            batch.message = message
 
     def _put(self, stream: _Stream, number: int, items_count: int, items: bytes) -> None:
         stream.answer = False  # whatever leaves says how many requests were taken
@@ -247,14 +254,27 @@ class WatchPlane:
         stream.timer = due
         heapq.heappush(self._timers, (due, next(self._order), stream))
 
+    def _keep_time(self, now: Nanoseconds) -> None:
+        while self._timers and self._timers[0][0] <= now:
+            due, _, stream = heapq.heappop(self._timers)
+            if stream.timer == due:
+                self._on_timer(stream, now)
+        while self._streams:
+            stream = next(iter(self._streams.values()))
+            if now - stream.heard_at < limits.WATCH_SILENCE:
+                return
+            self._drop(stream)
+
     def _on_timer(self, stream: _Stream, now: Nanoseconds) -> None:
-        """Drops a stream whose client is gone, repeats what was not acknowledged, and says when to look again."""
-        oldest = stream.batches[0].first_at if stream.batches else now
-        if now - stream.heard_at >= limits.WATCH_SILENCE or now - oldest >= limits.WATCH_SILENCE:
+        """Repeats what was not acknowledged; drops a stream whose client talks, and takes nothing for too long."""
+        stream.timer = 0
+        batches = stream.batches
+        if not batches:
+            return
+        if now - batches[0].first_at >= limits.WATCH_SILENCE:
             self._drop(stream)
             return
-        due = min(stream.heard_at, oldest) + limits.WATCH_SILENCE
-        overdue = [batch for batch in stream.batches if batch.sent_at + stream.retry <= now]
+        overdue = [batch for batch in batches if batch.sent_at + stream.retry <= now]
         for batch in overdue[: limits.WATCH_RESENT_AT_ONCE]:
             if batch.message and self._fragmenter.holds(stream.addr, batch.message):
                 batch.sent_at = now  # its fragments have timers of their own
@@ -262,9 +282,8 @@ class WatchPlane:
                 self._send(stream, batch, now)
         if overdue:
             stream.retry = min(2 * stream.retry, limits.WATCH_MAX_RETRY)
-        if stream.batches:
-            due = min(due, min(batch.sent_at for batch in stream.batches) + stream.retry)
-        self._set_timer(stream, max(due, now + 1))
+        due = min(batch.sent_at for batch in batches) + stream.retry
+        self._set_timer(stream, min(max(due, now + limits.MILLISECOND), batches[0].first_at + limits.WATCH_SILENCE))
 
     def _drop(self, stream: _Stream) -> None:
         self.hub.close_stream(stream.slot)

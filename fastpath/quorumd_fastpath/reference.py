@@ -12,7 +12,7 @@ from typing import Final
 MAGIC: Final = 0x444D5251  # "QRMD"
 VERSION: Final = 1
 MAX_ENTRY_BYTES: Final = 1536 * 1024
-FRAME_KINDS: Final = frozenset({*range(1, 5), *range(16, 23), *range(32, 39), *range(64, 72)})
+FRAME_KINDS: Final = frozenset({*range(1, 5), *range(16, 23), *range(32, 39), *range(64, 74)})
 HEARTBEAT: Final = 20
 HEARTBEAT_REPLY: Final = 21
 REQUEST: Final = 66

@@ -111,6 +111,26 @@ def test_what_was_put_is_got(cluster):
     assert cluster("del", "greeting") == "0\n"
 
 
+def test_what_happens_is_watched(cluster):
+    revision = json.loads(cluster("status", "--json"))["nodes"][0]["revision"]
+    cluster("put", "seen/a", "1")
+    cluster("put", "seen/a", "2")
+    cluster("del", "seen/a")
+    history = ("watch", "--prefix", "seen/", "--rev", str(revision), "--prev-kv", "--limit", "3")
+    lines = [line.split("\t")[1:] for line in cluster(*history).splitlines()]
+    assert lines == [["put", "seen/a", "1"], ["put", "seen/a", "2", "1"], ["delete", "seen/a", "2"]]
+    told = [json.loads(line) for line in cluster(*history, "--json").splitlines()]
+    assert [event["event"] for event in told] == ["put", "put", "delete"]
+    assert told[2]["prev_kv"]["value"] == "2"
+    command = [sys.executable, "-m", "quorumd", "--config", str(cluster.path), "watch", "seen/b"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        cluster.until(lambda nodes: any(node["watchers"] for node in nodes))
+        cluster("put", "seen/b", "now")
+        assert process.stdout.readline().split("\t")[1:] == ["put", "seen/b", "now\n"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(DEADLINE_S) == 130
+
+
 def test_a_second_up_is_refused(cluster):
     assert "is already in use by a running supervisor" in cluster("up", code=1)
     assert "is already in use by a running supervisor" in cluster("up", "--detach", "--fresh", code=1)

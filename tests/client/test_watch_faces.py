@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from quorumd.client import ALL, AsyncClient, Client, Put, Txn
+from quorumd.client import ALL, AsyncClient, Client, Put
 from quorumd.commands import Compact
 from quorumd.config import load_config
 from quorumd.errors import Compacted, ConnectionLost, Timeout

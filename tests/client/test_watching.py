@@ -90,10 +90,10 @@ class User:
 
     def use(self, protocol, rng):
         while rng.random() < self.greed:
-            batch = protocol.watching.pop(self.watcher)
-            if batch is None:
+            waiting = protocol.watching.pop(self.watcher)
+            if waiting is None:
                 break
-            self.batches.append(batch)
+            self.batches.append(waiting.batch())
         error = self.watcher.error
         if error is not None and not self.watcher.waiting:
             assert isinstance(error, Compacted), error
@@ -202,8 +202,8 @@ class World:
 
 
 NARROW = {
-    "WATCH_PIECE_BYTES": 150, "WATCH_WINDOW_BYTES": 600, "WATCH_BATCH_BYTES": 400, "WATCH_TURN_COST": 7,
-    "WATCH_WINDOW_BATCHES": 4, "WATCH_TOTAL_BYTES": 900,
+    "WATCH_PIECE_BYTES": 150, "WATCH_WINDOW_BYTES": 600, "WATCH_TURN_COST": 7,
+    "WATCH_WINDOW_BATCHES": 4, "WATCH_TOTAL_BYTES": 900, "WATCH_SENT_PER_TURN": 10_000,
 }  # fmt: skip
 
 
@@ -241,7 +241,8 @@ def disturb(world, rng):
             key, end = rng.choice(RANGES)
             world.watch(
                 key, end, start=max(1, world.written.store.revision - rng.randrange(-5, 20)),
-                prev_kv=rng.random() < 0.5, put=rng.random() < 0.9, progress=rng.random() < 0.5, greed=rng.choice([1.0, 0.5, 0.05]),
+                prev_kv=rng.random() < 0.5, put=rng.random() < 0.9, progress=rng.random() < 0.5,
+                greed=rng.choice([1.0, 0.5, 0.05]),
             )  # fmt: skip
         case 6:
             world.written.compact(max(1, world.written.store.revision - rng.randrange(30)))

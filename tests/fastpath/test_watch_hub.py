@@ -68,7 +68,7 @@ class Driver:
     def settle(self):
         """Everything is taken and acknowledged until nothing moves any more."""
         for _ in range(10_000):
-            slots, more = self.hub.pump(self.store)
+            _slots, more = self.hub.pump(self.store)
             taken = [self.take(slot) for slot in self.unacknowledged]
             for slot in self.unacknowledged:
                 self.acknowledge(slot)
@@ -349,8 +349,8 @@ def test_ten_thousand_ranges_come_and_go(seed):
 
 
 def test_the_numbers_of_both_sides_are_the_same():
-    assert [watch.CREATED, watch.EVENTS, watch.PROGRESS, watch.ENDED] == list(watchcodec.Tell)
-    assert [watch.ENDED_COMPACTED, watch.ENDED_REJECTED, watch.ENDED_OVERLOADED] == list(watchcodec.Why)
+    assert list(watchcodec.Tell) == [watch.CREATED, watch.EVENTS, watch.PROGRESS, watch.ENDED]
+    assert list(watchcodec.Why) == [watch.ENDED_COMPACTED, watch.ENDED_REJECTED, watch.ENDED_OVERLOADED]
     for name in ("MORE", "PREV_KV", "NO_PUT", "NO_DELETE"):
         assert getattr(watch, name) == getattr(watchcodec, name)
     with pytest.raises(ValueError, match="window"):

@@ -1,4 +1,4 @@
-"""Watches on whole nodes: what consensus commits reaches whoever watches, at a follower too, through what befalls nodes."""
+"""Watches on whole nodes: what is committed reaches whoever watches, at a follower too, whatever befalls nodes."""
 
 import random
 
@@ -49,8 +49,8 @@ class Watching:
         for dest, data in self.protocol.take_datagrams():
             self.world.send(self.name, dest.removesuffix(":1").encode(), data)
         for watcher, batches in zip(self.watchers, self.batches, strict=True):
-            while (batch := self.protocol.watching.pop(watcher)) is not None:
-                batches.append((batch.revision, batch.events))
+            while (waiting := self.protocol.watching.pop(watcher)) is not None:
+                batches.append((waiting.revision, waiting.batch().events))
 
     def until(self, condition, within_ms=10_000):
         for _ in range(within_ms):

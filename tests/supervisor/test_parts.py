@@ -77,7 +77,7 @@ def test_figures_have_the_documented_keys_and_nothing_else(make_config):
     config = make_config(1)
     keys = [
         "id", "pid", "alive", "role", "term", "leader", "commit", "applied", "durable", "first", "last", "proposed",
-        "accepted", "ops_per_s",
+        "accepted", "revision", "watch_streams", "watchers", "watchers_lagging", "ops_per_s",
         "rss_bytes", "cpu_percent", "fsync_p99_us", "restarts", "address", "auth",
     ]  # fmt: skip
     assert list(figures(config)) == keys

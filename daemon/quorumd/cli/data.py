@@ -70,7 +70,7 @@ def range_(
     with connect(timeout_s) as client:
         found = client.range(first, last, limit=limit, stale=stale)
     for kv in found.kvs:
-        write_out(json_of(kv) if as_json else kv.key + b"\t" + kv.value)
+        write_out(_as_json(kv) if as_json else kv.key + b"\t" + kv.value)
 
 
 def _span(start: str | None, end: str | None, prefix: bool) -> tuple[bytes, bytes]:
@@ -81,13 +81,16 @@ def _span(start: str | None, end: str | None, prefix: bool) -> tuple[bytes, byte
     return to_bytes(start) if start else FIRST, to_bytes(end) if end else ALL
 
 
-def json_of(kv: "KeyValue") -> bytes:
-    """A key as one JSON object; bytes that are no text as {"base64": ...}."""
-    fields = {
+def fields_of(kv: "KeyValue") -> dict[str, object]:
+    """A version of a key, to be shown as JSON."""
+    return {
         "key": _text(kv.key), "value": _text(kv.value), "create_revision": kv.create_revision,
         "mod_revision": kv.mod_revision, "version": kv.version, "lease": kv.lease,
-    }
-    return json.dumps(fields, ensure_ascii=False).encode()
+    }  # fmt: skip
+
+
+def _as_json(kv: "KeyValue") -> bytes:
+    return json.dumps(fields_of(kv), ensure_ascii=False).encode()
 
 
 def _text(data: bytes) -> str | dict[str, str]:

@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "range": ("data", "range_"),
     "del": ("data", "delete"),
     "cas": ("data", "cas"),
+    "watch": ("watch", "watch"),
     "compact": ("data", "compact"),
     "txn": ("txn", "txn"),
     "lease": ("lease", "lease"),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, cast, get_args
 
 import click
 
-from quorumd.cli.data import json_of, prefix_end
+from quorumd.cli.data import fields_of, prefix_end
 from quorumd.cli.lease import LEASE_ID
 from quorumd.cli.options import client_options, connect, to_bytes, write_out
 from quorumd.commands import Compare, DeleteRange, DeleteResult, Put, PutResult, Range, RangeResult, SimpleOp
@@ -164,6 +164,6 @@ def _response(response: object) -> dict[str, object]:
         case DeleteResult(_, deleted):
             return {"deleted": deleted}
         case RangeResult(_, kvs, _, count):
-            return {"count": count, "kvs": [json.loads(json_of(kv)) for kv in kvs]}
+            return {"count": count, "kvs": [fields_of(kv) for kv in kvs]}
     return {}
 

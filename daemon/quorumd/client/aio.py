@@ -373,12 +373,12 @@ class _Link:
         self._flush_soon()
 
     def take_batch(self, watcher: Watcher) -> WatchBatch | None:
-        """The watcher's next batch, if it has one."""
+        """The watcher's next batch, if it has one. Raises ProtocolError if it is none."""
         paused = watcher.paused
-        batch = self.protocol.watching.pop(watcher)
+        waiting = self.protocol.watching.pop(watcher)
         if paused and not watcher.paused:
             self._flush_soon()
-        return batch
+        return None if waiting is None else waiting.batch()
 
     def _flush_soon(self) -> None:
         if not self._flushing and not self._released:

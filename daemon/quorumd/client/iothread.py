@@ -169,16 +169,17 @@ class IoThread:
         self._put_out(*output)
 
     def take_batch(self, watcher: Watcher) -> WatchBatch | None:
-        """The watcher's next batch, if it has one."""
+        """The watcher's next batch, if it has one. Raises ProtocolError if it is none."""
+        output: Output | None = None
         with self._lock:
             paused = watcher.paused
-            batch = self.protocol.watching.pop(watcher)
-            if paused is watcher.paused or self._stopping:
-                return batch
-            self.protocol.flush(monotonic_ns())  # it was paused, and goes on
-            output = self._take()
-        self._put_out(*output)
-        return batch
+            waiting = self.protocol.watching.pop(watcher)
+            if paused is not watcher.paused and not self._stopping:  # it was paused, and goes on
+                self.protocol.flush(monotonic_ns())
+                output = self._take()
+        if output is not None:
+            self._put_out(*output)
+        return None if waiting is None else waiting.batch()
 
     def _receive_until_done(self, operation: Operation) -> None:
         inbound = self._inbound

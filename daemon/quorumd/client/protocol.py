@@ -82,7 +82,7 @@ class ClientProtocol:
         self._oldest_deadline: Nanoseconds | None = None  # not above that of anything in _writes, _reads, _elsewhere
         self._ledger = Ledger()
         self._transmitter = Transmitter(self._channel, self._ledger)
-        self.watching = Watching(self._channel, self.router, entropy, self._nonce)
+        self.watching = Watching(self._channel, self.router, self._nonce)
         self._next_read = 1
         self._opening: Operation | None = None
         self._keep_alive_at: Nanoseconds | None = None

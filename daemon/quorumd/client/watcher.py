@@ -7,7 +7,7 @@ rebuilds a state from events is never shown half of a transaction, and may go on
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from quorumd import watchcodec
 from quorumd.commands import ALL
@@ -34,6 +34,17 @@ class WatchBatch:
     events: tuple[Event, ...] = ()
 
 
+class Waiting(NamedTuple):
+    """A batch as it came. Looked into only when its user takes it, on that user's thread."""
+
+    revision: int
+    body: bytes
+
+    def batch(self) -> WatchBatch:
+        """Raises ProtocolError for bytes that are no events."""
+        return WatchBatch(self.revision, watchcodec.decode_events(self.body))
+
+
 def _nobody() -> None:
     """Nobody waits."""
 
@@ -56,7 +67,7 @@ class Watcher:
     created: bool = False
     paused: bool = False
     error: QuorumdError | None = None
-    waiting: deque[tuple[WatchBatch, int]] = field(default_factory=deque)
+    waiting: deque[Waiting] = field(default_factory=deque)
     waiting_bytes: int = 0
     _pieces: list[bytes] = field(default_factory=list)
     _piece_bytes: int = 0
@@ -69,7 +80,7 @@ class Watcher:
         self._piece_bytes = 0
 
     def take_events(self, item: Item) -> bool:
-        """A piece of a revision; whether it completed one. Raises ProtocolError for bytes that are no events."""
+        """A piece of a revision; whether there is something new for the user."""
         if item.revision < self.resume:
             return False
         self._pieces.append(item.body)
@@ -79,8 +90,7 @@ class Watcher:
             return True
         if item.flags & watchcodec.MORE:
             return False
-        events = watchcodec.decode_events(b"".join(self._pieces))
-        self._put(WatchBatch(item.revision, events), self._piece_bytes)
+        self._put(item.revision, b"".join(self._pieces))
         self._pieces = []
         self._piece_bytes = 0
         return True
@@ -92,21 +102,21 @@ class Watcher:
         if not self.progress:
             self.resume = revision + 1
             return False
-        self._put(WatchBatch(revision), 0)
+        self._put(revision, b"")
         return True
 
-    def _put(self, batch: WatchBatch, size: int) -> None:
-        self.resume = batch.revision + 1
-        self.waiting.append((batch, size + _BATCH_BYTES))
-        self.waiting_bytes += size + _BATCH_BYTES
+    def _put(self, revision: int, body: bytes) -> None:
+        self.resume = revision + 1
+        self.waiting.append(Waiting(revision, body))
+        self.waiting_bytes += len(body) + _BATCH_BYTES
 
-    def pop(self) -> WatchBatch | None:
+    def pop(self) -> Waiting | None:
         """The next batch for the user."""
         if not self.waiting:
             return None
-        batch, size = self.waiting.popleft()
-        self.waiting_bytes -= size
-        return batch
+        waiting = self.waiting.popleft()
+        self.waiting_bytes -= len(waiting.body) + _BATCH_BYTES
+        return waiting
 
     @property
     def full(self) -> bool:

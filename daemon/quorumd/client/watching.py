@@ -10,14 +10,13 @@ user has taken half of what waits. So the node keeps nothing for it, and the oth
 """
 
 from collections import deque
-from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
 from quorumd import watchcodec
 from quorumd.client.channel import Channel
 from quorumd.client.routing import Router, SocketAddress
-from quorumd.client.watcher import WatchBatch, Watcher
+from quorumd.client.watcher import Waiting, Watcher
 from quorumd.errors import Compacted, ConnectionLost, Overloaded, ProtocolError, QuorumdError, Rejected
 from quorumd.limits import (
     CLIENT_WATCH_LEADERLESS,
@@ -66,15 +65,15 @@ class _Stream:
 class Watching:
     """The watchers of one client; nonce: of its hellos. Rules as ClientProtocol's: flush() after whatever changes."""
 
-    def __init__(self, channel: Channel, router: Router, entropy: Callable[[int], bytes], nonce: int) -> None:
+    def __init__(self, channel: Channel, router: Router, nonce: int) -> None:
         self._channel = channel
         self._router = router
         self._nonce = nonce
         self._watchers: dict[Watcher, None] = {}  # in the order in which they began
         self._news: dict[Watcher, None] = {}
         self._stream: _Stream | None = None
-        self._next_stream = int.from_bytes(entropy(6), "little") + 1
-        self._turn = int.from_bytes(entropy(2), "little")  # which node is asked: spreads clients over the nodes
+        self._next_stream = 1
+        self._turn = nonce & 0xFFFF  # which node is asked: spreads clients, whose nonces are random, over the nodes
         self._next_id = 1
         self._not_before: Nanoseconds = 0
         self._patience: Nanoseconds = CLIENT_WATCH_LEADERLESS
@@ -108,7 +107,7 @@ class Watching:
             del self._watchers[watcher]
             self._cancel(watcher)
 
-    def pop(self, watcher: Watcher) -> WatchBatch | None:
+    def pop(self, watcher: Watcher) -> Waiting | None:
         """The next batch for the user, if there is one; resumes a watcher that was paused."""
         batch = watcher.pop()
         if watcher.paused and watcher.drained:

@@ -29,6 +29,10 @@ class NodeFigures(TypedDict):
     last: int | None
     proposed: int | None
     accepted: int | None
+    revision: int | None
+    watch_streams: int | None
+    watchers: int | None
+    watchers_lagging: int | None
     ops_per_s: float | None
     rss_bytes: int | None
     cpu_percent: float | None
@@ -98,6 +102,8 @@ def node_figures(
         term=_count(known, "term"), leader=_count(known, "leader") or None, commit=_count(known, "commit"),
         applied=_count(known, "applied"), durable=_count(known, "durable"), first=_count(known, "first"),
         last=_count(known, "last"), proposed=_count(known, "proposed"), accepted=_count(known, "accepted"),
+        revision=_count(known, "revision"), watch_streams=_count(known, "watch_streams"),
+        watchers=_count(known, "watchers"), watchers_lagging=_count(known, "watchers_lagging"),
         ops_per_s=float(own_rate) if isinstance(own_rate, int | float) else rate,
         rss_bytes=process[0], cpu_percent=process[1], fsync_p99_us=_count(known, "fsync_p99_us"),
         restarts=record.restarts if record else 0, address=config.node(node_id).client,
