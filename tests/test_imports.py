@@ -24,6 +24,7 @@ LAYERS = {
     "core": {"leaf", "consensus", "node parts", "engines", "fastpath"},
     "node": {"leaf", "environment", "consensus", "node parts", "engines", "core", "fastpath", "system calls"},
     "client": {"leaf", "node parts", "fastpath"},
+    "recipes": {"leaf", "client"},
     "checker": {"leaf"},
     "supervisor": {"leaf", "environment", "client", "checker"},
     "sim": {"leaf", "consensus", "node parts", "core", "client", "checker", "fastpath"},
@@ -33,7 +34,7 @@ LAYERS = {
     "compare": {"leaf", "environment", "client", "supervisor", "chaos", "fastpath", "system calls"},
     "cli": {
         *("leaf", "environment", "consensus", "node parts", "core", "node", "client", "checker", "supervisor"),
-        *("chaos", "compare", "sim", "fastpath", "system calls"),
+        *("recipes", "chaos", "compare", "sim", "fastpath", "system calls"),
     },
 }
 MODULES = {
@@ -52,6 +53,7 @@ MODULES = {
     "core": "core",
     **dict.fromkeys(("node", "disk"), "node"),
     "client": "client",
+    "recipes": "recipes",
     "checker": "checker",
     "supervisor": "supervisor",
     "sim": "sim",
@@ -141,3 +143,15 @@ def test_the_fastpath_imports_nothing_of_ours():
         assert not any(name.startswith("quorumd.") or name == "quorumd" for name, _ in imports(path)), path
     for path in (ROOT / "fastpath" / "quorumd_fastpath").glob("*.pyx"):
         assert "quorumd." not in path.read_text().replace("quorumd_fastpath.", ""), path
+
+
+RECIPES_WITH_THE_WORLD = {"blocking.py", "awaiting.py", "session.py", "aiosession.py", "sync.py", "aio.py"}
+
+
+@pytest.mark.parametrize("path", sorted((DAEMON / "recipes").glob("*.py")), ids=lambda path: path.name)
+def test_the_logic_of_recipes_has_no_clock_and_no_client(path):
+    """The same scripts run under both faces and in the tests' simulated world. (view.py has a lock, and no thread.)"""
+    for module, line in imports(path):
+        if path.name not in RECIPES_WITH_THE_WORLD:
+            assert layer_of(module) != "client", f"{path}:{line}: may not import {module}"
+            assert module.split(".")[0] not in CORE_MAY_NOT - {"threading"}, f"{path}:{line}: may not import {module}"

@@ -193,6 +193,16 @@ CLIENT_WATCH_BATCHES: Final = 4096  # likewise
 CLIENT_WATCH_REVISION_BYTES: Final = 1024 * MIB  # of one revision's events, put together before they are given
 CLIENT_WATCHERS: Final = 65_536
 
+# Recipes
+RECIPE_NAME_BYTES: Final = 4 * KIB  # of a lock, queue, ...; three times that once it is escaped
+SESSION_TTL_S: Final = 10.0  # of a recipes session's lease, unless it is given another
+SESSION_KEEP_ALIVES: Final = 3  # keep-alives within one TTL
+SESSION_MARGIN_PARTS: Final = 10  # a lease counts as lost this part of its TTL before the cluster could end it
+SESSION_ATTEMPT: Final = 1 * SECOND  # for one keep-alive; closing a session may have to wait for it
+SESSION_RETRY: Final = 50 * MILLISECOND  # after an attempt that failed, and that the client had repeated already
+SESSION_OPEN_S: Final = 10.0
+SESSION_CLOSE_S: Final = 1.0  # for the goodbye; a lease that could not be revoked ends by itself
+
 # The checker
 HISTORY_EVENTS: Final = 4_000_000  # of one history in memory
 CHECK_CONFIGURATIONS: Final = 4_000_000  # visited by one search; above it, undecided
@@ -214,3 +224,5 @@ invariant(WATCH_PIECE_BYTES + KIB <= MAX_ENTRY_BYTES, "any item fits a message i
 invariant(2 * WATCH_SENT_PER_TURN <= OUTBOX_SCRATCH_BYTES, "what a turn sends fits the outbox")
 invariant(WATCH_WINDOW_BYTES <= WATCH_TOTAL_BYTES, "one stream may fill its window")
 invariant(CLIENT_WATCH_PING + CLIENT_WATCH_SILENCE < WATCH_SILENCE // 2, "a client that lives is heard of in time")
+invariant(3 * RECIPE_NAME_BYTES + KIB <= MAX_KEY_BYTES, "an escaped name and what stands around it fit a key")
+invariant(SESSION_KEEP_ALIVES >= 2 and SESSION_MARGIN_PARTS >= 4, "a lost keep-alive does not lose the lease")

@@ -25,10 +25,11 @@ from quorumd.client.calls import (
     document_of,
     expect,
     operation_for,
-    pages,
+    parts,
     status_operation,
     transfer_operation,
 )
+from quorumd.client.leases import AsyncLeaseCalls
 from quorumd.client.operation import Operation
 from quorumd.client.protocol import ClientProtocol
 from quorumd.client.sockets import UdpSockets, look_up, resolve_numeric
@@ -61,7 +62,7 @@ from quorumd.types import Nanoseconds, NodeId
 LOG: Final = logging.getLogger("quorumd.client")
 
 
-class AsyncClient:
+class AsyncClient(AsyncLeaseCalls):
     """A client of one cluster, for one event loop. Arguments, errors and semantics as sync.Client.
 
     Opens nothing until `connect`, `async with`, or the first call. Operations begun in one turn of the loop share
@@ -217,20 +218,11 @@ class AsyncClient:
         in the range, whatever the limit and the bounds on their revisions.
         """
         bytes_only(key=key, end=end)
-        deadline = self._deadline(timeout)
-        reading = pages(
-            Range(
-                key, end, limit, keys_only, count_only, revision, sort_target, order, min_mod_revision,
-                max_mod_revision, min_create_revision, max_create_revision,
-            )
+        request = Range(
+            key, end, limit, keys_only, count_only, revision, sort_target, order, min_mod_revision,
+            max_mod_revision, min_create_revision, max_create_revision,
         )  # fmt: skip
-        request = next(reading)
-        while True:
-            page = expect(RangeResult, await self._execute(request, deadline, stale=stale))
-            try:
-                request = reading.send(page)
-            except StopIteration as whole:
-                return expect(RangeResult, whole.value)
+        return expect(RangeResult, await self.execute(request, stale=stale, timeout=timeout))
 
     async def put(
         self,
@@ -285,6 +277,19 @@ class AsyncClient:
         """Sets the key if its value is `expected` (None: if there is no such key); whether it did."""
         request = compare_and_set(key, expected, value)
         return expect(TxnResult, await self._execute(request, self._deadline(timeout))).succeeded
+
+    async def execute(self, request: Op, *, stale: bool = False, timeout: float | None = None) -> Result:
+        """Any one operation; what exceeds a reply is read in parts, a range at one revision, within one timeout."""
+        deadline = self._deadline(timeout)
+        reading = parts(request)
+        part = next(reading)
+        while True:
+            result = await self._execute(part, deadline, stale=stale)
+            try:
+                part = reading.send(result)
+            except StopIteration as whole:
+                answer: Result = whole.value
+                return answer
 
     async def submit(self, request: Op, *, stale: bool = False, timeout: float | None = None) -> Result:
         """Any one operation. A range longer than one reply comes back marked `more`; it is not read on."""

@@ -1,14 +1,28 @@
 """What the sync and the asyncio client share: from a user's arguments to an Operation, and from replies to results."""
 
 import json
+import math
 from collections.abc import Generator
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from quorumd.client.operation import Operation, Plane
-from quorumd.commands import Compare, Kind, Op, Put, Range, RangeResult, Result, Txn, encode, reads_only
+from quorumd.commands import (
+    Compare,
+    Kind,
+    LeaseTimeToLive,
+    LeaseTimeToLiveResult,
+    Op,
+    Put,
+    Range,
+    RangeResult,
+    Result,
+    Txn,
+    encode,
+    reads_only,
+)
 from quorumd.errors import ProtocolError, Rejected
-from quorumd.limits import MAX_KEY_BYTES, SECOND
+from quorumd.limits import MAX_KEY_BYTES, MILLISECOND, SECOND
 from quorumd.types import Nanoseconds
 from quorumd_fastpath import wire
 
@@ -88,14 +102,14 @@ def successor(key: bytes) -> bytes | None:
     return stem[:-1] + bytes([stem[-1] + 1]) if stem else None
 
 
-def pages(request: Range) -> Generator[Range, RangeResult, RangeResult]:
+def pages(request: Range) -> Generator[Range, Result, RangeResult]:
     """The reads that together answer `request`: yields each, takes its result, returns the whole.
 
     A reply holds at most 1 MiB; a longer range is several reads, all at the revision of the first, which is the one
     returned. Should that be compacted before the last page is read, the read fails with Compacted: a range that takes
     longer than history is kept would not do better a second time.
     """
-    page = first = yield request
+    page = first = expect(RangeResult, (yield request))
     kvs = list(first.kvs)
     pinned = replace(request, revision=request.revision or first.revision, uncounted=True)
     in_key_order = request.sort_target == "key" and request.order != "descend"
@@ -105,8 +119,35 @@ def pages(request: Range) -> Generator[Range, RangeResult, RangeResult]:
             key = successor(page.kvs[-1].key)
             if key is None:
                 break
-            page = yield replace(pinned, key=key, limit=limit, skip=0)
+            page = expect(RangeResult, (yield replace(pinned, key=key, limit=limit, skip=0)))
         else:
-            page = yield replace(pinned, limit=limit, skip=request.skip + len(kvs))
+            page = expect(RangeResult, (yield replace(pinned, limit=limit, skip=request.skip + len(kvs))))
         kvs += page.kvs
     return RangeResult(first.revision, tuple(kvs), page.more, first.count)
+
+
+def lease_pages(request: LeaseTimeToLive) -> Generator[LeaseTimeToLive, Result, LeaseTimeToLiveResult]:
+    """Likewise of a lease with its keys; keys that come or go between the pages may be missed, or be there twice."""
+    page = first = expect(LeaseTimeToLiveResult, (yield request))
+    keys = list(first.keys)
+    while page.more and page.keys:
+        page = expect(LeaseTimeToLiveResult, (yield replace(request, skip=request.skip + len(keys))))
+        keys += page.keys
+    return replace(first, keys=tuple(keys), more=page.more)
+
+
+def parts(request: Op) -> Generator[Op, Result, Result]:
+    """The operations that together answer any one: several for what may exceed a reply."""
+    match request:
+        case Range():
+            return (yield from pages(request))
+        case LeaseTimeToLive(_, True):
+            return (yield from lease_pages(request))
+    return (yield request)
+
+
+def ttl_ms(ttl: float) -> int:
+    """A TTL of `ttl` seconds as the cluster takes it. Raises ValueError unless it is positive."""
+    if not ttl > 0:
+        raise ValueError(f"ttl must be positive, not {ttl!r} seconds")
+    return math.ceil(ttl * SECOND / MILLISECOND)

@@ -28,11 +28,12 @@ from quorumd.client.calls import (
     document_of,
     expect,
     operation_for,
-    pages,
+    parts,
     status_operation,
     transfer_operation,
 )
 from quorumd.client.iothread import IoThread, Promise
+from quorumd.client.leases import LeaseCalls
 from quorumd.client.operation import Operation
 from quorumd.client.pipeline import Pipeline
 from quorumd.client.states import State, StateListener
@@ -64,7 +65,7 @@ from quorumd.types import Nanoseconds, NodeId
 _clients: "weakref.WeakSet[Client]" = weakref.WeakSet()
 
 
-class Client:
+class Client(LeaseCalls):
     """A client of one cluster. Opens nothing until `connect`, or the first call.
 
     endpoints: "host:port" of client addresses, one is enough, more survive more. key: the cluster key, if it has one.
@@ -232,20 +233,11 @@ class Client:
         in the range, whatever the limit and the bounds on their revisions.
         """
         bytes_only(key=key, end=end)
-        deadline = self._deadline(timeout)
-        reading = pages(
-            Range(
-                key, end, limit, keys_only, count_only, revision, sort_target, order, min_mod_revision,
-                max_mod_revision, min_create_revision, max_create_revision,
-            )
+        request = Range(
+            key, end, limit, keys_only, count_only, revision, sort_target, order, min_mod_revision,
+            max_mod_revision, min_create_revision, max_create_revision,
         )  # fmt: skip
-        request = next(reading)
-        while True:
-            page = expect(RangeResult, self._execute(request, deadline, stale=stale))
-            try:
-                request = reading.send(page)
-            except StopIteration as whole:
-                return expect(RangeResult, whole.value)
+        return expect(RangeResult, self.execute(request, stale=stale, timeout=timeout))
 
     # -- writes ---------------------------------------------------------------------------------------------------
 
@@ -302,6 +294,19 @@ class Client:
         """Sets the key if its value is `expected` (None: if there is no such key); whether it did."""
         request = compare_and_set(key, expected, value)
         return expect(TxnResult, self._execute(request, self._deadline(timeout))).succeeded
+
+    def execute(self, request: Op, *, stale: bool = False, timeout: float | None = None) -> Result:
+        """Any one operation; what exceeds a reply is read in parts, a range at one revision, within one timeout."""
+        deadline = self._deadline(timeout)
+        reading = parts(request)
+        part = next(reading)
+        while True:
+            result = self._execute(part, deadline, stale=stale)
+            try:
+                part = reading.send(result)
+            except StopIteration as whole:
+                answer: Result = whole.value
+                return answer
 
     # -- watches --------------------------------------------------------------------------------------------------
 

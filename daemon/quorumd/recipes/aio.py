@@ -1,0 +1,374 @@
+"""The recipes for the asyncio client: the same names, the same logic as sync.py, with `await`.
+
+    async with AsyncClient(endpoints) as client, Session(client) as session:
+        async with Lock(session, b"nightly/report") as lock:
+            await client.txn([lock.token.guard()], [Put(b"report", b"...")])
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from secrets import token_hex
+from time import monotonic_ns
+from types import TracebackType
+from typing import Self
+
+from quorumd.commands import KeyValue
+from quorumd.recipes import barrier, counter, election, lock, party, queue, semaphore
+from quorumd.recipes.aiosession import LOG, Session
+from quorumd.recipes.awaiting import Face, Runner, awaiting
+from quorumd.recipes.election import Leader
+from quorumd.recipes.errors import NotHeld
+from quorumd.recipes.exits import beside
+from quorumd.recipes.fencing import Token
+from quorumd.recipes.party import Instance, Member
+from quorumd.recipes.ports import AwaitingClient
+from quorumd.recipes.view import View, follow
+
+
+class Owner(Face[lock.Owner]):
+    """What lock, semaphore and election share. As a context manager: acquired inside, within `timeout` seconds."""
+
+    def __init__(self, session: Session, logic: lock.Owner, timeout: float | None) -> None:
+        super().__init__(session.runner, logic)
+        self.session = session
+        self.timeout = timeout
+
+    acquire = awaiting(lock.Owner.acquire)
+    try_acquire = awaiting(lock.Owner.try_acquire)
+    confirm = awaiting(lock.Owner.confirm)
+
+    async def release(self, timeout: float | None = None) -> None:
+        """As lock.Owner.release; raises NotHeld too if the session is lost, or another process's."""
+        if self._logic.token is not None and not self.session.alive:
+            self._logic.forget()
+            raise NotHeld("it was lost, with its session, before it was released")
+        await self._runner.run(self._logic.release(timeout))
+
+    @property
+    def token(self) -> Token:
+        """The fencing token. Raises NotHeld unless it was acquired and not released; it may be lost all the same."""
+        if self._logic.token is None:
+            raise NotHeld("it is not held by this object")
+        return self._logic.token
+
+    def holds(self) -> bool:
+        """Whether it is held, as far as this process can tell without asking anybody. See `confirm`, and `token`."""
+        return self.session.alive and self._logic.holds(monotonic_ns())
+
+    async def __aenter__(self) -> Self:
+        await self.acquire(self.timeout)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with beside(error):
+            await self.release()
+
+
+class Lock(Owner):
+    """See lock.Lock."""
+
+    def __init__(
+        self, session: Session, name: bytes | str, *, reentrant: bool = False, value: bytes = b"",
+        timeout: float | None = None,
+    ) -> None:
+        super().__init__(session, lock.Lock(session.lease, name, reentrant=reentrant, value=value), timeout)
+
+
+class ReadWriteLock:
+    """`read` is shared, `write` is exclusive; both are locks as Lock, and first come is first served."""
+
+    def __init__(self, session: Session, name: bytes | str, *, timeout: float | None = None) -> None:
+        self.read = Owner(session, lock.ReadLock(session.lease, name), timeout)
+        self.write = Owner(session, lock.WriteLock(session.lease, name), timeout)
+
+
+class Semaphore(Owner):
+    """See semaphore.Semaphore."""
+
+    def __init__(
+        self, session: Session, name: bytes | str, permits: int, *, value: bytes = b"", timeout: float | None = None
+    ) -> None:
+        super().__init__(session, semaphore.Semaphore(session.lease, name, permits, value=value), timeout)
+
+
+class Observer(Face[election.Election]):
+    """Watches an election; needs no session."""
+
+    def __init__(self, client: AwaitingClient, name: bytes | str) -> None:
+        super().__init__(Runner(client), election.Election(name))
+
+    leader = awaiting(election.Election.leader)
+
+    def observe(self) -> AsyncIterator[Leader | None]:
+        """See election.Election.observe."""
+        return self._runner.stream(self._logic.observe())
+
+
+class Election(Owner):
+    """A candidate. As a context manager: leads inside. See election.Candidate; `campaign` and `resign` say it aloud."""
+
+    def __init__(
+        self, session: Session, name: bytes | str, value: bytes = b"", *, timeout: float | None = None
+    ) -> None:
+        super().__init__(session, election.Candidate(session.lease, name, value), timeout)
+        self._observer = Observer(session.client, name)
+
+    campaign = Owner.acquire
+    resign = Owner.release
+    proclaim = awaiting(election.Candidate.proclaim)
+
+    async def leader(self, timeout: float | None = None) -> Leader | None:
+        """Who leads now, this candidate or another."""
+        return await self._observer.leader(timeout)
+
+    def observe(self) -> AsyncIterator[Leader | None]:
+        """See election.Election.observe."""
+        return self._observer.observe()
+
+
+class Barrier(Face[barrier.Barrier]):
+    """See barrier.Barrier."""
+
+    def __init__(self, client: AwaitingClient, name: bytes | str) -> None:
+        super().__init__(Runner(client), barrier.Barrier(name))
+
+    create = awaiting(barrier.Barrier.create)
+    remove = awaiting(barrier.Barrier.remove)
+    wait = awaiting(barrier.Barrier.wait)
+
+
+class DoubleBarrier(Face[barrier.DoubleBarrier]):
+    """See barrier.DoubleBarrier. As a context manager: everybody is inside together."""
+
+    def __init__(self, session: Session, name: bytes | str, count: int, *, timeout: float | None = None) -> None:
+        super().__init__(session.runner, barrier.DoubleBarrier(session.lease, name, count))
+        self.timeout = timeout
+
+    enter = awaiting(barrier.DoubleBarrier.enter)
+    leave = awaiting(barrier.DoubleBarrier.leave)
+
+    async def __aenter__(self) -> Self:
+        await self.enter(self.timeout)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with beside(error):
+            await self.leave(self.timeout)
+
+
+class Counter(Face[counter.Counter]):
+    """See counter.Counter."""
+
+    def __init__(self, client: AwaitingClient, name: bytes | str) -> None:
+        super().__init__(Runner(client), counter.Counter(name))
+
+    value = awaiting(counter.Counter.value)
+    add = awaiting(counter.Counter.add)
+
+
+class HeldItem(Face[queue.Held]):
+    """An item that is held. As a context manager: acknowledged at the end, given back after an error."""
+
+    ack = awaiting(queue.Held.ack)
+    release = awaiting(queue.Held.release)
+
+    @property
+    def value(self) -> bytes:
+        """What was put."""
+        return self._logic.value
+
+    @property
+    def token(self) -> Token:
+        """The fencing token: guards what is done with the item."""
+        return self._logic.token
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with beside(error):
+            if error is None:
+                await self.ack()
+            else:
+                await self.release()
+
+
+class _Queue(Face[queue.Queue]):
+    """What both queues share."""
+
+    take = awaiting(queue.Queue.take)
+    size = awaiting(queue.Queue.size)
+
+    async def hold(self, session: Session, timeout: float | None = 0.0) -> HeldItem | None:
+        """See queue.Queue.hold."""
+        held = await session.runner.run(self._logic.hold(session.lease, timeout))
+        return None if held is None else HeldItem(session.runner, held)
+
+
+class Queue(_Queue):
+    """See queue.Queue."""
+
+    def __init__(self, client: AwaitingClient, name: bytes | str) -> None:
+        super().__init__(Runner(client), queue.Queue(name, token_hex(8).encode()))
+
+    put = awaiting(queue.Queue.put)
+
+
+class PriorityQueue(_Queue):
+    """See queue.PriorityQueue: `put(priority, value)`, the lowest priority first."""
+
+    def __init__(self, client: AwaitingClient, name: bytes | str) -> None:
+        super().__init__(Runner(client), queue.PriorityQueue(name, token_hex(8).encode()))
+
+    put = awaiting(queue.PriorityQueue.put_at)
+
+
+class Party(Face[party.Party]):
+    """Who is there. Joining needs a session: see Membership."""
+
+    def __init__(self, client: AwaitingClient, name: bytes | str) -> None:
+        super().__init__(Runner(client), party.Party(name))
+
+    members = awaiting(party.Party.members)
+
+    def observe(self) -> AsyncIterator[tuple[Member, ...]]:
+        """See party.Party.observe."""
+        return self._runner.stream(self._logic.observe())
+
+
+class Membership(Face[party.Membership]):
+    """See party.Membership. As a context manager: a member inside."""
+
+    def __init__(self, session: Session, name: bytes | str, value: bytes = b"") -> None:
+        super().__init__(session.runner, party.Membership(session.lease, name, value))
+
+    join = awaiting(party.Membership.join)
+    leave = awaiting(party.Membership.leave)
+
+    async def __aenter__(self) -> Self:
+        await self.join()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with beside(error):
+            await self.leave()
+
+
+class ServiceRegistry(Face[party.ServiceRegistry]):
+    """Which instances of one service there are."""
+
+    def __init__(self, client: AwaitingClient, service: bytes | str) -> None:
+        super().__init__(Runner(client), party.ServiceRegistry(service))
+        self.service = service
+
+    instances = awaiting(party.ServiceRegistry.instances)
+
+    def observe(self) -> AsyncIterator[tuple[Instance, ...]]:
+        """See party.ServiceRegistry.observe."""
+        return self._runner.stream(self._logic.observe())
+
+    async def register(self, session: Session, instance: Instance, timeout: float | None = None) -> None:
+        """See party.Registration.register."""
+        await session.runner.run(party.Registration(session.lease, self.service, instance).register(timeout))
+
+    async def deregister(self, session: Session, instance: Instance, timeout: float | None = None) -> None:
+        """See party.Registration.deregister."""
+        await session.runner.run(party.Registration(session.lease, self.service, instance).deregister(timeout))
+
+
+class Cache:
+    """A copy of all keys that begin with `prefix`, kept up to date by a task; reading it asks nobody. See view.View.
+
+    What it shows is the store as it was at `revision`, a moment ago as long as the cluster can be reached.
+    """
+
+    def __init__(self, client: AwaitingClient, prefix: bytes) -> None:
+        self._view = View(prefix)
+        self._runner = Runner(client)
+        self._changed = asyncio.Condition()
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self, timeout: float = 10.0) -> Self:
+        """Starts its task, and returns once everything was read. Raises TimeoutError, or what the client raised."""
+        self._task = asyncio.create_task(self._follow(), name="quorumd-cache")
+        if not await self.wait_for(1, timeout):
+            await self.close()
+            raise TimeoutError(f"{self._view.prefix!r} was not read within {timeout} s")
+        return self
+
+    async def close(self) -> None:
+        """Ends its task; what it shows stays as it is."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def revision(self) -> int:
+        """The revision of the latest change that it shows, or of the reading it began with."""
+        return self._view.revision
+
+    def get(self, key: bytes) -> KeyValue | None:
+        """The key as it was at `revision`."""
+        return self._view.get(key)
+
+    def snapshot(self) -> tuple[int, Mapping[bytes, KeyValue]]:
+        """(revision, a copy of all keys at it)."""
+        return self._view.snapshot()
+
+    async def wait_for(self, revision: int, timeout: float | None = None) -> bool:
+        """Waits until it shows the change that a write to it made at `revision`; whether that came in time."""
+        try:
+            async with asyncio.timeout(timeout), self._changed:
+                await self._changed.wait_for(lambda: self._view.revision >= revision or self._failure() is not None)
+        except TimeoutError:
+            return False
+        failure = self._failure()
+        if failure is not None:
+            raise failure
+        return True
+
+    def _failure(self) -> BaseException | None:
+        task = self._task
+        return task.exception() if task is not None and task.done() and not task.cancelled() else None
+
+    async def _follow(self) -> None:
+        try:
+            async for _ in self._runner.stream(follow(self._view)):
+                async with self._changed:
+                    self._changed.notify_all()
+        except Exception:
+            LOG.exception("a cache can no longer follow the store")
+            raise
+        finally:
+            asyncio.get_running_loop().call_soon(self._wake)
+
+    def _wake(self) -> None:
+        """Whoever waits sees that the task has ended."""
+        self._waker = asyncio.ensure_future(self._notify())
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+__all__ = [
+    "Barrier", "Cache", "Counter", "DoubleBarrier", "Election", "HeldItem", "Instance", "Leader", "Lock",
+    "Member", "Membership", "Observer", "Party", "PriorityQueue", "Queue", "ReadWriteLock", "Semaphore",
+    "ServiceRegistry", "Session", "Token",
+]

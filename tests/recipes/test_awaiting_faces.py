@@ -1,0 +1,221 @@
+"""The asyncio faces: tasks, sessions, cancellation, loss, the end; and that they are the blocking ones' twins."""
+
+import asyncio
+import inspect
+
+import pytest
+from recipe_checks import check_clean
+from recipe_fakes import AsyncFakeClient
+
+from quorumd.client import Put, Txn
+from quorumd.recipes import aio, sync
+from quorumd.recipes.aio import (
+    Barrier,
+    Cache,
+    Counter,
+    DoubleBarrier,
+    Election,
+    Instance,
+    Lock,
+    Membership,
+    Observer,
+    Party,
+    PriorityQueue,
+    Queue,
+    ReadWriteLock,
+    Semaphore,
+    ServiceRegistry,
+    Session,
+)
+from quorumd.recipes.errors import NotAcquired, NotHeld, SessionLost
+
+LONG = 20.0
+
+
+def run(scenario):
+    async def bounded():
+        async with asyncio.timeout(LONG):
+            await scenario(AsyncFakeClient())
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            assert not left, left
+
+    asyncio.run(bounded())
+
+
+def test_locks_and_cancellation():
+    async def scenario(client):
+        async with Session(client) as session:
+            held = Lock(session, b"a")
+            await held.acquire()
+            waiting = asyncio.create_task(Lock(session, b"a").acquire())
+            while len(client.store.model.kvs) < 2:
+                await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            while len(client.store.model.kvs) > 1:  # the session sweeps the cancelled contender's key away
+                await asyncio.sleep(0)
+            with pytest.raises(NotAcquired):
+                await Lock(session, b"a").acquire(0.01)
+            token = held.token
+            assert held.holds() and await held.confirm()
+            assert (await client.execute(Txn([token.guard()], [Put(b"x", b"")]))).succeeded
+            await held.release()
+            with pytest.raises(NotHeld):
+                await held.release()
+            async with Lock(session, b"a") as again:
+                assert again.token > token
+        check_clean(client.store.model, b"x")
+
+    run(scenario)
+
+
+def test_order_between_tasks():
+    async def scenario(client):
+        order = []
+
+        async def contend(number, session):
+            async with Lock(session, b"a"):
+                order.append(number)
+
+        async with Session(client) as session:
+            async with Lock(session, b"a"):
+                tasks = []
+                for number in range(4):
+                    tasks.append(asyncio.create_task(contend(number, session)))
+                    while len(client.store.model.kvs) < number + 2:
+                        await asyncio.sleep(0)
+            await asyncio.gather(*tasks)
+        assert order == [0, 1, 2, 3]
+
+    run(scenario)
+
+
+def test_a_lost_session():
+    async def scenario(client):
+        told = asyncio.Queue()
+
+        async def listener(reason):
+            client.store.down = False
+            await client.execute(Put(b"from-callback", b""))
+            await session.close()
+            told.put_nowait((asyncio.get_running_loop().time(), reason))
+
+        session = Session(client, ttl=0.5, on_lost=listener)
+        async with session:
+            lock = await Lock(session, b"a").__aenter__()
+            client.store.down = True
+            ends = session.lease.sent / 1e9 + session.ttl
+            await session.lost.wait()
+            at, reason = await told.get()
+            assert at < ends and "keep-alive" in reason
+            assert not session.alive and not lock.holds()
+            session.on_lost(told.put_nowait)
+            assert await told.get() == reason
+            with pytest.raises(SessionLost):
+                await Lock(session, b"a").acquire()
+            with pytest.raises(NotHeld):
+                await lock.release()
+
+    run(scenario)
+
+
+def test_a_session_outlives_its_ttl_and_closes_without_a_cluster(caplog):
+    async def scenario(client):
+        async with Session(client, ttl=0.15) as session:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(session.lost.wait(), 0.5)
+        session = await Session(client).open()
+        client.store.down = True
+        await session.close()
+
+    run(scenario)
+    assert "ends by itself" in caplog.text
+
+
+def test_the_others():
+    async def scenario(client):
+        async with Session(client) as session:
+            rw = ReadWriteLock(session, b"rw")
+            async with rw.read:
+                assert await rw.write.try_acquire() is None
+            async with Semaphore(session, b"s", 1):
+                assert await Semaphore(session, b"s", 1).try_acquire() is None
+            counter = Counter(client, b"c")
+            assert (await counter.add(), await counter.value()) == (1, 1)
+            barrier = Barrier(client, b"b")
+            assert await barrier.create() and not await barrier.wait(0.01)
+            assert await barrier.remove() and await barrier.wait()
+            async with DoubleBarrier(session, b"d", 1):
+                pass
+            registry, instance = ServiceRegistry(client, b"web"), Instance(b"one", "127.0.0.1:80")
+            await registry.register(session, instance)
+            assert await registry.instances() == (instance,)
+            async for seen in registry.observe():
+                assert seen == (instance,)
+                break
+            await registry.deregister(session, instance)
+            async with Membership(session, b"p", b"me"):
+                assert [member.value for member in await Party(client, b"p").members()] == [b"me"]
+            queue, ranked = Queue(client, b"q"), PriorityQueue(client, b"q")
+            await queue.put(b"1")
+            async with await queue.hold(session) as item:
+                assert item.value == b"1" and int(item.token) > 0
+            assert await queue.size() == 0
+            await ranked.put(2, b"later")
+            await ranked.put(1, b"sooner")
+            assert await ranked.take() == b"sooner"
+            with pytest.raises(ValueError, match="body"):
+                async with await ranked.hold(session):
+                    raise ValueError("of the body")
+            assert await ranked.take() == b"later"
+
+    run(scenario)
+
+
+def test_an_election():
+    async def scenario(client):
+        async with Session(client) as session:
+            seen = []
+            stream = Observer(client, b"e").observe()
+            seen.append(await anext(stream))
+            async with Election(session, b"e", b"me") as leader:
+                seen.append((await anext(stream)).value)
+                await leader.proclaim(b"still me")
+                seen.append((await anext(stream)).value)
+                assert (await leader.leader()).token == leader.token
+            seen.append(await anext(stream))
+            await stream.aclose()
+            assert seen == [None, b"me", b"still me", None]
+
+    run(scenario)
+
+
+def test_a_cache():
+    async def scenario(client):
+        await client.execute(Put(b"c/1", b"one"))
+        async with Cache(client, b"c/") as cache:
+            revision = (await client.execute(Put(b"c/2", b"two"))).revision
+            assert await cache.wait_for(revision, LONG)
+            assert (cache.revision, cache.get(b"c/1").value) == (revision, b"one")
+            assert sorted(cache.snapshot()[1]) == [b"c/1", b"c/2"]
+            assert not await cache.wait_for(revision + 1, 0.01)
+        client.store.down = True
+        with pytest.raises(TimeoutError):
+            await Cache(client, b"c/").open(0.05)
+
+    run(scenario)
+
+
+def test_both_faces_have_the_same_names_and_arguments():
+    assert sync.__all__ == aio.__all__
+    for name in sync.__all__:
+        ours, theirs = getattr(sync, name), getattr(aio, name)
+        if not inspect.isclass(ours) or ours is theirs:
+            continue
+        public = {member for member in dir(ours) if not member.startswith("_")}
+        assert public == {member for member in dir(theirs) if not member.startswith("_")}, name
+        for member in {*public, "__init__"}:
+            if callable(getattr(ours, member)):
+                here, there = (list(inspect.signature(getattr(kind, member)).parameters) for kind in (ours, theirs))
+                assert here == there, (name, member)

@@ -1,0 +1,101 @@
+"""`quorumd lock`, `elect`, `lease` and `txn` against a real cluster, as a shell script would use them."""
+
+import subprocess
+import sys
+
+import pytest
+
+from quorumd.client import Client
+from quorumd.recipes import Observer
+
+GUARDED = f"{sys.executable} -m quorumd txn --guard --then 'put shell/guarded yes'"
+
+
+@pytest.fixture
+def client(cluster):
+    with Client.connect(cluster.endpoints) as connected:
+        yield connected
+
+
+def test_a_command_runs_under_a_lock_and_its_code_is_the_exit_code(cluster, client):
+    done = cluster.run("lock", "shell/a", "--", "sh", "-c", f'{GUARDED}; echo "$QUORUMD_FENCING_TOKEN"; exit 7')
+    assert done.returncode == 7, done.stderr
+    *_, token = done.stdout.split()
+    assert int(token) < client.get(b"shell/guarded").mod_revision
+    assert client.range(b"quorumd/lock/shell", b"quorumd/lock/shelm").count == 0
+
+
+@pytest.mark.parametrize(("command", "code"), [(["sh", "-c", "kill -9 $$"], 137), (["/nonesuch"], 127), (["/"], 126)])
+def test_a_command_that_dies_or_is_none(cluster, command, code):
+    assert cluster.run("elect", "shell/b", "--", *command).returncode == code
+
+
+def test_who_does_not_get_it_runs_nothing(cluster):
+    inner = f"{sys.executable} -m quorumd lock --wait 0 shell/c -- echo twice"
+    done = cluster.run("lock", "shell/c", "--", "sh", "-c", inner)
+    assert done.returncode == 1
+    assert "twice" not in done.stdout and "somebody else has it" in done.stderr
+    assert cluster.run("lock", "shell/c").returncode == 2
+
+
+def holding(cluster, *command, stubborn=False):
+    """A command that leads, says so, and waits for the end of its stdin."""
+    script = "trap '' TERM; " if stubborn else ""
+    process = cluster.start(
+        *command, "--", "sh", "-c", f"{script}echo leading; cat >/dev/null",
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout.readline() == "leading\n"
+    return process
+
+
+@pytest.mark.parametrize("stubborn", [False, True], ids=["polite", "stubborn"])
+def test_a_command_is_ended_when_what_it_holds_is_lost(cluster, client, stubborn):
+    process = holding(cluster, "elect", "--ttl", "2", "--grace", "0.2", "--value", "me", "shell/d", stubborn=stubborn)
+    try:
+        assert Observer(client, b"shell/d").leader().value == b"me"
+        lease = client.get(Observer(client, b"shell/d").leader().token.key).lease
+        assert lease in client.leases()
+        client.lease_revoke(lease)
+        _, complaint = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 4
+    assert "was lost" in complaint
+
+
+def test_sigterm_is_passed_on_and_the_lock_is_released(cluster, client):
+    process = holding(cluster, "lock", "shell/e")
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 128 + 15
+    assert client.range(b"quorumd/lock/shell", b"quorumd/lock/shelm").count == 0
+
+
+def test_who_is_ended_while_it_waits_leaves_the_line(cluster, client):
+    first, end = b"quorumd/lock/shell", b"quorumd/lock/shelm"
+    holder = holding(cluster, "lock", "shell/f")
+    with client.watch(first, end, start_revision=client.range(first, end).revision + 1) as changes:
+        waiter = cluster.start("lock", "shell/f", "--", "true")
+        assert not changes.get(30.0).events[0].deleted
+        waiter.terminate()
+        assert waiter.wait(30) == 128 + 15
+        assert changes.get(30.0).events[0].deleted
+    holder.communicate(timeout=30)
+    assert holder.returncode == 0
+
+
+def test_leases(cluster, client):
+    granted = cluster.run("lease", "grant", "60").stdout.split()
+    assert granted[1] == "60"
+    put = cluster.run("txn", "--if", "create shell/k = 0", "--then", f"put --lease {granted[0]} shell/k v")
+    assert (put.returncode, put.stdout) == (0, "SUCCESS\nOK\n")
+    assert granted[0] in cluster.run("lease", "list").stdout.split()
+    left, ttl, key = cluster.run("lease", "ttl", "--keys", granted[0]).stdout.split()
+    assert 0 < float(left) <= 60 == float(ttl) and key == "shell/k"
+    assert cluster.run("lease", "keep-alive", "--once", granted[0]).stdout == "60\n"
+    assert cluster.run("lease", "revoke", granted[0]).stdout == "1\n"
+    assert cluster.run("lease", "keep-alive", granted[0]).returncode == 1
+    assert client.get(b"shell/k") is None
+    assert cluster.run("lease", "revoke", "xyz").returncode == 2
