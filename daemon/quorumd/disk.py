@@ -22,8 +22,7 @@ from quorumd.types import RAFT, Nanoseconds
 from quorumd_fastpath.walfile import FileWorker, WalThread, fdatasync_fd, fsync_dir
 from quorumd_fastpath.walframe import Batch
 
-META_FORMAT = 2
-META_READABLE = (1, META_FORMAT)  # 1 had no engine: it was raft
+META_FORMAT = 3
 SEGMENT = re.compile(r"wal-(\d{16})\.seg")
 
 
@@ -112,9 +111,14 @@ class RealDisk:
             return None
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: unreadable ({error}); restore the directory from a backup") from None
-        if not isinstance(raw, dict) or raw.get("format") not in META_READABLE:
-            found = raw.get("format") if isinstance(raw, dict) else raw
-            raise ConfigError(f"{path}: format {found!r}, but this version of quorumd reads up to {META_FORMAT}")
+        found = raw.get("format") if isinstance(raw, dict) else raw
+        if found in (1, 2):  # the same layout, but the log would come to another state
+            raise ConfigError(
+                f"{path}: format {found}, of a quorumd before history and leases, whose log this one would apply by "
+                f"other rules; start with an empty directory, or go back to that version"
+            )
+        if found != META_FORMAT:
+            raise ConfigError(f"{path}: format {found!r}, but this version of quorumd reads {META_FORMAT}")
         try:
             cluster = int(raw["cluster"] or "0", 16)
             return Meta(cluster, int(raw["node"]), int(raw["incarnation"]), str(raw.get("engine", RAFT)))

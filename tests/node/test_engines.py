@@ -22,7 +22,6 @@ from quorumd.slotstorage import SlotStorage
 from quorumd.sources import BytesSource, SlabSource
 from quorumd.storage import Storage
 from quorumd.types import PAXOS, RAFT
-from quorumd_fastpath import reference_wal, walframe
 from quorumd_fastpath.ring import Pending, Ring
 from quorumd_fastpath.wire import Slab, Stage
 
@@ -58,45 +57,19 @@ def test_a_stamp_without_a_cluster_binds_to_no_engine():
     assert disk.meta.engine == RAFT
 
 
-def test_a_log_of_the_format_before_is_read_and_goes_on_in_the_present_one(monkeypatch):
-    def encode_version_1(**fields):
-        return reference_wal.encode_segment_header(reference_wal.Header(**fields, seed=0), 1)
-
-    with monkeypatch.context() as before:
-        before.setattr(walframe, "encode_segment_header", encode_version_1)
-        world = World(1, seed=6)
-        world.elect()
-        Caller(world).open().put(b"k", b"v")
-        world.step(100)
-        world.stop(1)
-    disk = world.members[1].disk
-    assert walframe.segment_version(disk.cache[1]) == 1
-    world.start(1)
-    world.elect()
-    caller = Caller(world, seed=2).open()
-    assert caller.get(b"k") == b"v"
-    while disk.segments()[-1] < 3 or not any(disk.cache[2][:512]):
-        caller.put(b"big", bytes(limits.MIB))
-    assert walframe.segment_version(disk.cache[2]) == walframe.FORMAT_VERSION == 2
-    caller.put(b"k", b"w")
-    world.step(100)
-    digest = world.members[1].core.store.digest
-    world.stop(1)
-    assert world.start(1).store.digest == digest, "a log in both formats"
-
-
-def test_the_real_disk_keeps_the_engine_and_reads_older_stamps(tmp_path):
+def test_the_real_disk_keeps_the_engine_and_refuses_other_formats(tmp_path):
     disk = RealDisk(tmp_path)
     for meta in (Meta(0xAA, 1, 5, PAXOS), Meta(0, 1, 6)):
         disk.write_meta(meta)
         assert disk.read_meta() == meta
     file = tmp_path / "meta.json"
-    older = {"format": 1, "cluster": "00000000000000aa", "node": 1, "incarnation": 7}
-    file.write_text(json.dumps(older))
-    assert disk.read_meta() == Meta(0xAA, 1, 7, RAFT)
-    file.write_text(json.dumps(older | {"format": 3}))
-    with pytest.raises(ConfigError, match="format 3"):
-        disk.read_meta()
+    stamp = json.loads(file.read_text())
+    for number, words in ((1, "before history"), (2, "before history"), (4, "format 4,"), (None, "format None,")):
+        file.write_text(json.dumps(stamp | {"format": number}))
+        before = file.read_bytes()
+        with pytest.raises(ConfigError, match=words):
+            disk.read_meta()
+        assert file.read_bytes() == before
     assert disk.where() == str(tmp_path)
 
 
