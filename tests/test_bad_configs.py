@@ -214,7 +214,7 @@ def test_there_are_twenty_of_them():
 
 def stamp(path: Path, node: int, cluster: str = "00000000000000aa", **other: object) -> None:
     path.mkdir(parents=True, exist_ok=True)
-    content = {"format": 1, "cluster": cluster, "node": node, "incarnation": 1} | other
+    content = {"format": 3, "cluster": cluster, "node": node, "incarnation": 1} | other
     (path / "meta.json").write_text(json.dumps(content))
 
 
@@ -247,10 +247,18 @@ def another_node(state: Path) -> str:
 
 
 def newer_format(state: Path) -> str:
-    stamp(state / "node-1", 1, format=3, created_by="quorumd 9.0", shape="unheard of")
+    stamp(state / "node-1", 1, format=4, created_by="quorumd 9.0", shape="unheard of")
     return (
-        f"{state}/node-1 has format 3 (made by quorumd 9.0), this version knows 2; "
-        "install the newer version or name another data_dir"
+        f"{state}/node-1 has format 4 (made by quorumd 9.0), this version reads 3; "
+        "use the newer version or name another data_dir"
+    )
+
+
+def older_format(state: Path) -> str:
+    stamp(state / "node-1", 1, format=2, created_by="quorumd 0.0", shape="unheard of")
+    return (
+        f"{state}/node-1 has format 2 (made by quorumd 0.0), this version reads 3; "
+        "use the older version or name another data_dir"
     )
 
 
@@ -279,8 +287,8 @@ def somebody_elses(state: Path) -> str:
 
 
 PLACES = [
-    a_file_in_the_way, below_a_file, another_cluster, another_node, newer_format, damaged_stamp, log_without_stamp,
-    somebody_elses,
+    a_file_in_the_way, below_a_file, another_cluster, another_node, newer_format, older_format, damaged_stamp,
+    log_without_stamp, somebody_elses,
 ]  # fmt: skip
 
 
@@ -297,8 +305,8 @@ def test_a_directory_that_does_not_fit_is_refused_untouched(tmp_path, refuse, pl
 def test_the_log_of_another_engine_is_refused_untouched(tmp_path, refuse, command):
     file = tmp_path / "cluster.yaml"
     file.write_text(GOOD)
-    stamp(tmp_path / "state" / "node-1", 1, format=2, engine="raft")
-    stamp(tmp_path / "state" / "node-2", 2, format=2, engine="paxos")
+    stamp(tmp_path / "state" / "node-1", 1, engine="raft")
+    stamp(tmp_path / "state" / "node-2", 2, engine="paxos")
     assert refuse([command, str(file)]) == (
         f"{file}:2: engine: {tmp_path}/state/node-2 holds the log of engine 'paxos', which 'raft' cannot read; "
         "set engine: paxos again, or name another data_dir"

@@ -18,11 +18,10 @@ from pathlib import Path
 from quorumd import __version__, limits
 from quorumd.errors import ConfigError, DiskError
 from quorumd.ports import Meta
-from quorumd.types import RAFT, Nanoseconds
+from quorumd.types import RAFT, STAMP_FORMAT, Nanoseconds
 from quorumd_fastpath.walfile import FileWorker, WalThread, fdatasync_fd, fsync_dir
 from quorumd_fastpath.walframe import Batch
 
-META_FORMAT = 3
 SEGMENT = re.compile(r"wal-(\d{16})\.seg")
 
 
@@ -112,13 +111,13 @@ class RealDisk:
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: unreadable ({error}); restore the directory from a backup") from None
         found = raw.get("format") if isinstance(raw, dict) else raw
-        if found in (1, 2):  # the same layout, but the log would come to another state
+        if found in (1, 2):
             raise ConfigError(
                 f"{path}: format {found}, of a quorumd before history and leases, whose log this one would apply by "
                 f"other rules; start with an empty directory, or go back to that version"
             )
-        if found != META_FORMAT:
-            raise ConfigError(f"{path}: format {found!r}, but this version of quorumd reads {META_FORMAT}")
+        if found != STAMP_FORMAT:
+            raise ConfigError(f"{path}: format {found!r}, but this version of quorumd reads {STAMP_FORMAT}")
         try:
             cluster = int(raw["cluster"] or "0", 16)
             return Meta(cluster, int(raw["node"]), int(raw["incarnation"]), str(raw.get("engine", RAFT)))
@@ -130,7 +129,7 @@ class RealDisk:
 
     def write_meta(self, meta: Meta) -> None:
         content = {
-            "format": META_FORMAT,
+            "format": STAMP_FORMAT,
             "cluster": f"{meta.cluster:016x}" if meta.cluster else None,
             "node": meta.node,
             "incarnation": meta.incarnation,

@@ -16,9 +16,8 @@ import msgspec
 
 from quorumd.config import Config
 from quorumd.errors import ConfigError
-from quorumd.types import RAFT, NodeId
+from quorumd.types import RAFT, STAMP_FORMAT, NodeId
 
-FORMAT: Final = 2  # of a node directory; a newer one is refused
 META_NAME: Final = "meta.json"
 MIN_KEY_BYTES: Final = 32
 MAX_KEY_FILE_BYTES: Final = 4096
@@ -37,7 +36,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     node: int
     incarnation: int = 0
     created_by: str = ""
-    engine: str = RAFT  # whose log it holds; format 1 does not say it
+    engine: str = RAFT  # whose log it holds
 
 
 class Contents(enum.Enum):
@@ -184,10 +183,11 @@ def _check_node_path(config: Config, member: NodeId, path: Path) -> Meta | None:
         raise _error(config, what, f"restore {META_NAME} from a backup, or remove the directory")
     if meta is None:
         return None
-    if meta.format > FORMAT:
-        maker = meta.created_by or "a newer version"
-        what = f"{path} has format {meta.format} (made by {maker}), this version knows {FORMAT}"
-        raise _error(config, what, "install the newer version or name another data_dir")
+    if meta.format != STAMP_FORMAT:
+        age = "newer" if meta.format > STAMP_FORMAT else "older"
+        maker = meta.created_by or f"a version that is {age}"
+        what = f"{path} has format {meta.format} (made by {maker}), this version reads {STAMP_FORMAT}"
+        raise _error(config, what, f"use the {age} version or name another data_dir")
     if meta.node != member:
         owner = f" of cluster {meta.cluster}" if meta.cluster else ""
         what = f"{path} belongs to node {meta.node}{owner}, not to node {member}"

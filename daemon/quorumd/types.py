@@ -22,3 +22,7 @@ RAFT: Final = "raft"
 PAXOS: Final = "paxos"
 ENGINES: Final = (RAFT, PAXOS)
 """The engines, as the config's `engine` and the stamp of a data directory name them."""
+
+STAMP_FORMAT: Final = 3
+"""Of a node's directory, in its stamp (meta.json). 1 and 2 had the same layout, but their logs, of before history and
+leases, would come to another state."""
