@@ -97,7 +97,8 @@ struct WatchStream {
     size_t window = 0;
     size_t outstanding = 0;  // bytes of items that are not acknowledged, pending included
     size_t behind = 0;       // watchers that are
-    std::string pending;     // items that nobody has taken
+    std::string pending;     // items; the first `front` bytes are taken
+    size_t front = 0;
     size_t tail = SIZE_MAX;  // where in pending an item of events stands that may be continued, if there is one
     std::unordered_map<uint64_t, std::unique_ptr<Watcher>> watchers;
 };
@@ -208,30 +209,37 @@ public:
     // Streams with something to take; each is named once, and again when more is put in it after take().
     std::vector<uint32_t>& ready() { return ready_; }
 
-    // The size of the longest run of whole items at the front of pending that fits `limit`, or the first item's, and
-    // how many they are. taken() removes them.
-    size_t batch(const WatchStream& stream, size_t limit, uint32_t* count) const {
-        size_t size = 0;
+    // The longest run of whole items, of those that nobody has taken, that fits `limit`, or the first item; and how many
+    // they are. taken() removes them.
+    std::string_view batch(const WatchStream& stream, size_t limit, uint32_t* count) const {
+        size_t begin = stream.front, at = begin;
         *count = 0;
-        while (size < stream.pending.size()) {
+        while (at < stream.pending.size()) {
             uint32_t length;
-            std::memcpy(&length, stream.pending.data() + size, sizeof length);
-            if (*count != 0 && size + length > limit) break;
-            size += length;
+            std::memcpy(&length, stream.pending.data() + at, sizeof length);
+            if (*count != 0 && at - begin + length > limit) break;
+            at += length;
             ++*count;
         }
-        return size;
+        return std::string_view(stream.pending).substr(begin, at - begin);
     }
 
     void taken(WatchStream* stream, size_t size) {
-        if (size == stream->pending.size() && stream->pending.capacity() > 4 * limits_.piece_bytes) {
-            std::string().swap(stream->pending);
-        } else {
-            stream->pending.erase(0, size);
-        }
-        stream->tail = stream->tail == SIZE_MAX || stream->tail < size ? SIZE_MAX : stream->tail - size;
+        stream->front += size;
+        if (stream->tail < stream->front) stream->tail = SIZE_MAX;
         stream->ready = false;
-        if (!stream->pending.empty()) list_ready(stream);
+        if (stream->front == stream->pending.size()) {
+            std::string rest;
+            if (stream->pending.capacity() > KEPT_BYTES) stream->pending.swap(rest);
+            stream->pending.clear();
+            stream->front = 0;
+            return;
+        }
+        list_ready(stream);
+        if (stream->front < KEPT_BYTES || stream->front < stream->pending.size() / 2) return;
+        stream->pending.erase(0, stream->front);  // each byte is moved once for each that was taken, at most
+        if (stream->tail != SIZE_MAX) stream->tail -= stream->front;
+        stream->front = 0;
     }
 
     size_t watchers() const { return watchers_; }
@@ -239,6 +247,8 @@ public:
     size_t bytes() const { return total_; }
 
 private:
+    static constexpr size_t KEPT_BYTES = 64 * 1024;  // of memory of a stream that holds little
+
     static bool wants(const Watcher& watcher, const Change& change) {
         uint8_t unwanted = change.version->dead() ? WATCH_NO_DELETE : WATCH_NO_PUT;
         return (watcher.flags & unwanted) == 0;
