@@ -259,7 +259,7 @@ class Stage:
 
     @property
     def writes_only_shrink(self) -> bool:
-        """Whether no staged write can make the store grow: closed sessions and delete_range commands only."""
+        """Whether no staged write can make the store grow: closed sessions, deletes, compactions, revocations only."""
 
     def records(self, which: int) -> list[tuple[bytes, bytes]]:
         """The staged records of a class with the address each came from: (addr, record), copied."""

@@ -673,7 +673,7 @@ cdef class Stage:
 
     @property
     def writes_only_shrink(self):
-        """Whether no staged write can make the store grow: closed sessions and delete_range commands only."""
+        """Whether no staged write can make the store grow: closed sessions, deletes, compactions, revocations only."""
         cdef size_t i
         for i in range(self.writes_.size()):
             if not only_shrinks(&self.writes_[i]):
