@@ -259,6 +259,21 @@ def test_one_whose_history_is_compacted_is_told_up_to_where():
     assert (driver.hub.watchers, driver.hub.lagging) == (0, 0)
 
 
+def test_one_that_needs_the_compacted_revision_itself_is_told_so_too():
+    driver = Driver()
+    slot = driver.stream(opened=False)
+    for i in range(5):
+        driver.run(Put(b"k", b"%d" % i))
+    watcher = driver.watch(slot, b"k", start=4)
+    driver.written.compact(4)
+    for _ in range(5):
+        driver.run(Put(b"other", b""))  # which reclaims
+    driver.hub.open_window(slot)
+    driver.settle()
+    reader = driver.readers[slot, watcher]
+    assert (reader.ended.revision, reader.batches) == (4, [])
+
+
 def test_a_compaction_takes_nothing_from_one_in_step():
     driver = Driver()
     slot = driver.stream()
