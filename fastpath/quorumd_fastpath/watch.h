@@ -27,43 +27,9 @@
 
 #include "store.h"
 #include "watchindex.h"
+#include "watchitems.h"
 
 namespace quorumd {
-
-enum WatchItem : uint8_t { WATCH_CREATED = 1, WATCH_EVENTS = 2, WATCH_PROGRESS = 3, WATCH_ENDED = 4 };
-enum WatchFlag : uint8_t { WATCH_PREV_KV = 1, WATCH_NO_PUT = 2, WATCH_NO_DELETE = 4, WATCH_FLAGS = 7 };
-enum WatchEnd : uint8_t { ENDED_COMPACTED = 1, ENDED_REJECTED = 2, ENDED_OVERLOADED = 3 };
-constexpr uint8_t WATCH_MORE = 1;  // flag of WATCH_EVENTS: the revision goes on in the watcher's next item
-
-#pragma pack(push, 1)
-struct WatchItemHeader {
-    uint32_t length;  // of the whole item
-    uint8_t kind;
-    uint8_t flags;  // WATCH_MORE, or why it ended
-    uint16_t reserved;
-    uint64_t watch;  // 0: all of the stream
-    uint64_t revision;
-};
-struct WatchEventHeader {
-    uint8_t kind;   // 0 put, 1 delete
-    uint8_t flags;  // 1: what the change replaced follows
-    uint16_t reserved;
-    uint32_t key_size;
-    uint32_t value_size;
-    uint32_t previous_size;
-    uint64_t create_revision;
-    uint64_t mod_revision;
-    uint64_t version;
-    uint64_t lease;
-};
-struct WatchPrevious {
-    uint64_t create_revision;
-    uint64_t mod_revision;
-    uint64_t version;
-    uint64_t lease;
-};
-#pragma pack(pop)
-static_assert(sizeof(WatchItemHeader) == 24 && sizeof(WatchEventHeader) == 48 && sizeof(WatchPrevious) == 32, "layout");
 
 struct WatchLimits {
     size_t watchers;
@@ -95,10 +61,9 @@ struct WatchStream {
     bool ready = false;  // listed in ready_
     bool progress_wanted = false;
     size_t window = 0;
-    size_t outstanding = 0;  // bytes of items that are not acknowledged, pending included
+    size_t outstanding = 0;  // bytes of items that are not acknowledged, whether taken or not
     size_t behind = 0;       // watchers that are
-    std::string pending;     // items that nobody has taken
-    size_t tail = SIZE_MAX;  // where in pending an item of events stands that may be continued, if there is one
+    WatchItems items;        // that nobody has taken
     std::unordered_map<uint64_t, std::unique_ptr<Watcher>> watchers;
 };
 
@@ -208,30 +173,15 @@ public:
     // Streams with something to take; each is named once, and again when more is put in it after take().
     std::vector<uint32_t>& ready() { return ready_; }
 
-    // The size of the longest run of whole items at the front of pending that fits `limit`, or the first item's, and
-    // how many they are. taken() removes them.
-    size_t batch(const WatchStream& stream, size_t limit, uint32_t* count) const {
-        size_t size = 0;
-        *count = 0;
-        while (size < stream.pending.size()) {
-            uint32_t length;
-            std::memcpy(&length, stream.pending.data() + size, sizeof length);
-            if (*count != 0 && size + length > limit) break;
-            size += length;
-            ++*count;
-        }
-        return size;
+    // See WatchItems::front. taken() removes what it gave.
+    std::string_view batch(const WatchStream& stream, size_t limit, uint32_t* count) const {
+        return stream.items.front(limit, count);
     }
 
     void taken(WatchStream* stream, size_t size) {
-        if (size == stream->pending.size() && stream->pending.capacity() > 4 * limits_.piece_bytes) {
-            std::string().swap(stream->pending);
-        } else {
-            stream->pending.erase(0, size);
-        }
-        stream->tail = stream->tail == SIZE_MAX || stream->tail < size ? SIZE_MAX : stream->tail - size;
+        stream->items.drop(size);
         stream->ready = false;
-        if (!stream->pending.empty()) list_ready(stream);
+        if (!stream->items.empty()) list_ready(stream);
     }
 
     size_t watchers() const { return watchers_; }
@@ -301,7 +251,7 @@ private:
                 auto* watcher = static_cast<Watcher*>(interest);
                 ++cost;
                 if (watcher->behind || revision < watcher->revision || !wants(*watcher, change)) return;
-                size_t size = event_size(*watcher, change);
+                size_t size = event_size(watcher->flags, change);
                 if (size > limits_.piece_bytes || room(*watcher->stream) < sizeof(WatchItemHeader) + size) {
                     // `open` stays: the walk ends what was begun.
                     watcher->revision = revision;
@@ -354,13 +304,9 @@ private:
     }
 
     void end_revision(Watcher* watcher, uint64_t revision) {
-        WatchStream* stream = watcher->stream;
         watcher->open = false;
-        if (WatchItemHeader* tail = continued(watcher, revision, 0)) {
-            tail->flags = 0;
-            stream->tail = SIZE_MAX;
-        } else {
-            put_item(stream, WATCH_EVENTS, 0, watcher->id, revision);
+        if (!watcher->stream->items.close_events(watcher->id, revision)) {
+            put_item(watcher->stream, WATCH_EVENTS, 0, watcher->id, revision);
         }
     }
 
@@ -439,7 +385,7 @@ private:
     // Puts the event, or what is left of it, in the stream in pieces as there is room; or stops the watcher here.
     void continue_at(Watcher* watcher, const Change& change, uint64_t revision, uint64_t sub, bool last) {
         size_t offset = watcher->revision == revision && watcher->sub == sub ? watcher->offset : 0;
-        size_t size = event_size(*watcher, change);
+        size_t size = event_size(watcher->flags, change);
         while (offset != size) {
             size_t piece = std::min(size - offset, limits_.piece_bytes);
             size_t need = piece + sizeof(WatchItemHeader);
@@ -513,79 +459,20 @@ private:
     }
 
     void put_item(WatchStream* stream, WatchItem kind, uint8_t flags, uint64_t id, uint64_t revision) {
-        WatchItemHeader header{sizeof header, kind, flags, 0, id, revision};
-        stream->pending.append(reinterpret_cast<const char*>(&header), sizeof header);
-        stream->tail = SIZE_MAX;
-        count(stream, sizeof header);
-    }
-
-    // The item at the stream's end, if it is of this watcher and revision, goes on, and has room for `size` more.
-    WatchItemHeader* continued(const Watcher* watcher, uint64_t revision, size_t size) {
-        WatchStream* stream = watcher->stream;
-        if (stream->tail == SIZE_MAX) return nullptr;
-        auto* header = reinterpret_cast<WatchItemHeader*>(&stream->pending[stream->tail]);  // packed: any address will do
-        bool same = header->watch == watcher->id && header->revision == revision;
-        bool fits = header->length + size <= sizeof *header + limits_.piece_bytes;
-        return same && fits ? header : nullptr;
+        count(stream, stream->items.append(kind, flags, id, revision));
     }
 
     void put_event(Watcher* watcher, const Change& change, size_t offset, size_t size, bool more) {
         WatchStream* stream = watcher->stream;
-        uint8_t flags = more ? WATCH_MORE : 0;
-        if (WatchItemHeader* tail = continued(watcher, change.revision(), size)) {
-            tail->length += static_cast<uint32_t>(size);
-            tail->flags = flags;
-            count(stream, size);
-        } else {
-            size_t begin = stream->pending.size();
-            put_item(stream, WATCH_EVENTS, flags, watcher->id, change.revision());
-            auto length = static_cast<uint32_t>(sizeof(WatchItemHeader) + size);
-            std::memcpy(&stream->pending[begin], &length, sizeof length);
-            stream->tail = begin;
-            count(stream, size);
-        }
-        if (!more) stream->tail = SIZE_MAX;
-        if (offset == 0 && size == event_size(*watcher, change)) {
-            encode(*watcher, change, &stream->pending);
+        WatchItems& items = stream->items;
+        count(stream, items.append_events(watcher->id, change.revision(), size, more, limits_.piece_bytes));
+        if (offset == 0 && size == event_size(watcher->flags, change)) {
+            encode_event(watcher->flags, change, items.bytes());
         } else {
             scratch_.clear();
-            encode(*watcher, change, &scratch_);
-            stream->pending.append(scratch_, offset, size);
+            encode_event(watcher->flags, change, &scratch_);
+            items.bytes()->append(scratch_, offset, size);
         }
-    }
-
-    static const Version* previous_of(const Watcher& watcher, const Change& change) {
-        return (watcher.flags & WATCH_PREV_KV) != 0 ? change.previous() : nullptr;
-    }
-
-    static size_t event_size(const Watcher& watcher, const Change& change) {
-        const Version* previous = previous_of(watcher, change);
-        size_t size = sizeof(WatchEventHeader) + change.record->key_size + change.version->size;
-        return previous == nullptr ? size : size + sizeof(WatchPrevious) + previous->size;
-    }
-
-    static void encode(const Watcher& watcher, const Change& change, std::string* out) {
-        const Version* version = change.version;
-        const Version* previous = previous_of(watcher, change);
-        std::string_view key = change.record->key();
-        WatchEventHeader header{};
-        header.kind = version->dead() ? 1 : 0;
-        header.flags = previous != nullptr ? 1 : 0;
-        header.key_size = static_cast<uint32_t>(key.size());
-        header.value_size = version->size;
-        header.previous_size = previous != nullptr ? previous->size : 0;
-        header.create_revision = version->create_revision;
-        header.mod_revision = version->mod_revision;
-        header.version = version->version;
-        header.lease = version->lease;
-        out->append(reinterpret_cast<const char*>(&header), sizeof header);
-        if (previous != nullptr) {
-            WatchPrevious replaced{previous->create_revision, previous->mod_revision, previous->version, previous->lease};
-            out->append(reinterpret_cast<const char*>(&replaced), sizeof replaced);
-        }
-        out->append(key);
-        out->append(version->value());
-        if (previous != nullptr) out->append(previous->value());
     }
 
     WatchLimits limits_;

@@ -1,7 +1,6 @@
 # Watches over the store's history. The C++ side is watch.h and watchindex.h.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libcpp.string cimport string
 from libcpp.string_view cimport string_view
 from libcpp.vector cimport vector
 
@@ -18,7 +17,6 @@ cdef extern from "watch.h" namespace "quorumd" nogil:
     cdef struct WatchStream:
         size_t outstanding
         size_t behind
-        string pending
 
     cdef cppclass WatchHub:
         WatchHub(const WatchLimits& limits) except +
@@ -33,7 +31,7 @@ cdef extern from "watch.h" namespace "quorumd" nogil:
         void ask_progress(WatchStream* stream) except +
         bint pump(const KeyStore& store) except +
         vector[uint32_t]& ready()
-        size_t batch(const WatchStream& stream, size_t limit, uint32_t* count)
+        string_view batch(const WatchStream& stream, size_t limit, uint32_t* count)
         void taken(WatchStream* stream, size_t size) except +
         size_t watchers()
         size_t lagging()

@@ -107,10 +107,10 @@ cdef class Hub:
         if there are none."""
         cdef WatchStream* stream = self.at(slot)
         cdef uint32_t count = 0
-        cdef size_t size = self.hub.batch(stream[0], limit, &count)
-        cdef bytes items = PyBytes_FromStringAndSize(stream.pending.data(), size)
-        if size != 0:
-            self.hub.taken(stream, size)
+        cdef string_view batch = self.hub.batch(stream[0], limit, &count)
+        cdef bytes items = PyBytes_FromStringAndSize(batch.data(), batch.size())
+        if count != 0:
+            self.hub.taken(stream, batch.size())
         return count, items
 
     @property

@@ -14,6 +14,7 @@ from watching import Written, expected
 
 from quorumd import limits
 from quorumd.client import watcher as watcher_module
+from quorumd.client import watching as watching_module
 from quorumd.client.protocol import ClientProtocol
 from quorumd.client.watcher import WatchBatch, Watcher, make_watcher
 from quorumd.clientplane import ClientPlane
@@ -199,6 +200,8 @@ class World:
         self.step(20)
         for user in self.users:
             user.check(self.written.history)
+        stream = self.protocol.watching._stream
+        assert stream is None or not stream.early
 
 
 NARROW = {
@@ -213,6 +216,7 @@ def make_narrow(patch):
         patch.setattr(limits, name, value)
     patch.setattr(watcher_module, "CLIENT_WATCH_BATCHES", 5)
     patch.setattr(watcher_module, "CLIENT_WATCH_BYTES", 2000)
+    patch.setattr(watching_module, "CLIENT_WATCH_PROGRESS", 30 * MS)
 
 
 @pytest.fixture
@@ -401,6 +405,29 @@ def test_large_values_and_large_transactions_arrive_whole():
     world.until(lambda: len(user.batches) == 2)
     assert [len(batch.events) for batch in user.batches] == [4, 4]
     world.check()
+
+
+def test_a_revision_that_was_half_received_comes_again_from_its_beginning(narrow):
+    world = World(nodes=1)
+    user = world.watch(b"a", ALL)
+    world.until(world.serving)
+    world.written.run(Txn((), tuple(Put(b"a%d" % i, b"%01000d" % i) for i in range(5))))
+    world.until(lambda: user.watcher._pieces)
+    assert not user.batches
+    world.nodes[1].start()
+    world.check()
+
+
+def test_progress_that_nobody_takes_does_not_pile_up():
+    world = World()
+    user = world.watch(b"quiet", progress=True, greed=0.0)
+    for _ in range(5):
+        world.written.run(Put(b"a", b""))
+        world.step(limits.CLIENT_WATCH_PROGRESS // MS + 100)
+    assert [waiting.revision for waiting in user.watcher.waiting] == [world.written.store.revision]
+    user.greed = 1.0
+    world.step(10)
+    assert [(batch.revision, batch.events) for batch in user.batches] == [(world.written.store.revision, ())]
 
 
 def test_many_watchers_of_one_client_share_a_stream():

@@ -233,6 +233,18 @@ def test_a_slow_watcher_costs_its_window_and_the_others_nothing():
     driver.check(driver.readers[slow, 1])
 
 
+def test_a_stream_is_taken_bit_by_bit_while_more_is_put_in_it():
+    driver = Driver()
+    slot = driver.stream()
+    watcher = driver.watch(slot, b"k")
+    for i in range(1500):
+        driver.run(Put(b"k", b"%0200d" % i))
+        if i % 3:
+            driver.take(slot, 700)
+    driver.settle()
+    driver.check(driver.readers[slot, watcher])
+
+
 def test_one_whose_history_is_compacted_is_told_up_to_where():
     driver = Driver(piece_bytes=100, window_bytes=300, total_bytes=1000)
     slot = driver.stream()
@@ -245,6 +257,21 @@ def test_one_whose_history_is_compacted_is_told_up_to_where():
     ended = driver.readers[slot, watcher].ended
     assert (ended.flags, ended.revision) == (watch.ENDED_COMPACTED, 40)
     assert (driver.hub.watchers, driver.hub.lagging) == (0, 0)
+
+
+def test_one_that_needs_the_compacted_revision_itself_is_told_so_too():
+    driver = Driver()
+    slot = driver.stream(opened=False)
+    for i in range(5):
+        driver.run(Put(b"k", b"%d" % i))
+    watcher = driver.watch(slot, b"k", start=4)
+    driver.written.compact(4)
+    for _ in range(5):
+        driver.run(Put(b"other", b""))  # which reclaims
+    driver.hub.open_window(slot)
+    driver.settle()
+    reader = driver.readers[slot, watcher]
+    assert (reader.ended.revision, reader.batches) == (4, [])
 
 
 def test_a_compaction_takes_nothing_from_one_in_step():

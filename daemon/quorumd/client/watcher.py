@@ -102,6 +102,9 @@ class Watcher:
         if not self.progress:
             self.resume = revision + 1
             return False
+        if self.waiting and not self.waiting[-1].body:  # the user has yet to take the last, which this one includes
+            self.waiting.pop()
+            self.waiting_bytes -= _BATCH_BYTES
         self._put(revision, b"")
         return True
 

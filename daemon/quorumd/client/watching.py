@@ -165,7 +165,7 @@ class Watching:
     def _begin(self, now: Nanoseconds) -> None:
         """Opens a stream with the node whose turn it is, once that has said which life it is in."""
         addresses = self._router.everyone()
-        if not addresses:
+        if not addresses or all(watcher.paused for watcher in self._watchers):
             return
         self._not_before = 0
         address = addresses[self._turn % len(addresses)]
