@@ -19,41 +19,31 @@ cannot elect anybody in a constrained election: that row says when writes went o
 
 import argparse
 import asyncio
-import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
-from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from harness import ROOT, Failed, Report, reported, say
+from relayed import ASK_S, CUT, RelayedCluster
 
 sys.path.insert(0, str(ROOT / "tests" / "consensus"))
 
 import partial as scenarios
 
-from quorumd import config as configs
-from quorumd.chaos.cluster import ChaosCluster, sentence
-from quorumd.chaos.links import LinkState
-from quorumd.chaos.verdict import agreed
 from quorumd.client import AsyncClient
 from quorumd.errors import QuorumdError
-from quorumd.types import ENGINES, NodeId
+from quorumd.types import ENGINES
 
 REAL = ("quorum-loss", "constrained", "chained", "one-way")
 CANNOT = {("raft", "constrained")}
 MOST_TIMEOUTS = 10.0
 GIVE_UP_TIMEOUTS = 40
 HOLD_TIMEOUTS = 20
-AGREE_S = 60.0
-ASK_S = 0.05
 LOAD_EVERY_S = 0.005
 CALM = 0.2  # changes of leader a real round: a busy machine may be late with a heartbeat, a livelock makes many
-CUT = LinkState(cut=True)
-MEMBER = "  - {id: 1, peer: '127.0.0.1:1', client: '127.0.0.1:2'}\n"  # the cluster has addresses of its own
 
 
 class Gap(NamedTuple):
@@ -95,72 +85,24 @@ def spread(values: list[float], name: str) -> dict[str, float | None]:
 # -- real processes -------------------------------------------------------------------------------------------------
 
 
-class Nodes:
-    """A cluster with a relay, a client that measures and one that makes load. For `async with`."""
+class Nodes(RelayedCluster):
+    """With a client that measures and one that makes load."""
 
     def __init__(self, engine: str, nodes: int) -> None:
-        self.engine = engine
-        self.base = Path(tempfile.mkdtemp(prefix="quorumd-bench-"))
-        path = self.base / "cluster.yaml"
-        path.write_text(f"cluster: bench\ndata_dir: data\nengine: {engine}\nnodes:\n{MEMBER}")
-        config = configs.load_config(path)
-        self.timeout_s = config.timing.election_timeout_ms / 1000
-        self.cluster = ChaosCluster(config, self.base, nodes=nodes, seed=1, disks=None)
+        super().__init__(engine, nodes)
         self.puts = 0
-        self._tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> Self:
-        async with AsyncExitStack() as stack:
-            stack.callback(shutil.rmtree, self.base, ignore_errors=True)
-            stack.push_async_callback(self.cluster.close)
-            await self.cluster.start()
-            self._tasks.append(asyncio.create_task(self._watch()))
-            stack.push_async_callback(self._stop)
-            await self.agree()
-            self.client = await stack.enter_async_context(await AsyncClient.connect(self.cluster.endpoints))
-            load = await stack.enter_async_context(await AsyncClient.connect(self.cluster.endpoints))
-            self._tasks.append(asyncio.create_task(self._load(load)))
-            self._stack = stack.pop_all()
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._stack.aclose()
-
-    async def _stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _watch(self) -> None:
-        while True:
-            self.cluster.ask()
-            await asyncio.sleep(ASK_S)
+    async def _opened(self, stack: AsyncExitStack) -> None:
+        await self.agree()
+        self.client = await stack.enter_async_context(await AsyncClient.connect(self.cluster.endpoints))
+        load = await stack.enter_async_context(await AsyncClient.connect(self.cluster.endpoints))
+        self.beside(self._load(load))
 
     async def _load(self, client: AsyncClient) -> None:
         while True:
             with suppress(QuorumdError):
                 await client.put(b"load", b"x" * 100, timeout=GIVE_UP_TIMEOUTS * self.timeout_s)
             await asyncio.sleep(LOAD_EVERY_S)
-
-    async def agree(self) -> None:
-        """Waits until one node leads and all have applied the same but for what is under way. Raises Failed."""
-        await until(self._agreed, AGREE_S, lambda: sentence(self.cluster.statuses(), self.cluster.states()))
-
-    def _agreed(self) -> bool:
-        told = self.cluster.statuses()
-        level = {node: {**status, "applied": 0, "digest": 0} for node, status in told.items()}
-        applied = [status.get("applied") for status in told.values()]
-        numbers = [each for each in applied if isinstance(each, int)]
-        return agreed(level, self.cluster.nodes) and bool(self.leader) and max(numbers) - min(numbers) < 1000
-
-    @property
-    def leader(self) -> NodeId:
-        return self.cluster.leader()
-
-    def newest_term(self) -> int:
-        """The newest term or ballot in which a node was seen to lead."""
-        told = [s.get("term") for s in self.cluster.statuses().values() if s.get("role") == "leader"]
-        return max((term for term in told if isinstance(term, int)), default=0)
 
     async def put(self, timeouts: float) -> float | None:
         """One write; how long it took in election timeouts, None if it failed within so many."""
@@ -171,15 +113,6 @@ class Nodes:
         except QuorumdError:
             return None
         return (time.monotonic() - begun_s) / self.timeout_s
-
-
-async def until(condition: Callable[[], bool], seconds: float, state: Callable[[], str]) -> None:
-    """Raises Failed, with the state, if `condition` does not hold within `seconds`."""
-    deadline_s = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() >= deadline_s:
-            raise Failed(f"not within {seconds:g} s: all nodes follow one leader; {state()}")
-        await asyncio.sleep(ASK_S)
 
 
 async def one_round(nodes: Nodes, scenario: scenarios.Scenario, number: int) -> Gap:
