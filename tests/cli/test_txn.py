@@ -18,6 +18,8 @@ from quorumd.commands import ALL, Compare, DeleteRange, KeyValue, Put, PutResult
         ("value k = 7", Compare.value(b"k", "=", b"7")),
         ("lease k = ff", Compare.lease(b"k", "=", 255)),
         ("lease k = 0", Compare.lease(b"k", "=", 0)),
+        ('value("a b") = "it is"', Compare.value(b"a b", "=", b"it is")),
+        ('mod("k")>"3"', Compare.mod_revision(b"k", ">", 3)),
         ("create --prefix a/ = 0", Compare.create_revision(b"a/", "=", 0, b"a0")),
     ],
 )

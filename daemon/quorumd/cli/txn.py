@@ -2,6 +2,7 @@
 
     compare     create|mod|version|lease KEY =|!=|<|> NUMBER      value KEY =|!=|<|> TEXT
                 each also with --prefix before KEY: it must hold for all keys that begin with it
+                or as etcdctl has it: mod("KEY") > "NUMBER", value("KEY") = "TEXT"
     operation   put [--lease ID] KEY VALUE      get [--prefix] KEY      del [--prefix] KEY
 
 Words are separated as a shell does it: quote what has blanks. A lease's id is hexadecimal, here and in a compare.
@@ -9,6 +10,7 @@ Words are separated as a shell does it: quote what has blanks. A lease's id is h
 
 import json
 import os
+import re
 import shlex
 import sys
 from typing import TYPE_CHECKING, Final, cast, get_args
@@ -24,6 +26,7 @@ from quorumd.commands.ops import Relation, Target
 if TYPE_CHECKING:
     from quorumd.commands import TxnResult
 
+ETCDCTL: Final = re.compile(r"\s*(\w+)\((.+)\)\s*(=|!=|<|>)\s*(.+)", re.DOTALL)
 REFUSED: Final = 1  # exit code: the compares did not hold
 
 
@@ -85,7 +88,8 @@ def guard_of_environment() -> Compare:
 
 def parse_compare(line: str) -> Compare:
     """One compare. Raises UsageError naming the line."""
-    words = _words(line)
+    etcdctl = ETCDCTL.fullmatch(line)
+    words = [etcdctl[1], *_words(etcdctl[2]), etcdctl[3], *_words(etcdctl[4])] if etcdctl else _words(line)
     prefix = _flag(words, "--prefix")
     if len(words) != 4 or words[0] not in get_args(Target) or words[2] not in get_args(Relation):
         raise click.UsageError(f"{line!r} is no compare: {'|'.join(get_args(Target))} [--prefix] KEY =|!=|<|> OPERAND")
