@@ -149,9 +149,11 @@ class ClientPlane:
 
     def deadline(self) -> Nanoseconds | None:
         """When fragments or watches are due again, or None."""
-        fragments = self.fragmenter.deadline() if self.fragmenter.bytes_waiting else None
         watches = self.watches.deadline()
-        return min((due for due in (fragments, watches) if due is not None), default=None)
+        if not self.fragmenter.bytes_waiting:
+            return watches
+        fragments = self.fragmenter.deadline()
+        return watches if fragments is None else fragments if watches is None else min(watches, fragments)
 
     def _fragments(self, now: Nanoseconds) -> None:
         for dest, (message_id, number, count, total_bytes, payload) in self.fragmenter.poll(now):
