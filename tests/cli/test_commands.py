@@ -277,6 +277,7 @@ def three_ways(tmp_path, monkeypatch, cli):
         (tmp_path / f"{name}.yaml").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("QUORUMD_CONFIG", "env.yaml")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))  # the built-in cluster may be in use here
 
     def call(*arguments: str) -> str:
         code, out, _ = cli(*arguments)

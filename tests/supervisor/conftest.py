@@ -16,6 +16,7 @@ from quorumd.supervisor.loop import Supervisor
 # argv: node directory, node id, host, port, cluster id (hex or empty), behaviour as JSON
 STAND_IN = """
 import json, os, pathlib, signal, socket, sys
+from quorumd.types import STAMP_FORMAT
 from quorumd_fastpath import wire
 directory, node, host, port, cluster, behaviour = sys.argv[1:]
 directory, node, behaviour = pathlib.Path(directory), int(node), json.loads(behaviour)
@@ -27,7 +28,7 @@ if life <= behaviour.get("crashes", 0):
     print(behaviour["words"], file=sys.stderr, flush=True)
     sys.exit(behaviour["code"])
 if cluster:
-    stamp = {"format": 1, "cluster": cluster, "node": node, "incarnation": life}
+    stamp = {"format": STAMP_FORMAT, "cluster": cluster, "node": node, "incarnation": life}
     (directory / "meta.json").write_text(json.dumps(stamp))
 if behaviour.get("stubborn"):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
