@@ -10,7 +10,7 @@ up: build
 	$(BIN)/quorumd up
 
 test: build
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: build
 	$(BIN)/ruff check .

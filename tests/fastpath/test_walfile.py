@@ -6,7 +6,6 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -285,11 +284,18 @@ def test_the_thread_needs_no_gil(segment, wal):
         sys.setswitchinterval(interval)
 
 
-def test_signals_stay_with_the_main_thread(wal, worker):
+@pytest.fixture
+def tasks():
+    """Of this process, before the test makes any."""
+    return set(os.listdir("/proc/self/task"))
+
+
+def test_signals_stay_with_the_main_thread(tasks, wal, worker):
     assert wal.fileno() >= 0
     assert worker.fileno() >= 0
-    main = str(threading.get_native_id())
-    for task in set(os.listdir("/proc/self/task")) - {main}:
+    ours = set(os.listdir("/proc/self/task")) - tasks
+    assert len(ours) == 2
+    for task in ours:
         with open(f"/proc/self/task/{task}/status", encoding="ascii") as lines:
             blocked = int(next(line for line in lines if line.startswith("SigBlk")).split()[1], 16)
         assert blocked >> (signal.SIGTERM - 1) & 1

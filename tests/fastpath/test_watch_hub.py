@@ -54,7 +54,7 @@ class Driver:
         count, items = self.hub.take(slot, limit)
         for item in watchcodec.decode_items(items, count):
             for name, reader in self.readers.items():
-                of_all = item.watch == 0 and name[0] == slot and reader.ended is None
+                of_all = item.watch == 0 and name[0] == slot and reader.created and reader.ended is None
                 if of_all or name == (slot, item.watch):
                     reader.take(item)
         if count:
@@ -177,6 +177,17 @@ def test_every_watcher_gets_the_history_filtered(steps, bounds, turn_cost):
         # Only history that is gone ends a watcher, and only one that needed some of it.
         assert reader.ended.revision <= driver.store.compacted
         assert max(reader.start, reader.revision) <= reader.ended.revision
+
+
+def test_progress_is_of_the_watchers_that_were_created_before_it():
+    driver = Driver()
+    slot = driver.stream()
+    driver.hub.ask_progress(slot)
+    driver.run(Put(b"k", b"1"))
+    late = driver.watch(slot, b"k", start=driver.store.revision)
+    driver.settle()
+    assert driver.readers[slot, late].progress == 0
+    driver.check(driver.readers[slot, late])
 
 
 def test_one_in_step_is_given_each_change_at_once():
