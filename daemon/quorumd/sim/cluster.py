@@ -5,6 +5,7 @@ from typing import Any, TextIO
 
 from quorumd import limits
 from quorumd.checker.history import Recorder
+from quorumd.checker.leases import LeaseRules
 from quorumd.checker.paxos_invariants import PaxosInvariants
 from quorumd.checker.raft_invariants import RaftInvariants
 from quorumd.compaction import Compaction
@@ -16,6 +17,8 @@ from quorumd.core import Settings
 from quorumd.peercodec import BODY_APPEND
 from quorumd.sim.clients import Program
 from quorumd.sim.disk import SimDisk
+from quorumd.sim.holders import LEASES, Holder
+from quorumd.sim.lease_observer import LeaseObserver
 from quorumd.sim.machine import Machine, client_address, peer_address
 from quorumd.sim.network import SimNetwork, Weather
 from quorumd.sim.observer import Observer
@@ -49,11 +52,16 @@ class Cluster:
         self.former: list[Program] = []  # killed
         self._processes = 0
         self._programs = 0
+        self.holders: list[Holder] = []
+        self.lease_rules = LeaseRules(scenario.drift)
+        self.leases = LeaseObserver(self.lease_rules, self.world, self.history, self._next_process)
         self.machines = {node: self._machine(node) for node in self.ids}
         for machine in self.machines.values():
             machine.start(bootstrap=CLUSTER_ID)
         for _ in range(scenario.clients):
             self.add_program()
+        for _ in range(scenario.holders):
+            self._add_holder()
 
     @property
     def quorum(self) -> int:
@@ -71,9 +79,12 @@ class Cluster:
         rng = scenario.rng(f"machine {node}")
         rate = 1.0 + rng.uniform(-scenario.drift, scenario.drift)
         machine = Machine(
-            node, self.world, self.network, disk, lambda bootstrap: self._settings(node, bootstrap), rng, rate=rate
-        )
+            node, self.world, self.network, disk, lambda bootstrap: self._settings(node, bootstrap), rng, rate=rate,
+            wall=scenario.rng(f"wall {node}"),
+        )  # fmt: skip
         self.observer.watch(machine)
+        if scenario.holders:
+            self.leases.watch(machine)
         return machine
 
     def _settings(self, node: NodeId, bootstrap: int | bool) -> Settings:
@@ -123,6 +134,25 @@ class Cluster:
         program.vanish()
         self.programs.remove(program)
         self.former.append(program)
+
+    def _add_holder(self) -> None:
+        scenario, number = self.scenario, len(self.holders) + 1
+        ids = [number * 10 + i for i in range(LEASES)]
+        self.leases.ids.update(ids)
+        self.holders.append(
+            Holder(
+                f"h{number}",
+                self.world,
+                self.network,
+                self.ids,
+                self.history,
+                self._next_process,
+                scenario.rng(f"holder {number}"),
+                self.lease_rules,
+                ids,
+                timeout=scenario.timeout_ms * limits.MILLISECOND,
+            )
+        )
 
     def _next_process(self) -> int:
         self._processes += 1

@@ -12,6 +12,7 @@ COMMON = (
     "refused damage", "lives", "segments begun",
     "deduplicated retries", "expired sessions", "revisions compacted", "reads confirmed", "redirects and refusals",
     "unknown outcomes",
+    "leases granted", "leases kept alive", "leases expired", "leases revoked", "keep-alives refused",
     "messages reassembled", "requests reassembled", "acknowledgements",
     "datagrams lost", "datagrams doubled", "datagrams overtaken", "datagrams strayed", "datagrams flipped",
     "datagrams cut off", "sectors lost", "dropped: old_incarnation", "dropped: stale_receiver", "dropped: bad_crc",
@@ -35,6 +36,7 @@ def reach(cluster: Cluster) -> Counter[str]:
         if machine.core is not None:
             cluster.observer.add_up(machine.core)
     reached = Counter(cluster.observer.reached)
+    reached.update(cluster.lease_rules.counts)
     network = cluster.network
     reached["datagrams lost"] += network.lost
     reached["datagrams doubled"] += network.doubled

@@ -21,6 +21,8 @@ from quorumd_fastpath.wire import Outbox, Slab
 SLOTS = 64  # fewer than node.py's: the path of more than one slab a turn is taken too
 SLOT_BYTES = limits.SLAB_SLOT_BYTES
 BUFFERED = 2048  # datagrams that a socket holds
+EPOCH = 1_750_000_000 * limits.SECOND  # what wall clocks show when simulated time is 0
+WALL_JUMPS = (limits.SECOND, limits.SECOND, 3_600 * limits.SECOND, 10 * 365 * 86_400 * limits.SECOND)
 PEER_SLABS_PER_TURN = 64
 
 Watch = Callable[["Machine"], None]
@@ -39,7 +41,7 @@ def client_address(node: NodeId) -> Address:
 class Machine:
     """See the module's docstring. `settings(bootstrap)` gives what the next process is told.
 
-    rate, offset: the local clock is offset + rate x simulated time; never set back while a process lives.
+    rate: the local monotonic clock is rate x simulated time. wall: by how much the wall clock is wrong in each life.
     after_turn: looks at the node after every turn and after every start.
     """
 
@@ -53,6 +55,7 @@ class Machine:
         rng: random.Random,
         *,
         rate: float = 1.0,
+        wall: random.Random,
         turn_ns: tuple[int, int] = (20_000, 60_000),
     ) -> None:
         self.node = node
@@ -61,6 +64,7 @@ class Machine:
         self.disk = disk
         self.rng = rng
         self.rate = rate
+        self.wall = wall
         self.after_turn: Watch = lambda machine: None
         self.on_event: Callable[[NodeId, str, dict[str, Any]], None] = lambda node, what, detail: None
         self.on_stop: Callable[[Core], None] = lambda core: None
@@ -104,7 +108,9 @@ class Machine:
         self._half_heartbeat = settings.consensus.heartbeat_ns // 2
         rng = random.Random(self.rng.getrandbits(64))
         core = Core(settings, self.disk, NodeRandom(rng.uniform, lambda: rng.getrandbits(64)), self._event)
-        wall = self.world.now + rng.randint(-limits.SECOND, limits.SECOND)  # a wall clock that is set back now and then
+        # A wall clock that jumps both ways between two lives, by seconds to years. It only makes incarnations unlike.
+        jump = self.wall.choice(WALL_JUMPS)
+        wall = max(1, EPOCH + self.world.now + self.wall.randint(-jump, jump))
         try:
             core.start(self.clock, wall)
         except (DiskError, ConfigError) as error:

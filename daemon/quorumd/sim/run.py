@@ -22,6 +22,7 @@ from quorumd.sim.clients import Program
 from quorumd.sim.cluster import Cluster
 from quorumd.sim.coverage import reach
 from quorumd.sim.faults import Faults
+from quorumd.sim.lease_observer import late_at_most
 from quorumd.sim.machine import peer_address
 from quorumd.sim.scenario import MIN_FAULTS, MIN_OPERATIONS, MIN_SECONDS, Scenario
 from quorumd.sim.workload import Ask
@@ -115,10 +116,30 @@ class Run:
         probe = cluster.add_program(workers=0)
         self._serve(cluster, probe, probe.mind.write("k0"))
         self._serve(cluster, probe, probe.mind.read("k0"))
-        for program in cluster.programs:
+        for program in (*cluster.programs, *cluster.holders):
             program.running = False
         self._must(cluster, "no-progress", lambda: all(program.idle for program in cluster.programs))
         self._must(cluster, "no-agreement", lambda: cluster.agree(majority))
+        self._leases_end(cluster)
+
+    def _leases_end(self, cluster: Cluster) -> None:
+        """Leases that nobody keeps alive end: those of now within the stated bound, those of before at all.
+
+        Of the latter a keep-alive may still be on its way.
+        """
+        rules, holders, late = cluster.lease_rules, cluster.holders, late_at_most(self.scenario)
+        self._must(cluster, "no-progress", lambda: all(holder.idle for holder in holders))
+        last = range(1, len(holders) + 1)
+        cluster.leases.ids.update(last)
+        for lease, holder in zip(last, holders, strict=True):
+            holder.last_lease(lease)
+        self._must(cluster, "no-progress", lambda: all(holder.idle for holder in holders))
+
+        def ended() -> bool:
+            rules.not_overdue(last, cluster.world.now, cluster.leases.rearmed, late)
+            return not rules.live
+
+        self._must(cluster, "lease-late", ended)
 
     @staticmethod
     def _leave_broken(cluster: Cluster, faults: Faults, node: NodeId, dice: random.Random) -> None:

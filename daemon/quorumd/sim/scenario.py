@@ -32,6 +32,7 @@ LEAST_NODES = {
 
 DELAYS_US = ((20, 100), (50, 500), (200, 3_000), (1_000, 15_000))
 SYNCS_US = ((100, 500), (200, 2_000), (1_000, 7_000), (5_000, 40_000))
+HOLDERS = (0, 1, 2, 3)  # of leases
 RETAINED = (3, 50, limits.DEFAULT_RETAIN_REVISIONS)  # revisions of history
 LONGEST_S = (0.3, 1.0, 4.0, 10.0)
 AT_ONCE = 5  # faults that may be under way together, more or less: with too many of them nothing ever happens
@@ -74,6 +75,7 @@ class Scenario:
     keys: int = 4
     sizes: tuple[int, ...] = (0, 100)
     weights: tuple[int, ...] = (25, 5, 25, 5, 15, 5, 10, 5, 5)
+    holders: int = 0  # of leases
     faults: tuple[str, ...] = ()
     pause_s: float = 2.0
     longest_s: float = 4.0  # of a fault
@@ -145,6 +147,7 @@ def draw(
     if only is None and len(fitting) < MIN_FAULTS:
         fitting = ("loss", "kill", "power-loss")
     scenario = replace(scenario, faults=fitting, retain=scenario.rng("retain").choice(RETAINED))
+    scenario = replace(scenario, holders=scenario.rng("leases").choice(HOLDERS))
     return scenario if engine == "raft" else _with_paxos(scenario, more_faults=only is None)
 
 
