@@ -1,8 +1,9 @@
 """Users of watches among the simulated client programs: what they ask for, their pace, and the account of each.
 
 A viewer watches through its program's production client, takes batches at a pace of its own, stops reading for a while
-now and then, cancels and begins anew, and goes on after a compaction that overtook it. What it is told goes into an
-account (checker.watches) at once. The truth is gathered from whichever node is the first to apply a revision.
+now and then, hears nothing for a while, cancels and begins anew, and goes on after a compaction that overtook it. What
+it is told goes into an account (checker.watches) at once. The truth is gathered from whichever node is the first to
+apply a revision.
 """
 
 import random
@@ -12,10 +13,11 @@ from typing import Final
 from quorumd import limits
 from quorumd.checker.invariants import Violation
 from quorumd.checker.watches import Account, Past
-from quorumd.client.watcher import Watcher, make_watcher
+from quorumd.client.watcher import WatchBatch, Watcher, make_watcher
 from quorumd.commands import ALL, KeyValue
-from quorumd.errors import Compacted
+from quorumd.errors import Compacted, ProtocolError
 from quorumd.sim.clients import Program
+from quorumd.sim.machine import client_address
 from quorumd.sim.scenario import Scenario
 from quorumd.sim.world import World
 from quorumd.types import Nanoseconds
@@ -26,6 +28,7 @@ PACES_MS: Final = (0, 0, 5, 50, 500)  # between two batches
 BUFFERS: Final = (3, 30, limits.CLIENT_WATCH_BATCHES)  # batches that may wait for a viewer
 REST_S: Final = 12.0  # mean time between two changes of mind
 ASLEEP_S: Final = (0.5, 15.0)
+DEAF_S: Final = (0.3, 4.0)  # about as long as a client has patience with a node that is silent
 FARTHEST_BACK: Final = 200  # revisions
 FARTHEST_AHEAD: Final = 20
 
@@ -78,17 +81,31 @@ class Viewer:
     def _change_mind(self) -> None:
         if not self.program.running or self.audience.closing:
             return
-        what = self.rng.choice(("sleep", "sleep", "again", "other"))
-        if what == "sleep":
-            self._asleep_until = self.world.now + int(self.rng.uniform(*ASLEEP_S) * limits.SECOND)
-            self.world.at(self._asleep_until, self._news)
-        else:
-            self.program.unwatch(self.watcher)
-            if what == "again":  # as a user does who saved how far he got
+        match self.rng.choice(("sleep", "sleep", "deaf", "again", "other")):
+            case "sleep":
+                self._asleep_until = self.world.now + int(self.rng.uniform(*ASLEEP_S) * limits.SECOND)
+                self.world.at(self._asleep_until, self._news)
+            case "deaf":
+                self._go_deaf()
+            case "again":  # as a user does who saved how far he got
+                self.program.unwatch(self.watcher)
                 self._begin(self.account.upto + 1)
-            else:
+            case _:
+                self.program.unwatch(self.watcher)
                 self._choose()
         self._change_mind_later()
+
+    def _go_deaf(self) -> None:
+        """Nothing that nodes send comes through to the program: what they hold for its watchers piles up."""
+        links = [(client_address(node), self.program.address) for node in range(1, self.audience.scenario.nodes + 1)]
+        lossy = self.program.network.lossy
+        lossy.update(dict.fromkeys(links, 1.0))
+
+        def hear() -> None:
+            for link in links:
+                lossy.pop(link, None)
+
+        self.world.after(int(self.rng.uniform(*DEAF_S) * limits.SECOND), hear)
 
     # -- what it takes --------------------------------------------------------------------------------------------
 
@@ -110,7 +127,7 @@ class Viewer:
             return
         self._looks_at = None
         watcher = self.watcher
-        while (batch := self.program.take_batch(watcher)) is not None:
+        while (batch := self._next(watcher)) is not None:
             self._take(batch.revision, batch.events)
             if self.pace and not self.audience.closing:
                 break
@@ -118,6 +135,12 @@ class Viewer:
             self._news()
         elif watcher.error is not None:
             self._ended(watcher)
+
+    def _next(self, watcher: Watcher) -> WatchBatch | None:
+        try:
+            return self.program.take_batch(watcher)
+        except ProtocolError as error:
+            raise Violation("watch-malformed", f"{self.name} after revision {self.account.upto}: {error}") from error
 
     def _take(self, revision: int, events: tuple[Event, ...]) -> None:
         reached = self.audience.reached
