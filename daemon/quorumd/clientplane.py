@@ -12,7 +12,7 @@ from typing import Any
 from quorumd import limits
 from quorumd.fragments import Fragmenter, Reassembler
 from quorumd.types import Address, Incarnation, Nanoseconds, NodeId
-from quorumd.watchplane import WatchPlane
+from quorumd.watchplane import WatchPlane, WatchRoom
 from quorumd_fastpath import wire
 from quorumd_fastpath.apply import Store
 from quorumd_fastpath.replays import ReplayWindows
@@ -26,7 +26,15 @@ RARE_FRAMES_PER_TURN = 256
 class ClientPlane:
     """Staging area, replies and the rare frames. Policy (who leads, what is full) is core.py's."""
 
-    def __init__(self, node: NodeId, outbox: Outbox, mtu: int, incarnation: Incarnation, store: Store) -> None:
+    def __init__(
+        self,
+        node: NodeId,
+        outbox: Outbox,
+        mtu: int,
+        incarnation: Incarnation,
+        store: Store,
+        watch_room: WatchRoom | None = None,
+    ) -> None:
         self.node = node
         self.incarnation = incarnation
         self.cluster = 0
@@ -45,7 +53,7 @@ class ClientPlane:
         self.admin: Callable[[Mapping[str, Any]], str] = lambda _: "not serving"
         self.leader: Callable[[], tuple[NodeId, str]] = lambda: (0, "")
         self.watches = WatchPlane(
-            store, outbox, self.fragmenter, self.counters, self._knows_leader, self._client_frame
+            store, outbox, self.fragmenter, self.counters, self._knows_leader, self._client_frame, watch_room
         )
         self.rare = 0
         self._collected = False

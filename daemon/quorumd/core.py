@@ -54,6 +54,7 @@ from quorumd.recovery import recover
 from quorumd.storage import Storage
 from quorumd.transport import BOOTSTRAPPING, HAS_STATE, VOTER, Identity, Transport
 from quorumd.types import Address, Incarnation, Nanoseconds, NodeId
+from quorumd.watchplane import WatchRoom
 from quorumd_fastpath import wire
 from quorumd_fastpath.apply import Store
 from quorumd_fastpath.ring import Ring
@@ -84,6 +85,7 @@ class Settings(NamedTuple):
     ring_bytes: int = limits.RING_BYTES
     ring_entries: int = limits.RING_ENTRIES
     filter_incarnations: bool = True
+    watch_room: WatchRoom | None = None  # None: what limits.py says
 
     @property
     def engine(self) -> str:
@@ -150,7 +152,9 @@ class Core:
             identity, self.settings.peers, self.peer_outbox, self.log, codec_of(engine), self.random.u64,
             self.settings.mtu_peer, filter_incarnations=self.settings.filter_incarnations,
         )  # fmt: skip
-        self.clients = ClientPlane(node, self.client_outbox, self.settings.mtu_client, incarnation, self.store)
+        self.clients = ClientPlane(
+            node, self.client_outbox, self.settings.mtu_client, incarnation, self.store, self.settings.watch_room
+        )
         self.clients.hello = self._hello_body
         self.clients.status = self.status
         self.clients.admin = self._admin
@@ -184,13 +188,9 @@ class Core:
 
     def _open(self, cluster: int, now: Nanoseconds, *, fresh: bool) -> None:
         self.storage = storage_of(self.log)(
-            self.disk,
-            self.log,
-            cluster=cluster,
-            node=self.settings.node,
-            segment_bytes=self.settings.segment_bytes,
+            self.disk, self.log, cluster=cluster, node=self.settings.node, segment_bytes=self.settings.segment_bytes,
             random_u64=self.random.u64,
-        )
+        )  # fmt: skip
         recovered = empty(self.settings.engine)
         if fresh:
             self.log.ring.reset(1)

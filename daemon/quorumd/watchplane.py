@@ -13,7 +13,7 @@ import heapq
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from itertools import count
-from typing import Final
+from typing import Final, NamedTuple
 
 from quorumd import limits, watchcodec
 from quorumd.errors import ProtocolError
@@ -25,6 +25,22 @@ from quorumd_fastpath.watch import Hub
 from quorumd_fastpath.wire import Counters, Outbox
 
 _FIRST_BATCHES: Final = 2  # in flight before the first acknowledgement
+
+
+class WatchRoom(NamedTuple):
+    """How much the streams of one node hold, and how much is done for them in a turn; see Hub, and limits.py."""
+
+    window_bytes: int
+    total_bytes: int
+    piece_bytes: int
+    turn_cost: int
+
+
+def widest() -> WatchRoom:
+    """The room that a node's streams have unless it is told otherwise."""
+    return WatchRoom(
+        limits.WATCH_WINDOW_BYTES, limits.WATCH_TOTAL_BYTES, limits.WATCH_PIECE_BYTES, limits.WATCH_TURN_COST
+    )
 
 
 class _Batch:
@@ -73,15 +89,12 @@ class WatchPlane:
         counters: Counters,
         knows_leader: Callable[[], bool],
         frame_of: Callable[..., bytes],
+        room: WatchRoom | None = None,
     ) -> None:
         self.store = store
-        self.hub = Hub(
-            watchers=limits.WATCHERS,
-            window_bytes=limits.WATCH_WINDOW_BYTES,
-            total_bytes=limits.WATCH_TOTAL_BYTES,
-            piece_bytes=limits.WATCH_PIECE_BYTES,
-            turn_cost=limits.WATCH_TURN_COST,
-        )
+        room = room or widest()
+        self.hub = Hub(watchers=limits.WATCHERS, **room._asdict())
+        self._window_bytes = room.window_bytes
         self._outbox = outbox
         self._fragmenter = fragmenter
         self._counters = counters
@@ -156,7 +169,7 @@ class WatchPlane:
             return
         for number, request in enumerate(requests, frame.index):
             # A client that asks and never takes the answers is not listened to until it does.
-            if number != stream.taken + 1 or self.hub.outstanding(stream.slot) > 2 * limits.WATCH_WINDOW_BYTES:
+            if number != stream.taken + 1 or self.hub.outstanding(stream.slot) > 2 * self._window_bytes:
                 continue
             stream.taken = number
             if not self._perform(stream.slot, request):

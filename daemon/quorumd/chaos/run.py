@@ -1,9 +1,9 @@
 """One run, in order:
 
-    start        a fresh cluster, the relay between its nodes, clients that record
+    start        a fresh cluster, the relay between its nodes, clients that record, a spectator that watches
     storm, calm  rounds of the plan; after each, a write begun after the last heal must succeed within CHAOS_LIVENESS_S
     settle       clients stop, all is healed, every node is killed and started once more; all must come to one state
-    judge        read everything, check the history and the workload's promises
+    judge        read everything, check the history, the workload's promises and what the spectator was told
 
 Meanwhile a watch asks the nodes for their figures and ends the run at the first thing that must not happen.
 """
@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +23,7 @@ from quorumd.chaos.display import Display, View
 from quorumd.chaos.faults import FAULTS, DiskFull, Injection, PowerLoss
 from quorumd.chaos.preload import compile_library
 from quorumd.chaos.schedule import Round, plan
+from quorumd.chaos.spectator import Spectator, contradictions
 from quorumd.chaos.verdict import Report, agreed, broken_promises
 from quorumd.chaos.workload import PADDING_BYTES, Workload
 from quorumd.checker.history import pair
@@ -32,6 +34,8 @@ from quorumd.errors import QuorumdError
 
 WATCH_S: Final = 0.25
 POLL_S: Final = 0.05
+CONTRADICTIONS: Final = 5
+"""Shown of those between a watch of the whole history and the operations."""
 LAST: Final = 0
 """The number of the restart that ends the run; injections count from 1."""
 
@@ -92,6 +96,7 @@ class ChaosRun:
         self.workload = Workload(
             self.cluster.endpoints, key=self.cluster.key, clients=options.clients, rate=options.rate, seed=options.seed
         )
+        self.spectator = Spectator(self.workload.new_client)
         self._rounds = plan(options.seed, options.seconds, faults, self.cluster.nodes)
         self._planned_s = sum(each.storm_s + each.calm_s for each in self._rounds)
         self._begun_s = time.monotonic()
@@ -107,6 +112,7 @@ class ChaosRun:
         finally:
             with suppress(Violated):
                 await self.workload.stop()
+            await self.spectator.stop()
             await self.cluster.close()
         self.report.seconds = round(time.monotonic() - self._begun_s, 1)
         self._sum_up(final)
@@ -132,6 +138,7 @@ class ChaosRun:
         while True:
             self.cluster.ask()
             self.workload.check()
+            self.spectator.check()
             self._raise_what_is_wrong()
             self._show()
             await asyncio.sleep(WATCH_S)
@@ -157,6 +164,7 @@ class ChaosRun:
         workload = self.workload
         await self.cluster.start()
         await self._until(self._agreed, limits.CHAOS_START_S, "all nodes vote and follow one leader")
+        self.spectator.start()
         await workload.open_accounts()
         workload.start()
         for number, each in enumerate(self._rounds, 1):
@@ -167,9 +175,11 @@ class ChaosRun:
         await self._settle()
         self.phase = "reading everything"
         try:
-            return await workload.read_all()
+            final = await workload.read_all()
+            self.report.violations += await self.spectator.judge()
         except QuorumdError as error:
             raise Violated(f"with everything healed a read failed: {type(error).__name__}: {error}") from error
+        return final
 
     async def _storm(self, storm: Round) -> None:
         begun_s = time.monotonic()
@@ -241,6 +251,7 @@ class ChaosRun:
         report.outcomes, report.errors = dict(tally.outcomes), dict(tally.errors)
         report.increments = sum(tally.acknowledged.values())
         report.restarts = sum(self.cluster.restarts().values())
+        report.watched = self.spectator.batches
         if final is not None:
             report.violations += broken_promises(tally, final)
 
@@ -249,6 +260,10 @@ class ChaosRun:
         self.timeline.dump(self.history.with_suffix(".timeline.jsonl"))
         operations = pair(self.workload.recorder.events)
         self._tell(f"checking {len(operations):,} operations")
+        if not self.spectator.whole:
+            self._tell("no whole history of revisions: what the spectator was told is not judged")
+        else:
+            self.report.violations += islice(contradictions(self.spectator.past, operations), CONTRADICTIONS)
         verdict = check(operations, seconds=limits.CHAOS_CHECK_S)
         self.report.linearizable = verdict.ok
         if verdict.ok is False:

@@ -31,6 +31,8 @@ class Report:
     outcomes: dict[str, int] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
     increments: int = 0
+    watched: int = 0
+    """Revisions that the spectator was told."""
     restarts: int = 0
     recovery_s: float = 0.0
     """The longest time from the last heal of a round to the success of a write begun after it."""
@@ -90,7 +92,8 @@ def human(report: Report) -> str:
     lines = [
         f"{report.rounds} round{plural} in {report.seconds:.0f} s, seed {report.seed}; operations: {counts}",
         f"faults: {injected or 'none'}; {report.restarts} restarts; "
-        f"longest recovery {report.recovery_s:.2f} s; {report.increments} increments",
+        f"longest recovery {report.recovery_s:.2f} s; {report.increments} increments; "
+        f"{report.watched:,} revisions watched",
         f"errors: {errors or 'none'}",
         *(f"VIOLATION: {violation}" for violation in report.violations),
     ]

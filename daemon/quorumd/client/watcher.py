@@ -53,14 +53,17 @@ def _nobody() -> None:
 class Watcher:
     """Made by a caller with what it asks for, changed by Watching only.
 
-    resume: the first revision that has not been put in `waiting`. flags: watchcodec's. progress: whether progress is
-    given to the user. waiter: called by the IO layer when there is a batch, or an end. id: in the stream, 0: not in it.
+    resume: the first revision that has not been put in `waiting`. flags: watchcodec's. most_batches, most_bytes: that
+    may wait for the user. progress: whether it is given to the user. waiter: called by the IO layer when there is a
+    batch, or an end. id: in the stream, 0: not in it.
     """
 
     key: bytes
     end: bytes
     flags: int
     resume: int
+    most_batches: int
+    most_bytes: int
     progress: bool = False
     waiter: Callable[[], object] = _nobody
     id: int = 0
@@ -124,12 +127,12 @@ class Watcher:
     @property
     def full(self) -> bool:
         """Whether so much waits for the user that no more is wanted."""
-        return self.waiting_bytes > CLIENT_WATCH_BYTES or len(self.waiting) > CLIENT_WATCH_BATCHES
+        return self.waiting_bytes > self.most_bytes or len(self.waiting) > self.most_batches
 
     @property
     def drained(self) -> bool:
         """Whether a paused one may go on."""
-        return 2 * self.waiting_bytes <= CLIENT_WATCH_BYTES and 2 * len(self.waiting) <= CLIENT_WATCH_BATCHES
+        return 2 * self.waiting_bytes <= self.most_bytes and 2 * len(self.waiting) <= self.most_batches
 
 
 def make_watcher(
@@ -151,4 +154,4 @@ def make_watcher(
         | (0 if put else watchcodec.NO_PUT)
         | (0 if delete else watchcodec.NO_DELETE)
     )
-    return Watcher(key, end, flags, resume, progress)
+    return Watcher(key, end, flags, resume, CLIENT_WATCH_BATCHES, CLIENT_WATCH_BYTES, progress)

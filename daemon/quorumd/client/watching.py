@@ -175,6 +175,7 @@ class Watching:
             return
         stream = self._stream = _Stream(self._next_stream, address, self._channel.life(address), now)
         self._next_stream += 1
+        self._channel.counters["watch_streams"] += 1
         for watcher in self._watchers:
             if not watcher.paused:
                 self._create(stream, watcher)
@@ -357,6 +358,7 @@ class Watching:
                 self._end(found, found.error)
             elif found.full:
                 found.paused = True
+                self._channel.counters["watches_paused"] += 1
                 self._cancel(found)
 
 

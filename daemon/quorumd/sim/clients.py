@@ -12,6 +12,7 @@ from quorumd.checker.history import Recorder
 from quorumd.client.calls import operation_for, transfer_operation
 from quorumd.client.operation import Operation, Plane
 from quorumd.client.protocol import ClientProtocol
+from quorumd.client.watcher import WatchBatch, Watcher
 from quorumd.commands import Range, RangeResult, Txn, TxnResult
 from quorumd.errors import Definite, QuorumdError
 from quorumd.sim.network import SimNetwork
@@ -158,6 +159,24 @@ class Program:
         """Whether no worker waits for an answer."""
         return all(worker.ask is None for worker in self.workers)
 
+    # -- watches: what client.watches.Line says -----------------------------------------------------------------
+
+    def watch(self, watcher: Watcher) -> None:
+        """Begins to watch. Raises Overloaded, ConnectionLost."""
+        self.protocol.watching.add(watcher)
+        self._after()
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """Its user is done with it."""
+        self.protocol.watching.drop(watcher)
+        self._after()
+
+    def take_batch(self, watcher: Watcher) -> WatchBatch | None:
+        """The watcher's next batch, if it has one."""
+        waiting = self.protocol.watching.pop(watcher)
+        self._after()
+        return None if waiting is None else waiting.batch()
+
     # -- the protocol -------------------------------------------------------------------------------------------
 
     def transfer(self, to: NodeId) -> None:
@@ -191,14 +210,17 @@ class Program:
         for operation in protocol.take_completed():
             self._completed(operation)
         protocol.take_states()
+        for watcher in protocol.watching.take_news():
+            watcher.waiter()
         for dest, data in protocol.take_datagrams():
             if isinstance(dest, bytes):  # all that `resolve` above gives out
                 self.network.send(self.address, dest, data)
         due = protocol.next_deadline()
         if due is not None and (self._wake_at is None or due < self._wake_at):
             self._wake_at = due = max(due, now)
-            self.world.at(due, lambda: self._tick() if self._wake_at == due and self._alive else None)
+            self.world.at(due, lambda: self._tick() if self._wake_at == due and self.alive else None)
 
     @property
-    def _alive(self) -> bool:
+    def alive(self) -> bool:
+        """Whether it was not killed."""
         return self.address in self.world.endpoints

@@ -25,9 +25,11 @@ from quorumd.sim.observer import Observer
 from quorumd.sim.paxos_observer import PaxosObserver
 from quorumd.sim.raft_observer import RaftObserver
 from quorumd.sim.scenario import Scenario
+from quorumd.sim.viewers import Audience
 from quorumd.sim.workload import Mix
 from quorumd.sim.world import World
 from quorumd.types import NOBODY, PAXOS, NodeId
+from quorumd.watchplane import WatchRoom, widest
 
 CLUSTER_ID = 0xC1C1
 HASHES = {"nodes": 1, "engine": 2, "quorums": 3, "storage.quota_mib": 4}
@@ -47,6 +49,8 @@ class Cluster:
         self.ids: list[NodeId] = list(range(1, scenario.nodes + 1))
         self.observer = observer_of(scenario, self.ids)
         self.invariants = self.observer.invariants
+        self.audience = Audience(scenario, self.world)
+        self.observer.applied = self.audience.learn
         self.history = Recorder()
         self.programs: list[Program] = []
         self.former: list[Program] = []  # killed
@@ -59,7 +63,7 @@ class Cluster:
         for machine in self.machines.values():
             machine.start(bootstrap=CLUSTER_ID)
         for _ in range(scenario.clients):
-            self.add_program()
+            self.audience.attend(self.add_program())
         for _ in range(scenario.holders):
             self._add_holder()
 
@@ -105,6 +109,7 @@ class Cluster:
             ring_bytes=scenario.ring_mib * limits.MIB,
             ring_entries=scenario.ring_entries,
             filter_incarnations=scenario.filter_incarnations,
+            watch_room=watch_room(scenario),
         )
 
     # -- client programs ----------------------------------------------------------------------------------------
@@ -215,6 +220,14 @@ def engine_config(scenario: Scenario) -> RaftConfig | PaxosConfig:
     if scenario.engine == PAXOS:
         return PaxosConfig(*common, datagram_bytes=datagram_bytes, phase1=scenario.phase1, phase2=scenario.phase2)
     return RaftConfig(*common, datagram_bytes=datagram_bytes)
+
+
+def watch_room(scenario: Scenario) -> WatchRoom:
+    """What a scenario says of streams of watches: with narrow windows also little work a turn."""
+    window = scenario.watch_window_kib * limits.KIB
+    if window == limits.WATCH_WINDOW_BYTES:
+        return widest()
+    return WatchRoom(window, 4 * window, window // 4, 20)
 
 
 def observer_of(scenario: Scenario, members: Sequence[NodeId]) -> Observer[Any]:

@@ -13,6 +13,8 @@ COMMON = (
     "deduplicated retries", "expired sessions", "revisions compacted", "reads confirmed", "redirects and refusals",
     "unknown outcomes",
     "leases granted", "leases kept alive", "leases expired", "leases revoked", "keep-alives refused",
+    "watch batches", "watch batches of many events", "watch progress", "watches begun", "watch streams",
+    "watches paused", "watchers behind", "watches compacted",
     "messages reassembled", "requests reassembled", "acknowledgements",
     "datagrams lost", "datagrams doubled", "datagrams overtaken", "datagrams strayed", "datagrams flipped",
     "datagrams cut off", "sectors lost", "dropped: old_incarnation", "dropped: stale_receiver", "dropped: bad_crc",
@@ -50,8 +52,11 @@ def reach(cluster: Cluster) -> Counter[str]:
         reached["sectors lost"] += machine.disk.sectors_lost
         reached["segments begun"] += machine.disk.segments_begun
         reached["read-backs"] += machine.disk.read_backs
+    reached.update(cluster.audience.reached)
     for program in (*cluster.programs, *cluster.former):
         reached["unknown outcomes"] += program.unknown
+        reached["watch streams"] += program.protocol.counters["watch_streams"]
+        reached["watches paused"] += program.protocol.counters["watches_paused"]
         reached["reads confirmed"] += program.reads_done
         reached["redirects and refusals"] += program.transmissions - program.done
     return reached

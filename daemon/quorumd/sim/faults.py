@@ -483,5 +483,5 @@ class Faults:
         if not self.cluster.programs:
             return None
         self.cluster.kill_program(dice.choice(self.cluster.programs))
-        self.cluster.add_program()
+        self.cluster.audience.attend(self.cluster.add_program())
         return nothing

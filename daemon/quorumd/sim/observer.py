@@ -7,7 +7,7 @@ engines is in raft_observer.py and paxos_observer.py.
 
 import zlib
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from quorumd.checker.invariants import Invariants, Violation
@@ -17,6 +17,7 @@ from quorumd.log import entry_length
 from quorumd.sim.machine import Machine
 from quorumd.storage import Storage
 from quorumd.types import Index, Nanoseconds, NodeId, Term
+from quorumd_fastpath.apply import Store
 
 Rules = TypeVar("Rules", bound=Invariants)
 
@@ -47,12 +48,16 @@ class Life:
 
 
 class Observer(Generic[Rules]):
-    """See the module's docstring. `reached` counts what runs have reached, by coverage.py's words."""
+    """See the module's docstring. `reached` counts what runs have reached, by coverage.py's words.
+
+    applied: is shown the store of a node that has applied something.
+    """
 
     def __init__(self, invariants: Rules) -> None:
         self.invariants = invariants
         self.reached: Counter[str] = Counter()
         self.damaged: set[NodeId] = set()  # their storage was damaged where it must be noticed, or taken away
+        self.applied: Callable[[Store], None] = lambda store: None
         self._lives: dict[NodeId, Life] = {}
         self._executed: set[tuple[bytes, int]] = set()
         self._counted: Index = 0  # entries whose commands were looked at
@@ -86,6 +91,8 @@ class Observer(Generic[Rules]):
         if seen.applied != before.applied:
             self.invariants.applied(machine.node, seen.applied, core.store.digest)
             self._count_commands(core, seen.applied)
+            self.reached["watchers behind"] += core.clients.watches.hub.lagging
+            self.applied(core.store)
 
     def started(self, machine: Machine, core: Core, engine: Engine) -> None:
         """A new life takes part with what its disk gave back."""

@@ -195,6 +195,8 @@ class Run:
         for key in range(self.scenario.keys):
             self._serve(cluster, reader, reader.mind.read(f"k{key}"))
         self._must(cluster, "no-agreement", lambda: cluster.agree(healthy))
+        cluster.audience.close()
+        self._must(cluster, "watch-behind", lambda: not cluster.audience.behind)
         verdict = check(pair(cluster.history.events), seconds=CHECK_SECONDS)
         if verdict.ok is False:
             raise Violation("linearizability", verdict.reason)

@@ -37,6 +37,9 @@ RETAINED = (3, 50, limits.DEFAULT_RETAIN_REVISIONS)  # revisions of history
 LONGEST_S = (0.3, 1.0, 4.0, 10.0)
 AT_ONCE = 5  # faults that may be under way together, more or less: with too many of them nothing ever happens
 
+WIDE_KIB = limits.WATCH_WINDOW_BYTES // limits.KIB
+NARROW_FOR = 5_000  # a value that comes through a narrow window of a stream in a few round trips
+
 MIN_SECONDS = 60
 MIN_OPERATIONS = 300
 MIN_FAULTS = 2
@@ -73,6 +76,8 @@ class Scenario:
     per_second: float = 2.0  # operations of each worker
     timeout_ms: int = 5_000
     keys: int = 4
+    watchers: int = 0  # of each client program
+    watch_window_kib: int = WIDE_KIB  # of one stream
     sizes: tuple[int, ...] = (0, 100)
     weights: tuple[int, ...] = (25, 5, 25, 5, 15, 5, 10, 5, 5)
     holders: int = 0  # of leases
@@ -148,12 +153,22 @@ def draw(
         fitting = ("loss", "kill", "power-loss")
     scenario = replace(scenario, faults=fitting, retain=scenario.rng("retain").choice(RETAINED))
     scenario = replace(scenario, holders=scenario.rng("leases").choice(HOLDERS))
+    scenario = _with_watchers(scenario)
     return scenario if engine == "raft" else _with_paxos(scenario, more_faults=only is None)
 
 
 def _faults(dice: random.Random, of_partial: random.Random) -> tuple[str, ...]:
     """A random subset. What was added later has dice of its own, so that older seeds draw all else as they did."""
     return tuple(fault for fault in FAULTS if (of_partial if fault in PARTIAL else dice).random() < 0.4)
+
+
+def _with_watchers(scenario: Scenario) -> Scenario:
+    """The same with watchers, in most runs; with windows through which a value hardly fits, in some."""
+    dice = scenario.rng("watch")
+    narrow = (2, 8) if max(scenario.sizes) <= NARROW_FOR else (64,)
+    return replace(
+        scenario, watchers=dice.choice((0, 1, 1, 2, 3)), watch_window_kib=dice.choice((*narrow, WIDE_KIB))
+    )
 
 
 def _with_paxos(scenario: Scenario, *, more_faults: bool) -> Scenario:

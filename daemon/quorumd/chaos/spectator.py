@@ -1,0 +1,166 @@
+"""One watcher of everything, from the first revision to the last, through every fault; and what it was told, judged.
+
+Once the cluster is whole again a second watch, begun anew, tells every revision there was. That is the truth which the
+spectator is held to (checker.watches), and it is held itself to the history of operations: an acknowledged write must
+be in it at the revision that its client was told, and nothing may be in it that nobody asked for.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import Final
+
+from quorumd.chaos.calls import token_of
+from quorumd.checker.history import Operation
+from quorumd.checker.invariants import Violation
+from quorumd.checker.watches import Account, Change, Past
+from quorumd.client.aio import AsyncClient
+from quorumd.client.watches import AsyncWatch
+from quorumd.commands import ALL
+from quorumd.errors import Compacted
+from quorumd.limits import CHAOS_LIVENESS_S
+from quorumd.watchcodec import PREV_KV, Event
+
+FIRST: Final = b"\0"
+POLL_S: Final = 0.02
+Written = dict[str, str]
+"""Keys that an operation puts, each with its token."""
+
+
+class Spectator:
+    """See the module's docstring. `new_client` makes a client that nobody else uses."""
+
+    def __init__(self, new_client: Callable[[], AsyncClient]) -> None:
+        self._new_client = new_client
+        self._told: list[tuple[int, tuple[Event, ...]]] = []
+        self._task: asyncio.Task[None] | None = None
+        self.past = Past()
+        self.whole = False
+        """Whether `past` goes back to the beginning: else the run outlived the history that nodes keep."""
+
+    @property
+    def batches(self) -> int:
+        """That it was told."""
+        return sum(bool(events) for _, events in self._told)
+
+    def start(self) -> None:
+        """It watches until stop()."""
+        self._task = asyncio.create_task(self._watch(), name="spectator")
+
+    async def _watch(self) -> None:
+        # Where so little history is kept that a compaction overtakes it, judge() finds the beginning gone as well.
+        with suppress(Compacted):
+            async with self._new_client() as client, _everything(client) as watch:
+                async for batch in watch:
+                    self._told.append((batch.revision, batch.events))
+
+    def check(self) -> None:
+        """Raises what the watch ended with, while the run goes on."""
+        if self._task is not None and self._task.done():
+            self._task.result()
+
+    async def stop(self) -> None:
+        """Ends the watch."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+
+    async def judge(self) -> list[str]:
+        """What it was told wrong, once everything is healed and nobody writes. Raises QuorumdError."""
+        async with self._new_client() as client:
+            last = (await client.range(FIRST, ALL, count_only=True, timeout=CHAOS_LIVENESS_S)).revision
+            try:
+                await self._learn(client, last)
+            except Compacted:
+                return []
+            except Violation as violation:
+                return [f"a watch of the whole history: {violation}"]
+        self.whole = True
+        account = Account(self.past, "the spectator", FIRST, ALL, PREV_KV, 1)
+        try:
+            await self._catch_up(last)
+            tell(account, self._told)
+        except Violation as violation:
+            return [str(violation)]
+        return [] if not account.behind else [f"watch-behind: the spectator never was told revision {account.behind}"]
+
+    async def _learn(self, client: AsyncClient, last: int) -> None:
+        """Every revision up to `last`, from a watch of its own, which must agree with what its events amount to."""
+        account = Account(self.past, "the second watch", FIRST, ALL, PREV_KV, 1)
+        async with _everything(client) as watch:
+            while self.past.revision < last:
+                batch = await watch.get(timeout=CHAOS_LIVENESS_S)
+                if batch.events:
+                    self.past.add(batch.revision, map(_change, batch.events))
+                    account.batch(batch.revision, batch.events)
+                else:
+                    self.past.reaches(batch.revision)
+
+    async def _catch_up(self, last: int) -> None:
+        """Waits until the spectator was told of `last`. Raises Violation if that takes too long."""
+        try:
+            async with asyncio.timeout(CHAOS_LIVENESS_S):
+                while not self._told or self._told[-1][0] < last:
+                    self.check()
+                    await asyncio.sleep(POLL_S)
+        except TimeoutError:
+            reached = self._told[-1][0] if self._told else 0
+            raise Violation(
+                "watch-behind", f"the spectator is at revision {reached} of {last} after {CHAOS_LIVENESS_S:g} s"
+            ) from None
+
+
+def _change(event: Event) -> Change:
+    return event.key, None if event.deleted else event.value, event.kv.lease
+
+
+def _everything(client: AsyncClient) -> AsyncWatch:
+    return client.watch(FIRST, ALL, start_revision=1, prev_kv=True, progress=True)
+
+
+def tell(account: Account, told: Iterable[tuple[int, tuple[Event, ...]]]) -> None:
+    """Goes through what a watcher was told, batches and progress. Raises Violation."""
+    for revision, events in told:
+        if events:
+            account.batch(revision, events)
+        else:
+            account.progress(revision)
+
+
+def contradictions(past: Past, operations: Iterable[Operation]) -> Iterator[str]:
+    """Where the events of a past and a history of operations cannot both be right."""
+    acknowledged: dict[int, Written] = {}
+    possible: set[tuple[str, str]] = set()
+    for operation in operations:
+        if operation.outcome == "info":
+            possible.update(pair for branch in _branches(operation) for pair in branch.items())
+        elif operation.outcome == "ok" and operation.revision is not None:
+            (written,) = _branches(operation)
+            if written:
+                acknowledged[operation.revision] = written
+    for revision, events in past.between(1, past.revision):
+        put = {event.key.decode(errors="replace"): token_of(event.value) for event in events if not event.deleted}
+        told = acknowledged.pop(revision, None)
+        if told is not None and told != put:
+            yield f"revision {revision} was acknowledged as {told}, and is {put} in a watch of the whole history"
+        if told is None and not possible.issuperset(put.items()):
+            yield f"revision {revision} is {put} in a watch of the whole history, which nobody may have written"
+    for revision, written in acknowledged.items():
+        yield f"revision {revision} was acknowledged as {written}, and is not in a watch of the whole history"
+
+
+def _branches(operation: Operation) -> tuple[Written, ...]:
+    """What it put, if that is known, or else may have put in either case."""
+    match operation.f:
+        case "write":
+            return ({} if operation.value is None else {operation.key: operation.value},)
+        case "cas":
+            return ({} if operation.succeeded is False else {operation.key: operation.value[1]},)
+        case "txn":
+            names = {True: ("success",), False: ("failure",), None: ("success", "failure")}[operation.succeeded]
+            return tuple(
+                {op[1]: op[2] for op in operation.value[name] if op[0] == "write" and op[2] is not None}
+                for name in names
+            )
+        case _:
+            return ({},)

@@ -1,0 +1,169 @@
+"""What the spectator's history is held to: the operations that clients made. No process is started."""
+
+import asyncio
+import re
+
+import pytest
+
+from quorumd.chaos import spectator as spectator_module
+from quorumd.chaos.spectator import Spectator, contradictions
+from quorumd.checker.history import Recorder, pair
+from quorumd.checker.watches import Past
+from quorumd.client.watcher import WatchBatch
+from quorumd.commands import ALL, KeyValue, RangeResult
+from quorumd.errors import Compacted
+from quorumd.watchcodec import Event
+
+TXN = {
+    "compare": [], "success": [["write", "a", "3"], ["read", "b"], ["write", "b", "3"]],
+    "failure": [["write", "c", "3"]],
+}  # fmt: skip
+
+
+def operations(unknown="info"):
+    recorder = Recorder()
+    recorder.invoke(1, "write", "a", "1", 1)
+    recorder.complete(1, "ok", 2, revision=2)
+    recorder.invoke(1, "cas", "a", ["1", "2"], 3)
+    recorder.complete(1, "ok", 4, revision=3, succeeded=True)
+    recorder.invoke(1, "cas", "a", ["1", "9"], 5)
+    recorder.complete(1, "ok", 6, revision=3, succeeded=False)
+    recorder.invoke(1, "txn", None, TXN, 7)
+    recorder.complete(1, "ok", 8, revision=4, succeeded=True, results=[None, None, None])
+    recorder.invoke(1, "write", "a", None, 9)
+    recorder.complete(1, "ok", 10, revision=5)
+    recorder.invoke(2, "write", "b", "4", 11)
+    recorder.complete(2, unknown, 12)
+    return pair(recorder.events)
+
+
+RIGHT = {
+    2: [(b"a", b"1", 0)],
+    3: [(b"a", b"2 ...", 0)],
+    4: [(b"a", b"3", 0), (b"b", b"3", 0)],
+    5: [(b"a", None, 0)],
+    6: [(b"b", b"4", 0)],
+}
+
+
+def past_of(revisions):
+    past = Past()
+    for revision, changes in revisions.items():
+        past.add(revision, changes)
+    return past
+
+
+def test_what_fits_is_no_contradiction():
+    assert list(contradictions(past_of(RIGHT), operations())) == []
+    assert list(contradictions(past_of({r: c for r, c in RIGHT.items() if r < 6}), operations())) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "unknown", "sentence"),
+    [
+        ({4: [(b"d", None, 0)]}, "info", "revision 4 was acknowledged as .* and is {} in"),
+        ({4: [(b"a", b"3", 0)]}, "info", "revision 4 was acknowledged as"),
+        ({3: [(b"a", b"1", 0)]}, "info", "revision 3 was acknowledged as {'a': '2'}, and is {'a': '1'}"),
+        ({7: [(b"a", b"x", 0)]}, "info", "revision 7 is {'a': 'x'} .* nobody may have written"),
+        ({}, "fail", "revision 6 is {'b': '4'} .* nobody may have written"),
+    ],
+)
+def test_each_contradiction_is_named(change, unknown, sentence):
+    found = list(contradictions(past_of({**RIGHT, **change}), operations(unknown)))
+    assert len(found) == 1
+    assert re.search(sentence, found[0])
+
+
+EVENTS = [
+    (2, (Event(KeyValue(b"a", b"1", 2, 2, 1, 0)),)),
+    (3, (Event(KeyValue(b"a", b"2", 2, 3, 2, 0), prev_kv=KeyValue(b"a", b"1", 2, 2, 1, 0)),)),
+    (4, (Event(KeyValue(b"b", b"3", 4, 4, 1, 0)),)),
+]
+
+
+class Line:
+    """A client and its watch at once: the n-th watch gives what the n-th script says."""
+
+    def __init__(self, *scripts):
+        self.scripts = [list(script) for script in scripts]
+        self.script = []
+
+    def __call__(self):
+        return self
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        return None
+
+    async def range(self, *_, **__):
+        return RangeResult(4, (), False, 0)
+
+    def watch(self, key, end, **_):
+        assert (key, end) == (b"\0", ALL)
+        return Turns(self.scripts.pop(0))
+
+
+class Turns(Line):
+    """One watch; it waits for ever once its script is over."""
+
+    def __init__(self, script):
+        self.script = script
+
+    def __aiter__(self):
+        return self
+
+    async def get(self, timeout=None):
+        if not self.script:
+            await asyncio.Event().wait()
+        item = self.script.pop(0)
+        if isinstance(item, Exception):
+            raise item
+        return WatchBatch(*item)
+
+    __anext__ = get
+
+
+def judged(told, whole=EVENTS):
+    async def go():
+        spectator = Spectator(Line(told, whole))
+        spectator.start()
+        await asyncio.sleep(0)  # its watch is the first
+        try:
+            return await spectator.judge(), spectator
+        finally:
+            await spectator.stop()
+
+    return asyncio.run(go())
+
+
+def test_a_spectator_that_was_told_everything_is_content():
+    found, spectator = judged([*EVENTS, (4, ())])
+    assert (found, spectator.whole, spectator.batches) == ([], True, 3)
+
+
+@pytest.mark.parametrize(
+    ("told", "word"),
+    [
+        ([EVENTS[0], EVENTS[2]], "watch-gap"),
+        ([EVENTS[0], EVENTS[0], *EVENTS[1:]], "watch-repeated"),
+        ([EVENTS[0], (3, ()), *EVENTS[1:]], "watch-bookmark"),
+        ([(2, ()), *EVENTS], "watch-bookmark"),
+        (EVENTS[:2], "watch-behind"),
+    ],
+)
+def test_a_spectator_that_was_told_wrong_says_so(told, word, monkeypatch):
+    monkeypatch.setattr(spectator_module, "CHAOS_LIVENESS_S", 0.05)
+    (found,), _ = judged(told)
+    assert found.startswith(word)
+
+
+def test_the_whole_history_must_be_right_in_itself():
+    (found,), _ = judged(EVENTS, [EVENTS[0], (3, (Event(EVENTS[1][1][0].kv),))])
+    assert found.startswith("a watch of the whole history: watch-previous")
+
+
+def test_without_the_beginning_nothing_is_judged():
+    found, spectator = judged(EVENTS, [Compacted("gone")])
+    assert (found, spectator.whole) == ([], False)
