@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from quorumd.core import Core
-from quorumd.sim.lease_observer import LeaseObserver
+from quorumd.sim.lease_observer import LeaseObserver, Stepped
 from quorumd.sim.run import Run
 from quorumd.sim.scenario import draw
 from quorumd.types import ENGINES
@@ -53,3 +53,36 @@ def test_wall_clocks_jump_both_ways_between_the_lives_of_a_node(monkeypatch):
     jumps = [after - before for lives in walls.values() for before, after in itertools.pairwise(lives)]
     year = 365 * 86_400 * 10**9
     assert min(jumps) < -year and max(jumps) > year
+
+
+@pytest.mark.parametrize("compacted", [False, True], ids=["history", "compacted"])
+def test_what_nobody_saw_applied_is_caught_up_with(compacted, monkeypatch):
+    """As if every node always read its entries back from the disk, and had compacted them at times."""
+
+    def apply(stepped, *given, **named):
+        done = stepped._store.apply(*given, **named)
+        stepped._observer.caught_up(Forgetful(stepped._store) if compacted else stepped._store)
+        return done
+
+    monkeypatch.setattr(Stepped, "apply", apply)
+    run = Run(restarting("raft"))
+    outcome = run.go()
+    assert not outcome.violation, outcome.detail
+    assert outcome.reached["leases granted"] > 10 and not outcome.reached["leases expired"]
+    unknown = sum(event.type == "info" for event in run.history.events)
+    assert (unknown > outcome.unknown) == compacted
+
+
+class Forgetful:
+    """A store that has forgotten every seventh revision."""
+
+    def __init__(self, store):
+        self._store = store
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def events(self, first, limit):
+        if first % 7 == 0:
+            raise ValueError("compacted")
+        return self._store.events(first, limit)
