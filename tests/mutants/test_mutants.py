@@ -6,8 +6,12 @@ from run import judge, simulate
 
 MUTANTS = catalogue()
 FEWEST = {"raft": 40, "paxos": 31}
-# Fast, without a compiler, and each caught by another kind of check: of what is said, of what is counted, of lives.
-QUICK = ("ack-before-fsync", "own-match-before-durable", "vote-not-persisted", "paxos-promise-before-fsync")
+# Fast, without a compiler, and each caught by another kind of check: of what is said, of what is counted, of lives, of
+# time.
+QUICK = (
+    *("ack-before-fsync", "own-match-before-durable", "vote-not-persisted", "paxos-promise-before-fsync"),
+    "lease-looked-at-with-sessions",
+)
 SEEDS = 20
 
 
