@@ -368,6 +368,22 @@ def test_a_slow_user_pauses_its_own_watcher_only(narrow):
     world.check()
 
 
+def test_nothing_is_due_while_every_watcher_is_paused_and_no_node_answers(narrow):
+    world = World(nodes=1)
+    slow = world.watch(b"a", greed=0.0)
+    for i in range(50):
+        world.written.run(Put(b"a", b"%d" % i))
+        world.step()
+    world.until(lambda: slow.watcher.paused)
+    world.nodes[1].down = True
+    world.until(lambda: world.protocol.watching._stream is None)
+    for _ in range(1_000):
+        world.step()
+        due = world.protocol.next_deadline()
+        assert due is None or due > world.now, "its thread would spin"
+    world.check()
+
+
 def test_a_compaction_that_overtakes_a_slow_user_is_reported_with_where_to_go_on(narrow):
     world = World()
     slow = world.watch(b"a", greed=0.0)

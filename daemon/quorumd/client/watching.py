@@ -168,10 +168,10 @@ class Watching:
 
     def _begin(self, now: Nanoseconds) -> None:
         """Opens a stream with the node whose turn it is, once that has said which life it is in."""
+        self._not_before = 0  # also if there is nothing to begin: what is due and cannot be done would be due for ever
         addresses = self._router.everyone()
         if not addresses or all(watcher.paused for watcher in self._watchers):
             return
-        self._not_before = 0
         address = addresses[self._turn % len(addresses)]
         if not self._channel.greet(address, self._nonce, now):
             if self._channel.is_silent(address):
