@@ -43,7 +43,7 @@ def test_the_unmutated_copy_is_not_caught(engine, copy):
 
 
 def test_a_header_file_rebuilds_every_module_made_of_it(copy):
-    assert touched_modules(copy, ("fastpath/quorumd_fastpath/sessions.h",)) == ["apply"]
+    assert touched_modules(copy, ("fastpath/quorumd_fastpath/sessions.h",)) == ["apply", "watch"]
     assert "walframe" in touched_modules(copy, ("fastpath/quorumd_fastpath/ring.pxd",))
     assert touched_modules(copy, ("daemon/quorumd/core.py",)) == []
 
