@@ -280,7 +280,7 @@ cdef class Store:
 
     def session_expiring(self, bytes session not None):
         """The session's expiry was proposed: keep-alives are refused from now on, until it does something."""
-        cdef SessionId id
+        cdef SessionId id = SessionId(0, 0)
         session_id(session, &id)
         self.machine.sessions.expiring(id)
 

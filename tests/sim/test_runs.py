@@ -10,9 +10,9 @@ from collections import Counter
 
 import pytest
 
+from quorumd.sim.campaign import Limits, one
 from quorumd.sim.coverage import words
-from quorumd.sim.run import Run
-from quorumd.sim.scenario import FAULTS, PARTIAL_FAULTS, draw
+from quorumd.sim.scenario import FAULTS, PARTIAL_FAULTS
 
 SEEDS = int(os.environ.get("QUORUMD_SIM_SEEDS", "100"))
 FIRST = 1000
@@ -22,7 +22,7 @@ STRUCK: Counter[str] = Counter()
 
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + SEEDS))
 def test_no_rule_breaks(seed):
-    outcome = Run(draw(seed)).go()
+    outcome, _ = one((seed, Limits()))
     assert not outcome.violation, f"{outcome.violation}: {outcome.detail}\nreplay: quorumd sim --seed {seed}"
     assert outcome.counts
     REACHED.update(outcome.reached)

@@ -40,7 +40,9 @@ _LONGEST_PATIENCE: Final = 32 * CLIENT_WATCH_LEADERLESS
 class _Stream:
     """A stream as the client sees it. Requests are numbered from 1; those up to `acked` were taken by the node."""
 
-    def __init__(self, number: int, address: SocketAddress, life: Incarnation, now: Nanoseconds) -> None:
+    def __init__(
+        self, number: int, address: SocketAddress, life: Incarnation, now: Nanoseconds, progress_at: Nanoseconds
+    ) -> None:
         self.number = number
         self.address = address
         self.life = life
@@ -56,7 +58,7 @@ class _Stream:
         self.repeat_at: Nanoseconds | None = None  # while something is
         self.retry: Nanoseconds = WATCH_RETRY
         self.leaderless_since: Nanoseconds | None = None
-        self.progress_at = now + CLIENT_WATCH_PROGRESS
+        self.progress_at = progress_at
 
     def ping_at(self) -> Nanoseconds:
         return self.heard_at + (CLIENT_WATCH_PING if self.leaderless_since is None else CLIENT_WATCH_LEADERLESS // 4)
@@ -78,6 +80,8 @@ class Watching:
         self._not_before: Nanoseconds = 0
         self._patience: Nanoseconds = CLIENT_WATCH_LEADERLESS
         self._closed = False
+        self.progress_every: Nanoseconds = CLIENT_WATCH_PROGRESS
+        """How often the node is asked how far watchers without events have got."""
 
     # -- what the IO layer uses -----------------------------------------------------------------------------------
 
@@ -164,16 +168,17 @@ class Watching:
 
     def _begin(self, now: Nanoseconds) -> None:
         """Opens a stream with the node whose turn it is, once that has said which life it is in."""
+        self._not_before = 0  # also if there is nothing to begin: what is due and cannot be done would be due for ever
         addresses = self._router.everyone()
         if not addresses or all(watcher.paused for watcher in self._watchers):
             return
-        self._not_before = 0
         address = addresses[self._turn % len(addresses)]
         if not self._channel.greet(address, self._nonce, now):
             if self._channel.is_silent(address):
                 self._next_node(now)
             return
-        stream = self._stream = _Stream(self._next_stream, address, self._channel.life(address), now)
+        life, progress_at = self._channel.life(address), now + self.progress_every
+        stream = self._stream = _Stream(self._next_stream, address, life, now, progress_at)
         self._next_stream += 1
         self._channel.counters["watch_streams"] += 1
         for watcher in self._watchers:
@@ -198,7 +203,7 @@ class Watching:
 
     def _send(self, stream: _Stream, now: Nanoseconds) -> None:
         if now >= stream.progress_at:
-            stream.progress_at = now + CLIENT_WATCH_PROGRESS
+            stream.progress_at = now + self.progress_every
             if stream.watchers:
                 stream.requests.append(watchcodec.encode_request(Request(Ask.PROGRESS)))
         first = stream.sent_to + 1

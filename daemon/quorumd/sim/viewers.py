@@ -26,6 +26,7 @@ from quorumd_fastpath.apply import Store
 
 PACES_MS: Final = (0, 0, 5, 50, 500)  # between two batches
 BUFFERS: Final = (3, 30, limits.CLIENT_WATCH_BATCHES)  # batches that may wait for a viewer
+PROGRESS_MS: Final = (50, 1_000, limits.CLIENT_WATCH_PROGRESS // limits.MILLISECOND)  # between questions about it
 REST_S: Final = 12.0  # mean time between two changes of mind
 ASLEEP_S: Final = (0.5, 15.0)
 DEAF_S: Final = (0.3, 4.0)  # about as long as a client has patience with a node that is silent
@@ -175,6 +176,8 @@ class Audience:
 
     def attend(self, program: Program) -> None:
         """The program watches too, from now on."""
+        dice = self.scenario.rng(f"watching {program.name}")
+        program.protocol.watching.progress_every = dice.choice(PROGRESS_MS) * limits.MILLISECOND
         for number in range(1, self.scenario.watchers + 1):
             name = f"{program.name}.w{number}"
             self.viewers.append(Viewer(name, program, self, self.scenario.rng(f"viewer {name}")))
