@@ -658,6 +658,14 @@ def test_large_values_follow_each_other_within_the_window():
     assert [m.first for m in ask(3).said(Values)] == [window + 1, window + 2], "what travels is left alone"
 
 
+def test_small_values_that_together_exceed_a_datagram_are_sent_at_every_question():
+    """They travel in frames of their own, which nobody resends: a follower far behind would wait for each loss."""
+    h = Harness([(1, 10, B1)], commit=10, config=PAXOS_CONFIG._replace(datagram_bytes=3 * ENTRY_BYTES))
+    h.ready()
+    for _ in range(2):
+        assert [(m.first, m.entries) for m in h.step(Fetch(2, 1, B1, 1, 10, 0)).said(Values)] == [(1, 10)]
+
+
 def test_large_values_that_an_earlier_leader_proposed_are_sent_at_the_first_question():
     """They were never pushed in this ballot."""
     h = Harness([(1, 1, B1)], commit=1, config=PAXOS_CONFIG._replace(datagram_bytes=ENTRY_BYTES - 1)).leader()
