@@ -7,15 +7,16 @@ replicated state.
 
 from typing import Protocol
 
+from quorumd.expiry import Expirable
 from quorumd.limits import DEFAULT_QUOTA_BYTES, MAX_SESSIONS
-from quorumd.types import Index, Nanoseconds, SessionId
+from quorumd.types import Index, Nanoseconds
 from quorumd_fastpath.apply import Store
 from quorumd_fastpath.ring import Pending, ReadQueue, Ring
 from quorumd_fastpath.wire import Replies, Stage
 
 
-class StateMachine(Protocol):
-    """The contract; quorumd_fastpath.apply.Store documents each method."""
+class StateMachine(Expirable, Protocol):
+    """The contract, with what the expiry policy asks; quorumd_fastpath.apply.Store documents each method."""
 
     @property
     def applied(self) -> Index: ...
@@ -56,18 +57,6 @@ class StateMachine(Protocol):
 
     def read_stale(self, stage: Stage, replies: Replies) -> None:
         """Answers reads that do not ask for the newest state."""
-
-    def expired(self, now_ns: Nanoseconds, ttl_ns: Nanoseconds, limit: int = ...) -> list[tuple[SessionId, int]]:
-        """Sessions to propose an EXPIRE_SESSION entry for, with their generations."""
-
-    def leases_due(self, now_ns: Nanoseconds, again_ns: Nanoseconds, limit: int = ...) -> list[tuple[int, int]]:
-        """Leases to propose an EXPIRE_LEASE entry for, with their generations."""
-
-    def session_expiring(self, session: SessionId) -> None:
-        """Its expiry is proposed: keep-alives are refused."""
-
-    def lease_expiring(self, lease: int) -> None:
-        """Likewise."""
 
     def rearm(self, now_ns: Nanoseconds, elected: bool) -> None:
         """Gives every session and lease a full TTL: at election, and after a stall of the loop."""

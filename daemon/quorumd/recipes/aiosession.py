@@ -13,34 +13,32 @@ from quorumd.errors import QuorumdError
 from quorumd.limits import SECOND, SESSION_CLOSE_S, SESSION_OPEN_S, SESSION_TTL_S
 from quorumd.recipes import lease as leases
 from quorumd.recipes.awaiting import Runner
-from quorumd.recipes.errors import SessionLost
 from quorumd.recipes.lease import Lease
 from quorumd.recipes.ports import AwaitingClient
+from quorumd.recipes.sessionbase import SessionBase
 
 LOG: Final = logging.getLogger("quorumd.recipes")
 LostListener = Callable[[str], Awaitable[None] | None]
 """Called with the reason when a session is lost, in the session's own task; what it returns is awaited if it can be."""
 
 
-class Session:
+class Session(SessionBase):
     """As session.Session, for one event loop. A loop that is blocked for longer than the TTL loses the session."""
+
+    HOW_TO_OPEN = "`async with Session(client) as session`, or await open()"
 
     def __init__(
         self, client: AwaitingClient, *, ttl: float = SESSION_TTL_S, on_lost: LostListener | None = None
     ) -> None:
-        if not ttl > 0:
-            raise ValueError(f"ttl must be positive, not {ttl!r} seconds")
+        super().__init__(ttl, monotonic_ns, os.getpid)
         self.client = client
-        self.ttl = ttl
         self.lost = asyncio.Event()
         """Set when it is lost, at the latest a tenth of the TTL before anybody else can hold what it held; not by
         `close`."""
         self.runner = Runner(client, self.require)
         self._keeper = Runner(client)
         self._listeners: list[LostListener] = [on_lost] if on_lost is not None else []
-        self._lease: Lease | None = None
         self._task: asyncio.Task[None] | None = None
-        self._pid = 0
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -79,32 +77,7 @@ class Session:
     ) -> None:
         await self.close()
 
-    # -- what is known --------------------------------------------------------------------------------------------
-
-    @property
-    def lease(self) -> Lease:
-        """Its lease. Raises RuntimeError before `open`, SessionLost in a forked child."""
-        if self._lease is None:
-            raise RuntimeError("the session is not open: `async with Session(client) as session`, or await open()")
-        if self._pid != os.getpid():
-            raise SessionLost(f"the session is process {self._pid}'s; a forked child opens one of its own")
-        return self._lease
-
-    def require(self) -> None:
-        """Raises SessionLost unless it is alive."""
-        self.lease.require(monotonic_ns())
-
-    @property
-    def alive(self) -> bool:
-        """Whether it is open, this process's, and not lost as far as can be told without asking anybody."""
-        return self._lease is not None and self._pid == os.getpid() and self._lease.alive(monotonic_ns())
-
-    def remaining(self) -> float:
-        """Seconds for which it is certainly alive, if no further sign of life gets through; 0.0 if it is not."""
-        lease = self._lease
-        if lease is None or not self.alive:
-            return 0.0
-        return max(0, lease.safe_until - monotonic_ns()) / SECOND
+    # -- its loss -------------------------------------------------------------------------------------------------
 
     def on_lost(self, listener: LostListener) -> None:
         """Has `listener(reason)` called when the session is lost; if it is already, in a task of its own."""

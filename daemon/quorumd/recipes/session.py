@@ -12,16 +12,16 @@ from quorumd.errors import QuorumdError
 from quorumd.limits import SECOND, SESSION_CLOSE_S, SESSION_OPEN_S, SESSION_TTL_S
 from quorumd.recipes import lease as leases
 from quorumd.recipes.blocking import Runner
-from quorumd.recipes.errors import SessionLost
 from quorumd.recipes.lease import Lease
 from quorumd.recipes.ports import BlockingClient
+from quorumd.recipes.sessionbase import SessionBase
 
 LOG: Final = logging.getLogger("quorumd.recipes")
 LostListener = Callable[[str], None]
 """Called with the reason when a session is lost: on the session's own thread, so it may block and call the client."""
 
 
-class Session:
+class Session(SessionBase):
     """What locks, candidacies and memberships live in: they are gone when it is.
 
         with Session(client, ttl=10.0) as session: ...
@@ -31,22 +31,20 @@ class Session:
     A lost session stays lost: make a new one. In a forked child the parent's session is not usable, and not harmed.
     """
 
+    HOW_TO_OPEN = "`with Session(client) as session`, or session.open()"
+
     def __init__(
         self, client: BlockingClient, *, ttl: float = SESSION_TTL_S, on_lost: LostListener | None = None
     ) -> None:
-        if not ttl > 0:
-            raise ValueError(f"ttl must be positive, not {ttl!r} seconds")
+        super().__init__(ttl, monotonic_ns, os.getpid)
         self.client = client
-        self.ttl = ttl
         self.lost = threading.Event()
         """Set when it is lost, at the latest a tenth of the TTL before anybody else can hold what it held; not by
         `close`."""
         self.runner = Runner(client, self.require)
         self._keeper = Runner(client)
         self._listeners: list[LostListener] = [on_lost] if on_lost is not None else []
-        self._lease: Lease | None = None
         self._thread: threading.Thread | None = None
-        self._pid = 0
         self._guard = threading.Lock()
 
     # -- life -----------------------------------------------------------------------------------------------------
@@ -87,32 +85,7 @@ class Session:
     ) -> None:
         self.close()
 
-    # -- what is known --------------------------------------------------------------------------------------------
-
-    @property
-    def lease(self) -> Lease:
-        """Its lease. Raises RuntimeError before `open`, SessionLost in a forked child."""
-        if self._lease is None:
-            raise RuntimeError("the session is not open: `with Session(client) as session`, or session.open()")
-        if self._pid != os.getpid():
-            raise SessionLost(f"the session is process {self._pid}'s; a forked child opens one of its own")
-        return self._lease
-
-    def require(self) -> None:
-        """Raises SessionLost unless it is alive."""
-        self.lease.require(monotonic_ns())
-
-    @property
-    def alive(self) -> bool:
-        """Whether it is open, this process's, and not lost as far as can be told without asking anybody."""
-        return self._lease is not None and self._pid == os.getpid() and self._lease.alive(monotonic_ns())
-
-    def remaining(self) -> float:
-        """Seconds for which it is certainly alive, if no further sign of life gets through; 0.0 if it is not."""
-        lease = self._lease
-        if lease is None or not self.alive:
-            return 0.0
-        return max(0, lease.safe_until - monotonic_ns()) / SECOND
+    # -- its loss -------------------------------------------------------------------------------------------------
 
     def on_lost(self, listener: LostListener) -> None:
         """Has `listener(reason)` called when the session is lost; if it is already, now and on this thread."""

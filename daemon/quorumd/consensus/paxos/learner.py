@@ -121,8 +121,7 @@ def answer(s: State, m: Fetch, budget: int) -> int:
             end = min(run.last, s.commit) if chosen else run.last
             upto, size = s.sizes.fit(at, end, min(s.config.max_append_bytes, budget))
             budget -= size
-            large = size > s.config.datagram_bytes and s.sizes.fit(at, at, 1)[1] > s.config.datagram_bytes
-            if not (large and travels(s, m.sender, at)):
+            if not (s.is_large(at) and travels(s, m.sender, at)):
                 s.messages.append(Values(s.node, m.sender, m.ballot, at, upto - at + 1, run.ballot, chosen))
             at = upto + 1
     return budget

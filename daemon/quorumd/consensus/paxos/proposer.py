@@ -183,7 +183,7 @@ def resend(s: State, p: Peer, have: Index, upto: Index, fresh: bool = False) -> 
     room, lost = RESEND_MESSAGES, fragments_are_lost(s, p)
     for begin, end in gaps(p, max(have, s.commit, s.base, p.resend_upto) + 1, min(upto, p.next - 1)):
         while begin <= end and room and s.log.ballot_at(begin) == s.term:
-            if is_large(s, begin):
+            if s.is_large(begin):
                 if not lost:
                     begin += 1
                     continue
@@ -219,11 +219,6 @@ def fragments_are_lost(s: State, p: Peer) -> bool:
         p.suspect_match = p.match
         p.suspect_at = s.now + 2 * s.config.election_timeout_ns
     return s.now >= p.suspect_at
-
-
-def is_large(s: State, slot: Index) -> bool:
-    """Whether a value does not fit a datagram."""
-    return s.sizes.fit(slot, slot, 1)[1] > s.config.datagram_bytes
 
 
 def scan_interval(s: State) -> int:

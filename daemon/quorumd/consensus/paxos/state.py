@@ -220,6 +220,10 @@ class State(EngineState):
             at = self.log.run_end(at) + 1
         self.received = at - 1
 
+    def is_large(self, slot: Index) -> bool:
+        """Whether a value does not fit a datagram: it travels in fragments, which have timers of their own."""
+        return self.sizes.fit(slot, slot, 1)[1] > self.config.datagram_bytes
+
     @property
     def crowded(self) -> bool:
         """Whether so many runs are open that nothing is taken but what closes the first hole.
