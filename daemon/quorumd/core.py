@@ -17,13 +17,13 @@ Longer than most files: it is the one place that knows the order in which everyt
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from quorumd import limits
 from quorumd.applier import Applier
 from quorumd.clientplane import ClientPlane
 from quorumd.commands import Kind
-from quorumd.compaction import Compaction, CompactionPolicy
+from quorumd.compaction import CompactionPolicy
 from quorumd.consensus.engine import (
     Durable,
     Engine,
@@ -35,26 +35,16 @@ from quorumd.consensus.engine import (
     Tick,
     TransferLeadership,
 )
-from quorumd.engines import (
-    EngineConfig,
-    codec_of,
-    empty,
-    make_admission,
-    make_appender,
-    make_engine,
-    make_log,
-    name_of,
-    storage_of,
-)
+from quorumd.engines import codec_of, empty, make_admission, make_appender, make_engine, make_log, storage_of
 from quorumd.errors import ConfigError, CorruptLog
 from quorumd.expiry import ExpiryPolicy
 from quorumd.join import judge
 from quorumd.ports import Disk, Meta
 from quorumd.recovery import recover
+from quorumd.settings import NodeRandom, Settings
 from quorumd.storage import Storage
 from quorumd.transport import BOOTSTRAPPING, HAS_STATE, VOTER, Identity, Transport
-from quorumd.types import Address, Incarnation, Nanoseconds, NodeId
-from quorumd.watchplane import WatchRoom
+from quorumd.types import Incarnation, Nanoseconds, NodeId
 from quorumd_fastpath import wire
 from quorumd_fastpath.apply import Store
 from quorumd_fastpath.ring import Ring
@@ -63,41 +53,6 @@ from quorumd_fastpath.wire import OVERFLOW, READS, STALE, WRITES, Outbox, Slab
 CHORES_AT_REST = 1 * limits.SECOND
 CHORES_EVERY = 5 * limits.MILLISECOND
 DIVERGENCE_HEARTBEATS = 10  # for how long nothing genuine may contradict a claim of divergence (digests.py)
-
-
-class Settings(NamedTuple):
-    """What a node is told. Addresses are raw for peers, "host:port" for clients; times nanoseconds."""
-
-    node: NodeId
-    peers: Mapping[NodeId, Address]
-    client_addresses: Mapping[NodeId, str]
-    consensus: EngineConfig
-    hashes: Mapping[str, int]
-    mtu_peer: int
-    mtu_client: int
-    mac_bytes: int = 0
-    segment_bytes: int = limits.SEGMENT_BYTES
-    quota_bytes: int = limits.DEFAULT_QUOTA_BYTES
-    compaction: Compaction = Compaction()
-    session_ttl: Nanoseconds = limits.SESSION_TTL
-    disk_stall: Nanoseconds = 3 * limits.SECOND
-    bootstrap: int | bool = False  # a cluster id, or True: found one together with every peer
-    ring_bytes: int = limits.RING_BYTES
-    ring_entries: int = limits.RING_ENTRIES
-    filter_incarnations: bool = True
-    watch_room: WatchRoom | None = None  # None: what limits.py says
-
-    @property
-    def engine(self) -> str:
-        """The name of the engine that `consensus` configures."""
-        return name_of(self.consensus)
-
-
-class NodeRandom(NamedTuple):
-    """The seeded randomness of one node."""
-
-    uniform: Callable[[float, float], float]
-    u64: Callable[[], int]
 
 
 class Core:
@@ -126,6 +81,9 @@ class Core:
         self._next_read = 1
         self._role = Role.FOLLOWER
         self.disk_woke = True  # background file work ended: chores take it up
+        # Until then, if nothing arrives, all there is to do is to send what lies in the peer outbox again with every
+        # heartbeat: a follower takes it for a datagram that came twice. 0: there is more to do. Set by deadline().
+        self.rests_until: Nanoseconds = 0
         self._chores_due: Nanoseconds = 0
         self._now: Nanoseconds = 0
         self._transfer_told: Nanoseconds = 0
@@ -443,6 +401,7 @@ class Core:
         due = min(self.transport.deadline(), now + limits.SECOND)
         if (fragments := self.clients.deadline()) is not None:
             due = min(due, fragments)
+        self.rests_until = 0
         if len(self.clients.replies):
             return now
         engine, storage = self.engine, self.storage
@@ -452,7 +411,11 @@ class Core:
             return now
         if (chores := storage.deadline(now)) is not None:
             due = min(due, chores)
-        return min(due, engine.deadline())
+        engine_due = engine.deadline()
+        beat = engine_due == now + self.settings.consensus.heartbeat_ns
+        if beat and (hears_at := self.hears_at) and len(self.peer_outbox) == len(self.transport.peers):
+            self.rests_until = min(hears_at, due, self._chores_due, self.transport.looks_at)
+        return min(due, engine_due)
 
     @property
     def hears_at(self) -> Nanoseconds:

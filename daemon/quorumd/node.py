@@ -3,7 +3,8 @@
     wait -> drain the peer socket -> one slab of client datagrams -> core.finish -> send both outboxes
 
 The peer socket is drained completely before anything else, so that a node that was stopped learns of a new leader
-before it acts on a clock that jumped. A turn longer than half a heartbeat is logged with what it did.
+before it acts on a clock that jumped. A turn longer than half a heartbeat is logged with what it did. While a leader
+rests (core.rests_until), the wait itself sends its heartbeats, without Python.
 """
 
 import ctypes
@@ -24,7 +25,7 @@ from quorumd.config import Config, agreement
 from quorumd.consensus.engine import Role, TransferLeadership
 from quorumd.consensus.paxos import PaxosConfig
 from quorumd.consensus.raft import RaftConfig
-from quorumd.core import Core, NodeRandom, Settings
+from quorumd.core import Core
 from quorumd.disk import RealDisk
 from quorumd.endpoint import Endpoint, numeric
 from quorumd.engines import EngineConfig
@@ -33,6 +34,7 @@ from quorumd.errors import ConfigError, DiskError, Diverged
 from quorumd.eventlog import EventLog, stderr_is
 from quorumd.invariants import InvariantBroken
 from quorumd.peercodec import BODY_APPEND
+from quorumd.settings import NodeRandom, Settings
 from quorumd.types import PAXOS, Address, Nanoseconds, NodeId
 from quorumd_fastpath.udp import UdpSocket, pack_addr
 from quorumd_fastpath.wire import Slab
@@ -157,7 +159,8 @@ class Node:
         self.log = log
         self.stopping = False
         self.turns = 0
-        self._half_heartbeat = config.timing.heartbeat_ms * limits.MILLISECOND // 2
+        self._heartbeat = config.timing.heartbeat_ms * limits.MILLISECOND
+        self._half_heartbeat = self._heartbeat // 2
         self._slow_logged: Nanoseconds = 0
         self._sockets: list[UdpSocket] = []
         self._wake = (-1, -1)
@@ -231,8 +234,10 @@ class Node:
         core, disk, clock = self.core, self.disk, time.monotonic_ns
         peer_fd, client_fd = self.peer_socket.fileno(), self.client_socket.fileno()
         now = clock()
-        due, hears_at = core.deadline(now), core.hears_at
+        due, hears_at, resting = core.deadline(now), core.hears_at, False
         while not (self.stopping and self._stopped(now)):
+            if resting:
+                due = now = self._repeat_beats(but_peers, due)
             wait = max(due - now, 0)
             woken = dict((but_peers if hears_at else everything).poll(wait / 1e9, MAX_EVENTS))
             began = clock()
@@ -247,7 +252,9 @@ class Node:
             staged = self._take_clients(began) if client_fd in woken else 0
             core.finish(began)
             due, hears_at = core.deadline(began), core.hears_at
-            self._send()  # the last thing: it wakes the peers, who on a shared core take over with their own memory
+            resting = core.rests_until >= due + self._heartbeat
+            # The last thing: it wakes the peers, who on a shared core take over with their own memory.
+            self._send(keep_beats=resting)
             now = clock()
             self.turns += 1
             if now - began > self._half_heartbeat:
@@ -303,12 +310,20 @@ class Node:
             self.core.on_clients(self.client_slab, now)
         return received
 
-    def _send(self) -> None:
+    def _repeat_beats(self, poller: select.epoll, due: Nanoseconds) -> Nanoseconds:
+        """Sleeps and sends the heartbeats of the last turn again, in C; until when it meant to sleep last."""
+        core, late = self.core, self._half_heartbeat
+        outbox = core.peer_outbox
+        due = self.peer_socket.repeat(outbox, poller.fileno(), due, self._heartbeat, core.rests_until, late)
+        outbox.clear()
+        return due
+
+    def _send(self, *, keep_beats: bool) -> None:
         core = self.core
         if len(core.peer_outbox):
             if self.peer_mac is not None:
                 self.peer_mac.seal_outbox(core.peer_outbox)
-            self.peer_socket.send(core.peer_outbox)
+            self.peer_socket.send(core.peer_outbox, keep_beats)
         if len(core.client_outbox):
             if self.client_mac is not None:
                 self.client_mac.seal_outbox(core.client_outbox)

@@ -44,3 +44,4 @@ cdef class UdpSocket:
     cdef void prepare(self, Slab slab, int first, int amount) noexcept nogil
     cdef void take(self, Slab slab, int amount) noexcept nogil
     cdef uint64_t send_batch(self, Outbox outbox, int* first) noexcept nogil
+    cdef uint64_t send_all(self, Outbox outbox) noexcept nogil

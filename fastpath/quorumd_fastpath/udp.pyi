@@ -71,5 +71,14 @@ class UdpSocket:
         A datagram above the slot size takes a slot with length 0 and is counted in `truncated`.
         """
 
-    def send(self, outbox: Outbox) -> int:
-        """Sends every datagram and clears the outbox; how many the kernel took, the others are in `send_errors`."""
+    def send(self, outbox: Outbox, keep: bool = False) -> int:
+        """Sends every datagram and, unless `keep`, clears the outbox; how many the kernel took, the others are in
+        `send_errors`."""
+
+    def repeat(self, outbox: Outbox, epoll: int, first: int, every: int, until: int, late: int) -> int:
+        """Sends the outbox again at `first` and then every so often, while the time after that is not past `until`.
+
+        Ends earlier if `epoll` has something, which it leaves there, or if it woke more than `late` after it meant to,
+        without sending. Returns until when the last sleep was to be. Times are nanoseconds of the monotonic clock.
+        Raises ValueError if the socket is not open or `every` is not positive.
+        """

@@ -11,17 +11,15 @@ import socket
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, errno
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from quorumd_fastpath.wire cimport ADDR_SIZE, Outbox, Slab, guard_slot, iovec, qdatagram
 
 
 cdef extern from "<sys/socket.h>" nogil:
-    cdef struct timespec:
-        pass
-
     cdef struct cmsghdr:
         size_t cmsg_len
         int cmsg_level
@@ -37,6 +35,12 @@ cdef extern from "<sys/socket.h>" nogil:
     cmsghdr* CMSG_FIRSTHDR(msghdr* message)
     cmsghdr* CMSG_NXTHDR(msghdr* message, cmsghdr* previous)
     unsigned char* CMSG_DATA(cmsghdr* control)
+
+cdef extern from "<sys/epoll.h>" nogil:
+    cdef struct epoll_event:
+        pass
+
+    int epoll_wait(int fd, epoll_event* events, int size, int timeout_ms)
 
 cdef extern from "<netinet/in.h>" nogil:
     cdef struct in_addr:
@@ -72,6 +76,14 @@ cdef enum:
     SEND_BATCH = 1024  # the most one sendmmsg takes (UIO_MAXIOV)
     # A full send buffer refuses datagram after datagram: after this many in a row the rest of the outbox is given up.
     STUCK_LIMIT = 16
+    NS_PER_MS = 1000000
+    LONGEST_MS = 60000  # that one sleep takes
+
+
+cdef inline int64_t monotonic_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
 
 
 def pack_addr(str host not None, int port):
@@ -322,16 +334,49 @@ cdef class UdpSocket:
         self.datagrams_sent += sent
         return sent
 
-    def send(self, Outbox outbox not None):
-        """Sends every datagram and clears the outbox; how many the kernel took, the others are in `send_errors`."""
+    cdef uint64_t send_all(self, Outbox outbox) noexcept nogil:
         cdef int first = 0
         cdef uint64_t sent = 0
+        while first < outbox.count:
+            sent += self.send_batch(outbox, &first)
+        return sent
+
+    def send(self, Outbox outbox not None, bint keep=False):
+        """Sends every datagram and, unless `keep`, clears the outbox; how many the kernel took, the others are in
+        `send_errors`."""
+        cdef uint64_t sent
         opened(self)
         with nogil:
-            while first < outbox.count:
-                sent += self.send_batch(outbox, &first)
-        outbox.clear()
+            sent = self.send_all(outbox)
+        if not keep:
+            outbox.clear()
         return sent
+
+    def repeat(self, Outbox outbox not None, int epoll, int64_t first, int64_t every, int64_t until, int64_t late):
+        """Sends the outbox again at `first` and then every so often, while the time after that is not past `until`.
+
+        Ends earlier if `epoll` has something, which it leaves there, or if it woke more than `late` after it meant to,
+        without sending. Returns until when the last sleep was to be. Times are nanoseconds of the monotonic clock.
+        """
+        cdef epoll_event ignored
+        cdef int64_t due = first
+        cdef int64_t left
+        opened(self)
+        if every <= 0:
+            raise ValueError("repeats lie some time apart")
+        with nogil:
+            while True:
+                left = due - monotonic_ns()
+                if epoll_wait(epoll, &ignored, 1, <int>min((max(left, 0) + NS_PER_MS - 1) // NS_PER_MS, LONGEST_MS)):
+                    break  # something is there, or a signal came
+                left = due - monotonic_ns()
+                if left > 0:
+                    continue
+                if -left > late or due + every > until:
+                    break
+                self.send_all(outbox)
+                due += every
+        return due
 
 
 cdef object opened(UdpSocket self):

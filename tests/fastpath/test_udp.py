@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import os
 import select
 import socket
+import time
 
 import pytest
 
@@ -232,3 +234,56 @@ def test_bad_addresses_are_refused(host, port):
 def test_other_bytes_are_not_addresses(raw):
     with pytest.raises(ValueError, match="raw"):
         unpack_addr(raw)
+
+
+MS = 1_000_000
+
+
+@pytest.fixture
+def watched():
+    """An epoll, and a pipe in it: (epoll, write end)."""
+    read, write = os.pipe()
+    with select.epoll() as epoll:
+        epoll.register(read, select.EPOLLIN)
+        yield epoll, write
+    os.close(read)
+    os.close(write)
+
+
+def test_an_outbox_is_sent_again_until_there_would_be_no_time_left(pair, watched):
+    sender, receiver = pair
+    outbox, slab = Outbox(), Slab()
+    frame(outbox, receiver.address, b"beat")
+    assert sender.send(outbox, keep=True) == 1
+    first = time.monotonic_ns() + 1 * MS
+    until = first + 5 * MS + 1
+    assert sender.repeat(outbox, watched[0].fileno(), first, 1 * MS, until, 60_000 * MS) == first + 5 * MS
+    assert time.monotonic_ns() >= first + 5 * MS
+    assert len(outbox) == 1 and sender.datagrams_sent == 6
+    receive_all(receiver, slab, 6)
+    assert payloads(slab) == [b"beat"] * 6
+
+
+def test_repeats_end_when_something_is_there_and_leave_it_there(pair, watched):
+    sender, receiver = pair
+    epoll, write = watched
+    outbox = Outbox()
+    frame(outbox, receiver.address, b"beat")
+    os.write(write, b"!")
+    first = time.monotonic_ns() + 60_000 * MS
+    assert sender.repeat(outbox, epoll.fileno(), first, 1 * MS, first + 10 * MS, 1 * MS) == first
+    assert sender.datagrams_sent == 0 and epoll.poll(0)
+
+
+def test_what_wakes_too_late_sends_nothing(pair, watched):
+    sender, receiver = pair
+    outbox = Outbox()
+    frame(outbox, receiver.address, b"beat")
+    first = time.monotonic_ns() - 10 * MS
+    assert sender.repeat(outbox, watched[0].fileno(), first, 1000 * MS, first + 5000 * MS, 9 * MS) == first
+    assert sender.datagrams_sent == 0
+    with pytest.raises(ValueError, match="apart"):
+        sender.repeat(outbox, watched[0].fileno(), first, 0, first, 0)
+    sender.close()
+    with pytest.raises(ValueError, match="not open"):
+        sender.repeat(outbox, watched[0].fileno(), first, 1, first, 0)

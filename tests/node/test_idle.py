@@ -1,5 +1,7 @@
 """What an idle cluster leaves out must not be missed: heartbeats, the peer socket, digests heard before, chores."""
 
+from types import SimpleNamespace
+
 import pytest
 from world import CLUSTER, MS, Caller, World
 
@@ -10,20 +12,28 @@ from quorumd.consensus.messages import Heartbeat, HeartbeatReply
 from quorumd.consensus.raft import RaftConfig
 from quorumd.digests import DigestJudge
 from quorumd_fastpath import wire
-from quorumd_fastpath.wire import Slab
+from quorumd_fastpath.wire import Slab, parse_datagram
 
 pytestmark = pytest.mark.usefixtures("either_engine")
 
 
+HEARTBEAT = 40 * MS
+
+
 class Idle(World):
-    """Reads a node's peer socket as node.py does: not before `hears_at`, if that is set."""
+    """Reads a node's peer socket as node.py does: not before `hears_at`, if that is set. A node that rests takes no
+    turn: its heartbeats are sent again."""
 
     def start(self, i, **options):
         self.spare = Slab(64, 65536)
-        self.waited = self.heard = 0
+        self.waited = self.heard = self.repeated = 0
+        self.resting = {}  # node: (what it sent, when that is due again)
         return super().start(i, **options)
 
     def _turn(self, i, member):
+        if i in self.resting and not len(member.clients) and self._rest(i, member.core):
+            return
+        self.resting.pop(i, None)
         if not member.core.hears_at > self.now:
             self.heard += len(member.peers) > 0
             super()._turn(i, member)
@@ -32,6 +42,28 @@ class Idle(World):
         waiting, member.peers = member.peers, self.spare
         super()._turn(i, member)
         member.peers = waiting
+
+    def _rest(self, i, core):
+        beats, due = self.resting[i]
+        if self.now >= due:
+            if due + HEARTBEAT > core.rests_until:
+                return False
+            self.repeated += 1
+            self.resting[i] = beats, due + HEARTBEAT
+            for data, addr in beats:
+                self.send(b"peer%d" % i, addr, data)
+        self.waited += 1
+        return True
+
+    def _carry(self, i, core):
+        due = core.deadline(self.now)
+        if core.rests_until >= due + HEARTBEAT:
+            assert due == self.now + HEARTBEAT
+            beats = core.peer_outbox.drain()
+            for data, addr in beats:
+                self.send(b"peer%d" % i, addr, data)
+            self.resting[i] = beats, due
+        super()._carry(i, core)
 
 
 def fill(world, caller, entries):
@@ -98,6 +130,7 @@ def test_an_idle_leader_hears_its_followers_before_check_quorum_looks():
     world.step(6000)
     assert engine.role is Role.LEADER and not world.has("quorum-lost")
     assert world.waited > 5500  # of the leader's turns; without hearing anybody it would have stepped down 45 times
+    assert world.repeated > 80  # heartbeats, without a turn
     assert 0 < core.hears_at <= world.now + 120 * MS
 
 
@@ -117,6 +150,80 @@ def test_an_idle_leader_keeps_its_office_through_losses_and_serves_at_once(seed)
     assert world.waited > 2900
 
 
+def at_rest(seed, **settings):
+    """A world, and the core of its leader, which sent heartbeats and looked at its followers just now, and rests."""
+    world = Idle(3, seed=seed, **settings)
+    core = world.members[world.elect()].core
+    world.step(200)
+    world.until(lambda: core.settings.node in world.resting and core.rests_until >= world.now + 110 * MS)
+    return world, core
+
+
+def beat_now(core, due):
+    """A turn of a leader without input, at the time of its heartbeat."""
+    core.peer_outbox.clear()
+    core.finish(due)
+    core.deadline(due)
+
+
+def test_what_a_leader_at_rest_sends_again_is_what_it_would_have_said():
+    world, core = at_rest(11)
+    beats, due = world.resting[core.settings.node]
+    beat_now(core, due)
+    said = [(parse_datagram(data), addr) for data, addr in core.peer_outbox.drain()]
+    repeated = [(parse_datagram(data), addr) for data, addr in beats]
+    assert len(said) == len(repeated) == 2
+    for (new, new_addr), (old, old_addr) in zip(said, repeated, strict=True):
+        ((frame, payload),), ((again, payload_again),) = new, old
+        assert (new_addr, payload) == (old_addr, payload_again)
+        assert frame._replace(index=0) == again._replace(index=0)
+        assert frame.index == again.index + 1  # its round: an answer to the old one proves less, never more
+
+
+@pytest.mark.parametrize("what", ["peer", "stream", "chores", "sync"])
+def test_nothing_else_falls_due_while_a_leader_rests(what):
+    world, core = at_rest(12)
+    due = world.resting[core.settings.node][1]
+    assert due + HEARTBEAT <= core.rests_until <= core.hears_at
+    soon = due + 7 * MS
+    if what == "peer":  # one that is to be greeted
+        core.transport._tick_due = soon
+    elif what == "stream":  # one of watches that is to be dropped
+        stream = SimpleNamespace(heard_at=soon - limits.WATCH_SILENCE)
+        core.clients.watches._streams["a stream"] = stream
+    elif what == "chores":
+        core._chores_due = soon
+    else:
+        core.storage._covered = False
+        core.storage._idle_since = soon - limits.IDLE_SYNC
+    beat_now(core, due)
+    assert core.rests_until == soon
+
+
+def test_only_a_leader_rests_and_only_after_heartbeats_with_nothing_under_way():
+    world, core = at_rest(13)
+    for other in world.cores():
+        other.deadline(world.now)
+        assert other is core or other.rests_until == 0
+    caller = Caller(world).open()
+    caller.target = core.settings.node
+    world.step(200)
+    put = commands.encode(commands.Put(b"k", b"v"))
+    world.members[caller.target].disk.stick(world.now)
+    caller.transmit(commands.encode_record(Kind.COMMAND, caller.session, 1, 1, put))
+    world.step(2)
+    for _ in range(100):
+        world.step()
+        assert core.settings.node not in world.resting
+
+
+def test_a_turn_between_two_heartbeats_ends_the_rest():
+    world, core = at_rest(14)
+    core.finish(world.now + 7 * MS)
+    core.deadline(world.now + 7 * MS)
+    assert core.rests_until == 0
+
+
 def test_an_idle_leader_without_followers_steps_down_as_soon_as_a_busy_one():
     world = Idle(3, seed=3)
     leader = world.elect()
@@ -132,6 +239,7 @@ def test_a_lease_hears_every_round():
     core = world.members[world.elect()].core
     world.step(500)
     assert world.now < core.hears_at <= world.now + 40 * MS
+    assert not world.resting  # each round has to be its own
     world.step(2000)
     assert core.engine.role is Role.LEADER
 

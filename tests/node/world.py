@@ -12,10 +12,11 @@ from quorumd.commands import Kind, Status
 from quorumd.consensus.engine import Role
 from quorumd.consensus.paxos import PaxosConfig
 from quorumd.consensus.raft import RaftConfig
-from quorumd.core import Core, NodeRandom, Settings
+from quorumd.core import Core
 from quorumd.errors import DiskError
 from quorumd.fragments import Fragmenter, Reassembler
 from quorumd.ports import Meta
+from quorumd.settings import NodeRandom, Settings
 from quorumd.types import PAXOS, RAFT
 from quorumd_fastpath import wire
 from quorumd_fastpath.wire import Slab
@@ -300,11 +301,14 @@ class World:
         if len(member.clients):
             core.on_clients(member.clients, self.now)
         core.finish(self.now)
+        self._carry(i, core)
+        member.peers.clear()
+        member.clients.clear()
+
+    def _carry(self, i, core):
         for outbox, own in ((core.peer_outbox, b"peer%d" % i), (core.client_outbox, b"node%d" % i)):
             for data, addr in outbox.drain():
                 self.send(own, addr, data)
-        member.peers.clear()
-        member.clients.clear()
 
     def until(self, condition, within_ms=3000):
         """Steps until `condition()` is true; fails the test after `within_ms` simulated milliseconds."""

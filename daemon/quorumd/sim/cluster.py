@@ -13,8 +13,8 @@ from quorumd.consensus.engine import Role
 from quorumd.consensus.paxos import PaxosConfig
 from quorumd.consensus.paxos.ballots import node_of
 from quorumd.consensus.raft import RaftConfig
-from quorumd.core import Settings
 from quorumd.peercodec import BODY_APPEND
+from quorumd.settings import Settings
 from quorumd.sim.clients import Program
 from quorumd.sim.disk import SimDisk
 from quorumd.sim.holders import LEASES, Holder

@@ -1,7 +1,8 @@
 """One simulated computer: a disk that outlives processes, two sockets with bounded buffers, at most one node.
 
 A turn is node.py's turn on simulated ports, step for step: drain the peer socket, notice a stall, one slab of client
-datagrams, finish, send. Where node.py changes its order, this changes with it.
+datagrams, finish, send; between two turns a leader at rest sends its heartbeats again. Where node.py changes its order,
+this changes with it.
 """
 
 import random
@@ -10,13 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 from quorumd import limits
-from quorumd.core import Core, NodeRandom, Settings
+from quorumd.core import Core
 from quorumd.errors import ConfigError, DiskError
+from quorumd.settings import NodeRandom, Settings
 from quorumd.sim.disk import PowerCut, SimDisk
 from quorumd.sim.network import SimNetwork
 from quorumd.sim.world import World, between
 from quorumd.types import Address, Nanoseconds, NodeId
-from quorumd_fastpath.wire import Outbox, Slab
+from quorumd_fastpath.wire import Slab
 
 SLOTS = 64  # fewer than node.py's: the path of more than one slab a turn is taken too
 SLOT_BYTES = limits.SLAB_SLOT_BYTES
@@ -75,6 +77,7 @@ class Machine:
         self.turns = 0
         self._settings = settings
         self._turn_ns = turn_ns
+        self._heartbeat: Nanoseconds = 0
         self._half_heartbeat: Nanoseconds = 0
         self._peer_address = peer_address(node)
         self._client_address = client_address(node)
@@ -84,6 +87,8 @@ class Machine:
         self._client_queue: deque[tuple[bytes, Address]] = deque()
         self._turn_at: Nanoseconds | None = None  # of the turn that is scheduled
         self._hears_at: Nanoseconds = 0  # local: before it the peer socket is not looked at (Core.hears_at)
+        self._beats: list[tuple[bytes, Address]] = []  # what is sent again while the node rests
+        self._disk_signalled = False  # since the last turn
         self._idle_until: Nanoseconds = 0  # local: until when the last turn was ready to sleep
         self._busy_until: Nanoseconds = 0
         disk.woke = self._disk_woke
@@ -105,7 +110,8 @@ class Machine:
         self.failed = ""
         self.paused = False
         settings = self._settings(bootstrap)
-        self._half_heartbeat = settings.consensus.heartbeat_ns // 2
+        self._heartbeat = settings.consensus.heartbeat_ns
+        self._half_heartbeat = self._heartbeat // 2
         rng = random.Random(self.rng.getrandbits(64))
         core = Core(settings, self.disk, NodeRandom(rng.uniform, lambda: rng.getrandbits(64)), self._event)
         # A wall clock that jumps both ways between two lives, by seconds to years. It only makes incarnations unlike.
@@ -125,7 +131,7 @@ class Machine:
             return False
         self.core = core
         self.world.tell(f"node {self.node}", "started", life=self.lives)
-        self._idle_until, self._hears_at = self.clock, 0
+        self._idle_until, self._hears_at, self._beats = self.clock, 0, []
         self.after_turn(self)
         self._wake(self.world.now)
         return True
@@ -172,6 +178,7 @@ class Machine:
 
     def _disk_woke(self, file_work: bool) -> None:
         if self.core is not None:
+            self._disk_signalled = True
             self.core.disk_woke |= file_work
             self._wake(self.world.now)
 
@@ -193,8 +200,10 @@ class Machine:
         self._turn_at = None
         if core is None:
             return
-        self.turns += 1
         began = self.clock
+        if self._beats and self._repeats_beats(core, began):
+            return
+        self.turns += 1
         try:
             self._inputs(core, began)
             core.finish(began)
@@ -203,24 +212,40 @@ class Machine:
             self.failed = str(error)
             self.stop()
             return
-        if len(core.peer_outbox):
-            self._send(core.peer_outbox, self._peer_address)
+        due = core.deadline(began)
+        self._hears_at = core.hears_at
+        sent = core.peer_outbox.drain() if len(core.peer_outbox) else []
+        self._beats = sent if core.rests_until >= due + self._heartbeat else []
+        self._send(sent, self._peer_address)
         if len(core.client_outbox):
-            self._send(core.client_outbox, self._client_address)
+            self._send(core.client_outbox.drain(), self._client_address)
         self._peers.clear()
         self._clients.clear()
         self.after_turn(self)
         self._busy_until = self.world.now + between(self.rng, self._turn_ns)
-        due = core.deadline(began)
-        self._idle_until = max(due, began)
+        self._sleep(began, due)
+
+    def _sleep(self, now: Nanoseconds, due: Nanoseconds) -> None:
+        """Until `due`, or what wakes it earlier."""
+        self._idle_until = max(due, now)
         # Rounded up: a turn just before its deadline would find nothing to do, again and again.
-        wake = self.world.now if due <= began else int(due / self.rate) + 1
-        self._hears_at = core.hears_at
+        wake = self.world.now if due <= now else int(due / self.rate) + 1
         if self._client_queue or (self._peer_queue and not self._hears_at):
             wake = self.world.now
         self._wake(wake)
 
+    def _repeats_beats(self, core: Core, now: Nanoseconds) -> bool:
+        """What UdpSocket.repeat does when it wakes; False: it is time for a turn."""
+        due = self._idle_until
+        woken = self._client_queue or self._disk_signalled
+        if woken or now < due or now - due > self._half_heartbeat or due + self._heartbeat > core.rests_until:
+            return False
+        self._send(self._beats, self._peer_address)
+        self._sleep(now, due + self._heartbeat)
+        return True
+
     def _inputs(self, core: Core, now: Nanoseconds) -> None:
+        self._disk_signalled = False
         late = now - self._idle_until
         heard_late = late > self._half_heartbeat
         if self._peer_queue and (heard_late or self._hears_at <= now):
@@ -245,9 +270,9 @@ class Machine:
             core.settle()
             self._peers.clear()
 
-    def _send(self, outbox: Outbox, own: Address) -> None:
+    def _send(self, datagrams: list[tuple[bytes, Address]], own: Address) -> None:
         send = self.network.send
-        for data, dest in outbox.drain():
+        for data, dest in datagrams:
             send(own, dest, data)
 
     # -- looking ------------------------------------------------------------------------------------------------
