@@ -414,7 +414,7 @@ class Core:
         engine_due = engine.deadline()
         beat = engine_due == now + self.settings.consensus.heartbeat_ns
         if beat and (hears_at := self.hears_at) and len(self.peer_outbox) == len(self.transport.peers):
-            self.rests_until = min(hears_at, due, self._chores_due, self.transport.looks_at)
+            self.rests_until = min(hears_at, due, self.store.next_lease_due)  # the other chores can wait so long
         return min(due, engine_due)
 
     @property

@@ -8,7 +8,7 @@ may be applied any time. A deposed leader's proposal is in its successor's log b
 nowhere.
 
 Late by at most: under a leader that stays a turn and a commit, so a heartbeat and a round trip with a sync; another TTL
-for each change of leader and each stall; for sessions EXPIRE_SESSIONS_EVERY.
+for each change of leader and each stall; for sessions EXPIRE_SESSIONS_EVERY, and an election timeout that it may rest.
 """
 
 from typing import NamedTuple, Protocol

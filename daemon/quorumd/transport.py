@@ -410,11 +410,6 @@ class Transport:
                 peer, wire.KIND_FRAGMENT, message_id, index=number, commit=total_bytes, count=count, payload=payload
             )
 
-    @property
-    def looks_at(self) -> Nanoseconds:
-        """Before it, tick has nobody to greet."""
-        return self._tick_due
-
     def deadline(self) -> Nanoseconds:
         """When tick is due at the latest; NEVER if any turn that comes anyway will do."""
         due = self._wake_due

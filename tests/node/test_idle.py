@@ -163,13 +163,13 @@ def beat_now(core, due):
     """A turn of a leader without input, at the time of its heartbeat."""
     core.peer_outbox.clear()
     core.finish(due)
-    core.deadline(due)
 
 
 def test_what_a_leader_at_rest_sends_again_is_what_it_would_have_said():
     world, core = at_rest(11)
     beats, due = world.resting[core.settings.node]
     beat_now(core, due)
+    core.deadline(due)
     said = [(parse_datagram(data), addr) for data, addr in core.peer_outbox.drain()]
     repeated = [(parse_datagram(data), addr) for data, addr in beats]
     assert len(said) == len(repeated) == 2
@@ -180,23 +180,22 @@ def test_what_a_leader_at_rest_sends_again_is_what_it_would_have_said():
         assert frame.index == again.index + 1  # its round: an answer to the old one proves less, never more
 
 
-@pytest.mark.parametrize("what", ["peer", "stream", "chores", "sync"])
+@pytest.mark.parametrize("what", ["stream", "lease", "sync"])
 def test_nothing_else_falls_due_while_a_leader_rests(what):
     world, core = at_rest(12)
     due = world.resting[core.settings.node][1]
     assert due + HEARTBEAT <= core.rests_until <= core.hears_at
     soon = due + 7 * MS
-    if what == "peer":  # one that is to be greeted
-        core.transport._tick_due = soon
-    elif what == "stream":  # one of watches that is to be dropped
+    beat_now(core, due)
+    if what == "stream":  # one of watches that is to be dropped
         stream = SimpleNamespace(heard_at=soon - limits.WATCH_SILENCE)
         core.clients.watches._streams["a stream"] = stream
-    elif what == "chores":
-        core._chores_due = soon
+    elif what == "lease":
+        core.store = SimpleNamespace(next_lease_due=soon)
     else:
         core.storage._covered = False
         core.storage._idle_since = soon - limits.IDLE_SYNC
-    beat_now(core, due)
+    core.deadline(due)
     assert core.rests_until == soon
 
 
