@@ -2,7 +2,7 @@
 
     python bench/failover.py --rounds 20
 
-Default timing (heartbeat 30 ms, election timeout 120 ms), 2 s until the supervisor restarts a node, no ICMP used.
+Default timing (heartbeat 40 ms, election timeout 120 ms), 2 s until the supervisor restarts a node, no ICMP used.
 A round: the leader gets SIGKILL (SIGSTOP), and at once a client begins a small put; the figure is the time from
 before the signal to the answer. The client is the library's, which knew the old leader and finds the new one by
 itself. Then the node returns (SIGCONT) and catches up before the next round begins.

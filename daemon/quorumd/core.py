@@ -203,6 +203,9 @@ class Core:
         for message in messages:
             if type(message) in carries_entries:
                 taken = self.admission.entries(message, engine.last, engine.held)
+                if taken is None and self.admission.entries_open:
+                    self.settle()  # it may be the next after those let through, which are in the log only now
+                    taken = self.admission.entries(message, engine.last, engine.held)
                 if taken is not None:
                     engine.step(taken)
             else:

@@ -475,3 +475,21 @@ def test_leadership_moves_on_request():
 
 def test_cluster_id_is_what_bootstrap_was_told():
     assert World(1, seed=27).members[1].core.transport.cluster == CLUSTER
+
+
+def test_a_follower_that_was_away_catches_up_while_writes_go_on(monkeypatch):
+    """It is pushed new slots, which fill the islands of Multi-Paxos, while it fetches the old ones. The answers
+    to a fetch come in one turn, and each follows the one before, which is in the log only after that turn."""
+    monkeypatch.setattr(limits, "ISLAND_ENTRIES", 20)
+    world = World(3, seed=21)
+    caller = Caller(world)
+    caller.target = leader = world.elect()
+    caller.open()
+    away = next(i for i in world.ids if i != leader)
+    world.members[away].paused = True
+    caller.fill(12_000)
+    world.members[away].paused = False
+    begun = world.now
+    while world.members[away].core.applier.applied < world.members[leader].core.applier.applied - 200:
+        caller.fill(64)
+    assert world.now - begun < 100 * MS

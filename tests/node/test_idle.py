@@ -66,20 +66,6 @@ class Idle(World):
         super()._carry(i, core)
 
 
-def fill(world, caller, entries):
-    """Writes so many entries, many to a turn."""
-    while entries > 0:
-        records = []
-        for _ in range(min(entries, 64)):
-            caller.seq += 1
-            command = commands.encode(commands.Put(b"k%d" % (caller.seq % 7), b"v"))
-            records.append(commands.encode_record(Kind.COMMAND, caller.session, caller.seq, caller.seq, command))
-        frame = wire.encode_frame(wire.KIND_REQUEST, 0, CLUSTER, 0, 0, 0, 0, 0, 0, 0, len(records), b"".join(records))
-        world.send(caller.name, b"node%d" % world.leader().settings.node, frame)
-        entries -= len(records)
-        world.step(2)
-
-
 def beat(core, peer, kind, body, **fields):
     """A frame of the current term from `peer`, as it would send it."""
     me = core.transport
@@ -262,7 +248,7 @@ def test_digests_that_are_settled_are_heard_no_more_and_anew_under_the_next_lead
     world = World(3, seed=6)
     leader = world.elect()
     caller = Caller(world).open()
-    fill(world, caller, limits.DIGEST_EVERY + 50)
+    caller.fill(limits.DIGEST_EVERY + 50)
     world.until(world.converged)
     index, digest = world.members[leader].core.store.checkpoint()
     assert index >= limits.DIGEST_EVERY
@@ -286,7 +272,7 @@ def test_a_divergence_after_agreement_is_still_found():
     world = World(3, seed=7, mac_bytes=16)
     leader = world.elect()
     caller = Caller(world).open()
-    fill(world, caller, limits.DIGEST_EVERY + 50)
+    caller.fill(limits.DIGEST_EVERY + 50)
     world.until(lambda: world.members[leader].core.transport.settled[1] >= limits.DIGEST_EVERY)
     liar = next(core for core in world.cores() if core.settings.node != leader)
     index, digest = liar.store.checkpoint()

@@ -372,6 +372,18 @@ class Caller:
         reply = self.request(Kind.COMMAND, self.seq, commands.encode(op), within_ms)
         return commands.decode(op, reply.revision, reply.body) if reply.status == Status.OK else reply
 
+    def fill(self, entries):
+        """Writes so many entries to the leader, many to a turn, and does not wait for the answers."""
+        while entries > 0:
+            records = []
+            for _ in range(min(entries, 64)):
+                self.seq += 1
+                command = commands.encode(commands.Put(b"k%d" % (self.seq % 7), b"v"))
+                records.append(commands.encode_record(Kind.COMMAND, self.session, self.seq, self.seq, command))
+            self.transmit(b"".join(records), self.world.leader().settings.node, len(records))
+            entries -= len(records)
+            self.world.step(2)
+
     def get(self, key, within_ms=5000):
         op = commands.Range(key)
         self.read_seq += 1
