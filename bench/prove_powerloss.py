@@ -2,15 +2,11 @@
 
     python bench/prove_powerloss.py --rounds 20 --seed 1
 
-Prints a JSON summary; progress goes to stderr. Exit code 0 if the good build kept every promise and both broken builds
-were caught. What a round does and how power is lost: tests/powerloss/powercluster.py and, in quorumd/chaos,
-powerloss.c and platter.py.
+Must show 3: the good build keeps every promise, and both broken builds are caught. What a round does and how power is
+lost: tests/powerloss/powercluster.py and, in quorumd/chaos, powerloss.c and platter.py.
 """
 
 import argparse
-import json
-import os
-import platform
 import sys
 import tempfile
 from collections.abc import Callable
@@ -21,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "powerloss"))
 
 from brokenbuilds import with_early_replies, without_fdatasync  # noqa: E402 - found by the line above
+from harness import reported  # noqa: E402
 from powercluster import SYNC_US, Trial  # noqa: E402
 
 from quorumd.chaos.preload import compile_library  # noqa: E402
@@ -57,22 +54,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--engine", choices=ENGINES, default="raft")
     arguments = parser.parse_args()
-    rounds, seed, engine = arguments.rounds, arguments.seed, arguments.engine
-    with tempfile.TemporaryDirectory(prefix="powerloss-") as directory:
+    plan = arguments.rounds, arguments.seed
+    with reported("prove_powerloss") as report, tempfile.TemporaryDirectory(prefix="powerloss-") as directory:
         library = compile_library(Path(directory))
-        good = trial("good build", None, rounds, seed, library, engine)
-        broken = {name: trial(name, build, rounds, seed, library, engine) for name, build in BROKEN.items()}
-    passed = not good["broken"] and all(outcome["broken"] for outcome in broken.values())
-    summary = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.platform()}",
-        "seed": seed,
-        "sync_us": SYNC_US,
-        "good": good,
-        "broken_builds": broken,
-        "passed": passed,
-    }
-    print(json.dumps(summary, indent=2))
-    return 0 if passed else 1
+        good = trial("good build", None, *plan, library, arguments.engine)
+        broken = {name: trial(name, build, *plan, library, arguments.engine) for name, build in BROKEN.items()}
+        report.judge("good build: rounds of power loss", good["rounds"], least=arguments.rounds)
+        report.judge("good build: rounds that broke a promise", int(bool(good["broken"])), most=0)
+        for name, outcome in broken.items():
+            report.judge(f"build {name}: caught", int(bool(outcome["broken"])), least=1)
+    return report.finish({"seed": arguments.seed, "sync_us": SYNC_US, "good": good, "broken_builds": broken})
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """`quorumd lock`, `elect`, `lease` and `txn` against a real cluster, as a shell script would use them."""
 
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from quorumd.client import Client
-from quorumd.recipes import Observer
+from quorumd.commands import Put
+from quorumd.recipes import Observer, Token
 
 GUARDED = f"{sys.executable} -m quorumd txn --guard --then 'put shell/guarded yes'"
 
@@ -63,6 +65,29 @@ def test_a_command_is_ended_when_what_it_holds_is_lost(cluster, client, stubborn
         process.wait()
     assert process.returncode == 4
     assert "was lost" in complaint
+
+
+def test_who_stops_for_longer_than_its_session_loses_the_lock_to_the_next(cluster, client):
+    """No revocation here: the session ends by its time to live, while its holder cannot know."""
+    first, end = b"quorumd/lock/shell", b"quorumd/lock/shelm"
+    stopped = holding(cluster, "lock", "--ttl", "1", "--grace", "0.2", "shell/g")
+    try:
+        mine = client.range(first, end).kvs[0]
+        stopped.send_signal(signal.SIGSTOP)
+        after = cluster.run("lock", "--wait", "30", "shell/g", "--", "sh", "-c", GUARDED)
+        assert after.returncode == 0, after.stderr
+        taken = client.get(b"shell/guarded").mod_revision
+        assert taken > mine.create_revision and client.get(mine.key) is None
+        guard = Token(mine.create_revision, mine.key).guard()
+        late = client.txn([guard], [Put(b"shell/guarded", b"late")])
+        assert not late.succeeded
+        stopped.send_signal(signal.SIGCONT)
+        _, complaint = stopped.communicate(timeout=30)
+    finally:
+        stopped.kill()
+        stopped.wait()
+    assert stopped.returncode == 4 and "was lost" in complaint
+    assert client.get(b"shell/guarded").mod_revision == taken
 
 
 def test_sigterm_is_passed_on_and_the_lock_is_released(cluster, client):
