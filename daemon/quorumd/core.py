@@ -12,7 +12,7 @@ Rules kept here:
 - C runs once per operation, Python once per batch: nothing here loops over operations.
 - Slabs stay untouched from on_* to the end of finish(): the engine's sources point into them.
 
-Longer than most files: it is the one place that knows the order in which everything else is called.
+The one place that knows the order in which everything else is called.
 """
 
 from collections import deque

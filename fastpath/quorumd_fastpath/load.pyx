@@ -17,12 +17,11 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
 from libcpp.algorithm cimport lower_bound
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 import struct
 
 from quorumd_fastpath.crc cimport crc32c_update
-from quorumd_fastpath.udp cimport UdpSocket
+from quorumd_fastpath.udp cimport UdpSocket, monotonic_ns
 from quorumd_fastpath.wire cimport (
     ENTRY_COMMAND, ENTRY_HEADER_SIZE, ENTRY_OPEN_SESSION, ENTRY_READ, HEADER_SIZE, KIND_REPLY, KIND_REQUEST,
     REPLY_HEADER_SIZE, STATUS_NOT_LEADER, STATUS_OK, STATUS_OVERLOADED, Counters, Outbox, Slab,
@@ -51,12 +50,6 @@ cdef enum:
     TXN_BYTES = 20               # of a TXN with one comparison, before the compared key
     MAX_KEYS = 1 << 22
     RETRY_NS = 20000000          # after "no leader yet" or "overloaded"
-
-
-cdef uint64_t monotonic() noexcept nogil:
-    cdef timespec t
-    clock_gettime(CLOCK_MONOTONIC, &t)
-    return <uint64_t>t.tv_sec * 1000000000 + <uint64_t>t.tv_nsec
 
 
 cdef class LoadGenerator:
@@ -167,8 +160,8 @@ cdef class LoadGenerator:
 
     def run(self, double seconds):
         """Sends and receives for so long; sessions are opened as needed."""
-        cdef uint64_t end = monotonic() + <uint64_t>(seconds * 1e9)
-        cdef uint64_t now = monotonic()
+        cdef uint64_t end = <uint64_t>monotonic_ns() + <uint64_t>(seconds * 1e9)
+        cdef uint64_t now = <uint64_t>monotonic_ns()
         cdef pollfd waiting
         cdef bint more
         if self.sock is None:
@@ -190,28 +183,28 @@ cdef class LoadGenerator:
                 received = self.sock.receive(self.slab)
                 if received == 0:
                     break
-                now = monotonic()
+                now = <uint64_t>monotonic_ns()
                 with nogil:
                     self.absorb(now)
                 self.slab.clear()
                 if received < SLOTS:
                     break
-            now = monotonic()
+            now = <uint64_t>monotonic_ns()
 
     def open_sessions(self, double seconds):
         """Opens every client's session; whether all are open within so many seconds."""
-        cdef uint64_t end = monotonic() + <uint64_t>(seconds * 1e9)
+        cdef uint64_t end = <uint64_t>monotonic_ns() + <uint64_t>(seconds * 1e9)
         self.stopping = True
-        while self.unopened and monotonic() < end:
+        while self.unopened and <uint64_t>monotonic_ns() < end:
             self.run(0.01)
         self.stopping = False
         return self.unopened == 0
 
     def drain(self, double seconds):
         """Starts nothing new and waits for what is in flight; whether all of it was answered."""
-        cdef uint64_t end = monotonic() + <uint64_t>(seconds * 1e9)
+        cdef uint64_t end = <uint64_t>monotonic_ns() + <uint64_t>(seconds * 1e9)
         self.stopping = True
-        while self.busy and monotonic() < end:
+        while self.busy and <uint64_t>monotonic_ns() < end:
             self.run(0.005)
         self.stopping = False
         self.arrival_ns = 0

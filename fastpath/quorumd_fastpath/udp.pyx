@@ -14,7 +14,7 @@ from libc.errno cimport EAGAIN, EINTR, ENOBUFS, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.time cimport timespec
 
 from quorumd_fastpath.wire cimport ADDR_SIZE, Outbox, Slab, guard_slot, iovec, qdatagram
 
@@ -78,12 +78,6 @@ cdef enum:
     STUCK_LIMIT = 16
     NS_PER_MS = 1000000
     LONGEST_MS = 60000  # that one sleep takes
-
-
-cdef inline int64_t monotonic_ns() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
 
 
 def pack_addr(str host not None, int port):

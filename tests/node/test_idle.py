@@ -50,8 +50,7 @@ class Idle(World):
                 return False
             self.repeated += 1
             self.resting[i] = beats, due + HEARTBEAT
-            for data, addr in beats:
-                self.send(b"peer%d" % i, addr, data)
+            self._emit(b"peer%d" % i, beats)
         self.waited += 1
         return True
 
@@ -60,8 +59,7 @@ class Idle(World):
         if core.rests_until >= due + HEARTBEAT:
             assert due == self.now + HEARTBEAT
             beats = core.peer_outbox.drain()
-            for data, addr in beats:
-                self.send(b"peer%d" % i, addr, data)
+            self._emit(b"peer%d" % i, beats)
             self.resting[i] = beats, due
         super()._carry(i, core)
 

@@ -306,9 +306,12 @@ class World:
         member.clients.clear()
 
     def _carry(self, i, core):
-        for outbox, own in ((core.peer_outbox, b"peer%d" % i), (core.client_outbox, b"node%d" % i)):
-            for data, addr in outbox.drain():
-                self.send(own, addr, data)
+        self._emit(b"peer%d" % i, core.peer_outbox.drain())
+        self._emit(b"node%d" % i, core.client_outbox.drain())
+
+    def _emit(self, own, datagrams):
+        for data, addr in datagrams:
+            self.send(own, addr, data)
 
     def until(self, condition, within_ms=3000):
         """Steps until `condition()` is true; fails the test after `within_ms` simulated milliseconds."""
