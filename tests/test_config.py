@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 from pathlib import Path
 
 import msgspec
@@ -184,6 +185,15 @@ def test_addresses(text, endpoint, loopback):
     assert parse_endpoint(text) == endpoint
     assert endpoint.loopback is loopback
     assert parse_endpoint(str(endpoint)) == endpoint
+
+
+def test_localhost_is_one_address_for_everybody(monkeypatch):
+    """Whatever the resolver says first: nodes, clients and whoever asks for their figures must mean the same."""
+    answer = [(socket.AF_INET6, socket.SOCK_DGRAM, 17, "", ("::1", 7101, 0, 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: answer)
+    assert Endpoint("localhost", 7101).resolve() == Endpoint("db.localhost", 7101).resolve() == "127.0.0.1"
+    assert Endpoint("::2", 7101).resolve() == "::2"
+    assert Endpoint("db-1", 7101).resolve() == "::1"
 
 
 @pytest.mark.parametrize(

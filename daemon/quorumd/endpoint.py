@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+import socket
 from typing import NamedTuple
 
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9])?"
@@ -29,6 +30,15 @@ class Endpoint(NamedTuple):
     def loopback(self) -> bool:
         """Whether only this machine can reach it. A name other than localhost counts as reachable."""
         return self.family is not None and ipaddress.ip_address(numeric(self.host)).is_loopback
+
+    def resolve(self) -> str:
+        """The numeric address: of a name that of the resolver's first answer, which may take seconds. Raises OSError.
+
+        Everybody who binds or sends asks here: localhost is one address, whatever /etc/hosts says first.
+        """
+        if self.family is not None:
+            return numeric(self.host)
+        return str(socket.getaddrinfo(self.host, self.port, type=socket.SOCK_DGRAM)[0][4][0])
 
 
 def numeric(host: str) -> str:

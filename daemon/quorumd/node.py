@@ -13,7 +13,6 @@ import os
 import random
 import select
 import signal
-import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ from quorumd.consensus.paxos import PaxosConfig
 from quorumd.consensus.raft import RaftConfig
 from quorumd.core import Core
 from quorumd.disk import RealDisk
-from quorumd.endpoint import Endpoint, numeric
+from quorumd.endpoint import Endpoint
 from quorumd.engines import EngineConfig
 from quorumd.environment import check_environment, read_key
 from quorumd.errors import ConfigError, DiskError, Diverged
@@ -96,13 +95,10 @@ def tie_to_parent(parent_pid: int) -> bool:
 
 def resolve(endpoint: Endpoint) -> Address | None:
     """The raw address of an endpoint, or None while its name does not resolve."""
-    host = numeric(endpoint.host)
-    if endpoint.family is None:
-        try:
-            host = str(socket.getaddrinfo(host, endpoint.port, type=socket.SOCK_DGRAM)[0][4][0])
-        except OSError:
-            return None
-    return pack_addr(host, endpoint.port)
+    try:
+        return pack_addr(endpoint.resolve(), endpoint.port)
+    except OSError:
+        return None
 
 
 def hash_text(text: str) -> int:
@@ -189,13 +185,11 @@ class Node:
         self.log.event("started", pid=os.getpid(), incarnation=self.core.transport.identity.incarnation)
 
     def _bind(self, endpoint: Endpoint, plane: str) -> UdpSocket:
-        address = resolve(endpoint)
-        if address is None:
-            raise ConfigError(f"{self.config.path}: nodes: {endpoint.host} does not resolve; give an address")
-        host = numeric(endpoint.host)
-        if endpoint.family is None:
-            host = str(socket.getaddrinfo(host, endpoint.port, type=socket.SOCK_DGRAM)[0][4][0])
-        udp = UdpSocket(host, endpoint.port)
+        try:
+            udp = UdpSocket(endpoint.resolve(), endpoint.port)
+        except OSError:
+            remedy = "give an address"
+            raise ConfigError(f"{self.config.path}: nodes: {endpoint.host} does not resolve; {remedy}") from None
         try:
             udp.open()
         except OSError as error:

@@ -252,6 +252,8 @@ cdef class Ring:
             self.first_ += 1
         self.tail = self.positions[self.first_ & self.mask] if self.first_ < first_index else start
         self.last_ = first_index - 1
+        if start < self.wrap:  # nothing that is left lies behind it: the end of the memory is used again
+            self.gap = 0
         return True
 
     # After admit() and place(): the entry at the cursor is the ring's newest.

@@ -1,5 +1,6 @@
 """The log ring against a list (reference_wal.RingModel), and what it sends and stages."""
 
+import random
 import struct
 
 import pytest
@@ -119,6 +120,33 @@ TestRingMachine.settings = settings(deadline=None, max_examples=150, stateful_st
 # -- its edges --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("grain", [1, 40])
+@pytest.mark.parametrize("seed", range(100))
+def test_any_course_of_things(seed, grain):
+    """As the machine above, but mostly appends, of sizes that at grain 40 often end where the memory ends."""
+    rng = random.Random(seed)
+    capacity, entries = rng.randint(40, 1500) // grain * grain, rng.randint(1, 20)
+    ring, model = Ring(capacity, entries), RingModel(capacity, 1 << (entries - 1).bit_length())
+    for step in range(60):
+        what = rng.random()
+        if what < 0.6:
+            longest = max(40, min(400, capacity // 2))
+            sizes = [rng.randint(40, longest) // grain * grain for _ in range(rng.randint(1, 3))]
+            records = [record(size, seq=step, fill=b"%d" % (i % 10)) for i, size in enumerate(sizes)]
+            index = model.next_index
+            assert ring.append(b"".join(records), index, len(records)) == model.append(records, index)
+        elif what < 0.75:
+            last = max(0, model.last - rng.randint(0, 4))
+            ring.truncate(last)
+            model.truncate(last)
+        else:
+            ring.pin = model.pin = max(0, model.pin + rng.randint(-1, 6))
+        for first in range(model.first, model.last + 1):
+            content = model.copy(first, model.last)
+            assert ring.copy(first, model.last) == content
+            assert ring.size_bytes(first, model.last) == len(content)
+
+
 def test_pinned_entries_stay():
     ring = filled(10, 100, 1000)
     assert not ring.append(record(40), 11, 1)
@@ -127,6 +155,21 @@ def test_pinned_entries_stay():
     assert not ring.append(record(250), 11, 1)
     assert ring.append(record(200), 11, 1)
     assert (ring.first, ring.last) == (3, 11)
+
+
+def test_a_suffix_that_wrapped_and_was_superseded_leaves_no_gap_behind():
+    """What follows fills the memory to its end: the next append begins anew without leaving anything out."""
+    ring = Ring(200, 8)
+    for index, size in ((1, 80), (2, 80)):
+        assert ring.append(record(size), index, 1)
+    ring.pin = 3
+    assert ring.append(record(60), 3, 1)  # leaves the last 40 bytes out
+    ring.truncate(2)
+    kept = record(40, fill=b"3"), record(50, fill=b"4")
+    assert ring.append(kept[0], 3, 1)  # takes them
+    assert ring.append(kept[1], 4, 1)
+    assert ring.copy(3, 4) == b"".join(kept)
+    assert ring.size_bytes(3, 4) == 90
 
 
 def test_the_number_of_entries_is_bounded_too():

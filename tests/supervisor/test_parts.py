@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
+from msgspec.structs import replace
 
 from quorumd import eventlog
 from quorumd.errors import ConfigError
@@ -227,12 +229,31 @@ def test_a_log_that_is_too_large_is_rotated_at_the_next_start(tmp_path):
 
 def test_a_record_is_not_taken_for_another_process_with_its_pid():
     me = record.identify(os.getpid())
-    assert me.process is not None
-    other = record.ProcessRecord(pid=me.pid, started=me.started - 100)
-    assert other.process is None
-    assert record.kill(other, signal.SIGKILL) is False
-    assert record.await_end(other, 0.0) is True
+    assert me.alive
+    for other in (replace(me, started=me.started - 1), replace(me, boot="another")):
+        assert not other.alive
+        assert record.kill(other, signal.SIGKILL) is False
+        assert record.await_end(other, 0.0) is True
     assert record.await_end(me, 0.0) is False
+
+
+def test_a_record_holds_when_the_clock_is_set():
+    """psutil's create_time moves with the clock, the kernel's start time does not."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        ticks = os.sysconf("SC_CLK_TCK")
+        age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - record.identify(child.pid).started / ticks
+        assert -1 / ticks <= age_s < 60
+    finally:
+        child.communicate(b"\n")
+    assert record.identify(child.pid) is None
+
+
+def test_a_process_that_nobody_reaped_is_gone():
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert record.identify(child.pid) is None
+    child.wait()
 
 
 def test_a_damaged_record_is_no_record(make_config):

@@ -115,10 +115,7 @@ def prepare(config: Config, plan: Plan) -> tuple[LoadGenerator, list[psutil.Proc
     clusters = {str(status.get("cluster")) for status in found.values() if status.get("voter")}
     if not clusters:
         raise Rejected(f"no node of cluster {config.cluster} answers; start it with `quorumd up`, or use --fresh")
-    addresses = {}
-    for node in config.nodes:
-        resolved = socket.getaddrinfo(*node.client_endpoint, type=socket.SOCK_DGRAM)[0][4]
-        addresses[node.id] = (str(resolved[0]), int(resolved[1]))
+    addresses = {node.id: (node.client_endpoint.resolve(), node.client_endpoint.port) for node in config.nodes}
     try:
         generator = LoadGenerator(
             [(node_id, pack_addr(*address)) for node_id, address in addresses.items()], int(clusters.pop(), 16),

@@ -31,17 +31,15 @@ class StatusProbe:
     def __init__(self, config: Config, key: bytes | None) -> None:
         self.config = config
         self.mac = Mac(key, b"client") if key else None
-        self._addresses: dict[NodeId, tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]] = {}
+        self._addresses: dict[NodeId, tuple[str, int]] = {}
         self._socket: socket.socket | None = None
         self._nonce = secrets.randbits(63)
 
     def open(self) -> "StatusProbe":
         """Raises OSError if an address cannot be resolved."""
-        family = socket.AF_UNSPEC
         for node in self.config.nodes:
-            host, port = node.client_endpoint
-            found = socket.getaddrinfo(host, port, family, socket.SOCK_DGRAM)[0]
-            family, self._addresses[node.id] = found[0], found[4]
+            self._addresses[node.id] = node.client_endpoint.resolve(), node.client_endpoint.port
+        family = socket.AF_INET6 if any(":" in host for host, _ in self._addresses.values()) else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         return self

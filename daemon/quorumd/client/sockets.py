@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from quorumd.client.routing import SocketAddress
-from quorumd.endpoint import Endpoint, numeric, parse_endpoint
+from quorumd.endpoint import numeric, parse_endpoint
 from quorumd.limits import MIB
 
 InetAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
@@ -32,12 +32,11 @@ def _inet(host: str, port: int) -> InetAddress:
 
 def look_up(text: str) -> SocketAddress | None:
     """Asks the system's resolver for a name (may block for seconds); None if it has no answer now."""
-    endpoint: Endpoint = parse_endpoint(text)
+    endpoint = parse_endpoint(text)
     try:
-        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_DGRAM)
+        return _inet(endpoint.resolve(), endpoint.port)
     except OSError:
         return None
-    return _inet(str(found[0][4][0]), endpoint.port) if found else None
 
 
 class UdpSockets:

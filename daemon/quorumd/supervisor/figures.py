@@ -93,7 +93,7 @@ def node_figures(
     """Merges what is known of one node. `process` is ProcessMeter's answer for its pid."""
     known = status or {}
     pid = record.process.pid if record and record.process else _count(known, "pid")
-    alive = bool(status) or bool(record and record.process and record.process.process)
+    alive = bool(status) or bool(record and record.process and record.process.alive)
     role = ROLES.get(str(known.get("role")))
     own_rate = known.get("ops_per_s")
     auth = known.get("auth")

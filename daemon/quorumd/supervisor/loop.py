@@ -401,6 +401,6 @@ def check_addresses(config: Config) -> None:
 
 
 def _bind_once(endpoint: Endpoint) -> None:
-    family, kind, protocol, _, address = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family, kind, protocol) as taken:
-        taken.bind(address)
+    host = endpoint.resolve()
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind((host, endpoint.port))

@@ -1,7 +1,7 @@
 """What a running supervisor leaves in the data directory: a lock that says it runs, and a record of its processes.
 
 The lock (flock on supervisor.lock) is the truth: it ends with the process, however that dies. The record
-(supervisor.json) names pids together with their start times, because pids are reused.
+(supervisor.json) names pids together with when they started, because pids are reused.
 """
 
 import fcntl
@@ -10,10 +10,10 @@ import select
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 import msgspec
-import psutil
 
 from quorumd.config import Config
 from quorumd.errors import Rejected
@@ -25,21 +25,20 @@ LOG_NAME: Final = "supervisor.log"
 
 
 class ProcessRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A process that cannot be mistaken for another: `started` is psutil's create_time, seconds since the epoch."""
+    """A process that cannot be mistaken for another.
+
+    started: in clock ticks since the boot `boot` (proc(5)). Not a time of day: that of a process that runs changes
+    whenever the clock is set.
+    """
 
     pid: int
-    started: float
+    started: int
+    boot: str
 
     @property
-    def process(self) -> psutil.Process | None:
-        """The process, if it still is that one and not a zombie."""
-        try:
-            process = psutil.Process(self.pid)
-            if abs(process.create_time() - self.started) > 0.05 or process.status() == psutil.STATUS_ZOMBIE:
-                return None
-        except psutil.Error:
-            return None
-        return process
+    def alive(self) -> bool:
+        """Whether the process still is that one, and not a zombie."""
+        return self == identify(self.pid)
 
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,11 +61,16 @@ class SupervisorRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def identify(pid: int) -> ProcessRecord | None:
-    """The record of a process that runs now; None if there is none."""
+    """The record of a process that runs now; None if there is none, or a zombie."""
     try:
-        return ProcessRecord(pid=pid, started=psutil.Process(pid).create_time())
-    except psutil.Error:
+        line = Path(f"/proc/{pid}/stat").read_bytes()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except (FileNotFoundError, ProcessLookupError):
         return None
+    fields = line.rpartition(b")")[2].split()  # the name before may hold anything; these are field 3, the state, and on
+    if fields[0] in (b"Z", b"X"):
+        return None
+    return ProcessRecord(pid=pid, started=int(fields[19]), boot=boot)
 
 
 @contextmanager
@@ -130,7 +134,7 @@ def read(config: Config) -> SupervisorRecord | None:
 def running(config: Config) -> SupervisorRecord | None:
     """The record of the supervisor that runs on this data directory now."""
     record = read(config)
-    return record if record and record.supervisor.process and is_locked(config) else None
+    return record if record and record.supervisor.alive and is_locked(config) else None
 
 
 def await_end(record: ProcessRecord, timeout_s: float) -> bool:
@@ -141,7 +145,7 @@ def await_end(record: ProcessRecord, timeout_s: float) -> bool:
         return True
     try:
         # Looked at only with the pidfd in hand: from here on the pid cannot come to mean another process unnoticed.
-        if record.process is None:
+        if not record.alive:
             return True
         return bool(select.select([fd], [], [], timeout_s)[0])
     finally:
@@ -149,12 +153,17 @@ def await_end(record: ProcessRecord, timeout_s: float) -> bool:
 
 
 def kill(record: ProcessRecord, number: signal.Signals) -> bool:
-    """Signals that process and no other; False if it is gone."""
-    process = record.process
-    if process is None:
+    """Signals that process and no other; False if it is gone. Raises PermissionError."""
+    try:
+        fd = os.pidfd_open(record.pid)
+    except ProcessLookupError:
         return False
     try:
-        process.send_signal(number)  # psutil compares the start time once more
-    except psutil.NoSuchProcess:
+        if not record.alive:
+            return False
+        signal.pidfd_send_signal(fd, number)
+    except ProcessLookupError:
         return False
+    finally:
+        os.close(fd)
     return True
