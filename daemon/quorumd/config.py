@@ -19,7 +19,7 @@ from quorumd import limits, yamlsource
 from quorumd.compaction import Compaction
 from quorumd.endpoint import Endpoint, numeric, parse_endpoint
 from quorumd.errors import ConfigError
-from quorumd.types import NodeId
+from quorumd.types import RAFT, NodeId
 from quorumd.yamlsource import Source
 
 DEFAULT_PATH: Final = Path(__file__).with_name("default.yaml")
@@ -480,9 +480,12 @@ def _paths(config: Config) -> Iterator[ConfigError]:
 def agreement(config: Config) -> dict[str, str]:
     """What every node of a cluster must have alike, by key. Addresses may differ: one host has many names."""
     phase1, phase2 = config.quorum_sizes
+    engine: str = config.engine
+    if engine == RAFT and config.raft.lease_reads:  # a leader counts on what its followers refuse, and for how long
+        engine += f", lease reads with election_timeout_ms {config.timing.election_timeout_ms}"
     return {
         "nodes": ",".join(map(str, config.members)),
-        "engine": config.engine,
+        "engine": engine,
         "quorums": f"{phase1}+{phase2}",
         "storage.quota_mib": str(config.storage.quota_mib),  # decides which writes get NoSpace, on every node alike
     }

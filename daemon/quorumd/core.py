@@ -43,7 +43,7 @@ from quorumd.ports import Disk, Meta
 from quorumd.recovery import recover
 from quorumd.settings import NodeRandom, Settings
 from quorumd.storage import Storage
-from quorumd.transport import BOOTSTRAPPING, HAS_STATE, VOTER, Identity, Transport
+from quorumd.transport import BOOTSTRAPPING, HAS_STATE, VOTER, Identity, Peer, Transport
 from quorumd.types import Incarnation, Nanoseconds, NodeId
 from quorumd_fastpath import wire
 from quorumd_fastpath.apply import Store
@@ -53,6 +53,10 @@ from quorumd_fastpath.wire import OVERFLOW, READS, STALE, WRITES, Outbox, Slab
 CHORES_AT_REST = 1 * limits.SECOND
 CHORES_EVERY = 5 * limits.MILLISECOND
 DIVERGENCE_HEARTBEATS = 10  # for how long nothing genuine may contradict a claim of divergence (digests.py)
+
+
+def _lives(peer: Peer, now: Nanoseconds) -> bool:
+    return now - peer.heard_at < limits.SECOND
 
 
 class Core:
@@ -194,7 +198,8 @@ class Core:
     # -- inputs -------------------------------------------------------------------------------------------------
 
     def on_peers(self, slab: Slab, now: Nanoseconds) -> None:
-        """One slab of datagrams from peers. Clear it only after finish() or settle()."""
+        """One slab of datagrams from peers, read before `now`. Clear it only after finish() or settle()."""
+        self._now = now
         messages = self.transport.receive(slab, now)
         engine, storage = self.engine, self.storage
         if engine is None or storage is None:
@@ -212,7 +217,7 @@ class Core:
                 engine.step(message)
 
     def on_clients(self, slab: Slab, now: Nanoseconds) -> None:
-        """One slab of datagrams from clients."""
+        """One slab of datagrams from clients, read before `now`."""
         clients = self.clients
         clients.collect(slab, now)
         stage = clients.stage
@@ -331,7 +336,7 @@ class Core:
         if role is self._role:
             return
         if role is Role.LEADER:
-            self.store.rearm(now, elected=True)
+            self.store.rearm(now)
             self.expiry.begin(now)
         elif self._role is Role.LEADER:
             # What was proposed may or may not commit: its clients ask again and are told by the next leader.
@@ -388,14 +393,27 @@ class Core:
     def _hand_over(self, engine: Engine, now: Nanoseconds, why: str) -> None:
         """A leader whose disk hangs or is full, while a quorum of followers is alive, gives leadership away."""
         self._transfer_told = now
-        alive = sum(now - peer.heard_at < limits.SECOND for peer in self.transport.peers.values())
-        if alive >= self.admission.electing:
+        peers = self.transport.peers.values()
+        if sum(_lives(peer, now) for peer in peers) >= self.admission.electing:
             self.log_event(why, pending_ms=self.disk.oldest_pending_ns() // limits.MILLISECOND)
-            engine.step(TransferLeadership(0))
+            full = {peer.node for peer in peers if peer.disk_full}
+            engine.step(TransferLeadership(0, self._silent(now) | full))
 
-    def stalled(self, now: Nanoseconds) -> None:
-        """The process did not run for a while: time known from before is stale."""
-        self.store.rearm(now, elected=False)
+    def _silent(self, now: Nanoseconds) -> frozenset[NodeId]:
+        return frozenset(peer.node for peer in self.transport.peers.values() if not _lives(peer, now))
+
+    def resign(self, now: Nanoseconds) -> None:
+        """Gives leadership, if it is here, to the most up-to-date follower that lives."""
+        if self.engine is not None:
+            self.engine.step(TransferLeadership(0, self._silent(now)))
+
+    def stalled(self, now: Nanoseconds, late: Nanoseconds) -> None:
+        """The process did not run for a while, so that this turn is `late`: time known from before is stale.
+
+        What holders of leases sent meanwhile is read only now. The time is no more than was lost, however often that
+        happens: a lease that nobody keeps alive ends.
+        """
+        self.store.put_off(late)
         if self.engine is not None:
             self.engine.step(Stalled(now))
 
@@ -455,7 +473,7 @@ class Core:
             return "'to' is a node's id, or 0 for any"
         if target and target not in self.settings.peers:
             return f"no node {target} in this cluster"
-        engine.step(TransferLeadership(target))
+        engine.step(TransferLeadership(target, self._silent(self._now)))
         return ""
 
     def status(self) -> dict[str, Any]:

@@ -35,6 +35,8 @@ class RealDisk:
         self._wal = WalThread()
         self._worker = FileWorker()
         self._fds: dict[int, int] = {}
+        self._written: dict[int, int] = {}  # seq of the newest batch in each segment that is open
+        self._reading: dict[int, int] = {}  # tag -> segment
         self._preparing: dict[int, int] = {}
         self._read: list[tuple[int, bytes]] = []
         self._done: list[tuple[int, int]] = []
@@ -169,6 +171,13 @@ class RealDisk:
             raise DiskError(f"{self.path(number)}: {error.strerror}") from error
         return view[:done]
 
+    def distrust(self, number: int) -> None:
+        try:
+            with open(self.path(number), "rb", buffering=0) as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        except OSError as error:
+            raise DiskError(f"{self.path(number)}: {error.strerror}") from error
+
     def loaded(self) -> None:
         """Recovery is over: the buffer of `load` goes back to the system."""
         self._loaded = bytearray()
@@ -197,6 +206,7 @@ class RealDisk:
             raise DiskError(f"{self.path(number)}: {error.strerror}") from error
 
     def remove(self, number: int) -> None:
+        self._close(number)
         try:
             os.unlink(self.path(number))
             fsync_dir(self.directory)
@@ -230,6 +240,7 @@ class RealDisk:
     def _collect(self) -> None:
         self._worker_signalled = False
         for kind, tag, error, data in self._worker.done():
+            self._reading.pop(tag, None)
             if kind == "prepare":
                 self._done.append((self._preparing.pop(tag), error))
             elif error or data is None:
@@ -258,6 +269,7 @@ class RealDisk:
             self._wal.submit(self._fd(number) if fd is None else fd, offset, batch, seq)
         except OSError as error:
             raise DiskError(f"{self.path(number)}: {error.strerror}") from error
+        self._written[number] = seq
 
     def durable(self) -> int:
         if not self._wal_signalled:
@@ -281,6 +293,7 @@ class RealDisk:
             return False
         except OSError as error:
             raise DiskError(f"{self.path(number)}: {error.strerror}") from error
+        self._reading[tag] = number
         return True
 
     def reads(self) -> Sequence[tuple[int, bytes]]:
@@ -306,7 +319,22 @@ class RealDisk:
     def _fd(self, number: int) -> int:
         fd = self._fds.get(number)
         if fd is None:
+            if len(self._fds) >= limits.OPEN_SEGMENTS:
+                self._close_idle()
             fd = self._fds[number] = os.open(self.path(number), os.O_RDWR | os.O_CLOEXEC)
         return fd
+
+    def _close_idle(self) -> None:
+        """Closes what neither thread has work in: a log has more segments than a process may have files."""
+        reading = set(self._reading.values())
+        for number in list(self._fds):
+            if number not in reading and self._written.get(number, 0) <= self._durable:
+                self._close(number)
+
+    def _close(self, number: int) -> None:
+        self._written.pop(number, None)
+        fd = self._fds.pop(number, -1)
+        if fd >= 0:
+            os.close(fd)
 
 

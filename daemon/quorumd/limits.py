@@ -111,6 +111,7 @@ WAL_QUEUE_BATCHES: Final = 2048  # likewise; the sync thread takes twice as many
 IDLE_SYNC: Final = 50 * MILLISECOND  # an idle node syncs an empty batch this long after its last one
 PREPARE_RETRY: Final = 1 * SECOND
 CREATE_DEADLINE: Final = 60 * SECOND
+OPEN_SEGMENTS: Final = 32  # file descriptors of the log; more only while all of them are in use
 FREE_BATCHES: Final = 4
 
 # Consensus

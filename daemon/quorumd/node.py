@@ -15,13 +15,13 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 
 from quorumd import limits
 from quorumd.auth import Mac
 from quorumd.config import Config, agreement
-from quorumd.consensus.engine import Role, TransferLeadership
+from quorumd.consensus.engine import Role
 from quorumd.consensus.paxos import PaxosConfig
 from quorumd.consensus.raft import RaftConfig
 from quorumd.core import Core
@@ -239,13 +239,14 @@ class Node:
                 core.disk_woke = True
             late = began - now - wait
             if peer_fd in woken or 0 < hears_at <= began or late > self._half_heartbeat:
-                self._drain_peers(began)
+                self._drain_peers(clock)
             if late > self._half_heartbeat:
-                core.stalled(began)
+                core.stalled(clock(), late)
                 self._note("stalled", began, late_ms=late // limits.MILLISECOND)
-            staged = self._take_clients(began) if client_fd in woken else 0
-            core.finish(began)
-            due, hears_at = core.deadline(began), core.hears_at
+            staged = self._take_clients(clock) if client_fd in woken else 0
+            now = clock()  # not before everything was read: a timer or a lease that begins here must not begin early
+            core.finish(now)
+            due, hears_at = core.deadline(now), core.hears_at
             resting = core.rests_until >= due + self._heartbeat
             # The last thing: it wakes the peers, who on a shared core take over with their own memory.
             self._send(keep_beats=resting)
@@ -279,10 +280,10 @@ class Node:
         if not self._stop_deadline:
             os.read(self._wake[0], 64)
             self._stop_deadline = now + 2 * self.config.timing.election_timeout_ms * limits.MILLISECOND
-            engine.step(TransferLeadership(0))
+            self.core.resign(now)
         return now >= self._stop_deadline
 
-    def _drain_peers(self, now: Nanoseconds) -> None:
+    def _drain_peers(self, clock: Callable[[], Nanoseconds]) -> None:
         core, slab, udp = self.core, self.peer_slab, self.peer_socket
         for _ in range(PEER_SLABS_PER_TURN):
             received = udp.receive(slab)
@@ -290,18 +291,18 @@ class Node:
                 return
             if self.peer_mac is not None:
                 self.peer_mac.check_slab(slab, core.transport.counters)
-            core.on_peers(slab, now)
+            core.on_peers(slab, clock())
             if received < limits.SLAB_SLOTS:
                 return
             core.settle()
             slab.clear()
 
-    def _take_clients(self, now: Nanoseconds) -> int:
+    def _take_clients(self, clock: Callable[[], Nanoseconds]) -> int:
         received = self.client_socket.receive(self.client_slab)
         if received:
             if self.client_mac is not None:
                 self.client_mac.check_slab(self.client_slab, self.core.clients.counters)
-            self.core.on_clients(self.client_slab, now)
+            self.core.on_clients(self.client_slab, clock())
         return received
 
     def _repeat_beats(self, poller: select.epoll, due: Nanoseconds) -> Nanoseconds:

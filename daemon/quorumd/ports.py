@@ -48,6 +48,11 @@ class Disk(Protocol):
         """A segment's bytes; valid until the next `load`."""
         ...
 
+    def distrust(self, number: int) -> None:
+        """What the page cache holds of a segment and need not write is read from the disk from now on: after a failed
+        sync it may be what the disk does not have."""
+        ...
+
     def loaded(self) -> None:
         """Recovery is over: the memory behind `load` may go."""
         ...

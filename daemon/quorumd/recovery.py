@@ -10,7 +10,8 @@ B trails what was acknowledged by the last batches before a crash; an idle node 
 limits.IDLE_SYNC. Damage to exactly those last batches of a busy node cannot be told from a torn write.
 
 Everything read is synced before anything is reported durable or sent: the page cache may show records that never
-reached the disk (Rebello et al., "Can Applications Recover from fsync Failures?", 2020).
+reached the disk (Rebello et al., "Can Applications Recover from fsync Failures?", 2020). Where a sync failed before it
+shows them as clean, and another sync would not write them: so the newest segments are read from the disk itself.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,6 +33,8 @@ from quorumd_fastpath.apply import Store
 from quorumd_fastpath.walframe import ScanResult, SegmentHeader
 
 LOOK_AHEAD = 64  # records of a segment that are kept when another one is read
+NEWER_VERSIONS = 64  # of the log that are believed to be such, and no flipped bit
+UNWRITTEN_SEGMENTS = 4  # that a node had written to and not synced: two it wrote over the end of, two made ahead
 
 
 class Recovered(NamedTuple):
@@ -101,6 +104,7 @@ class _Scan:
         Without the header no batch of it can be checked, but a batch that names this very place is one. If it says that
         something here was synced, so was the header before it; then it did not get lost in a torn write.
         """
+        self._check_version(number, data)
         self._check_whole(number, data)
         claimed = walframe.claimed_synced(data, number * self.storage.segment_bytes)
         if claimed is None and not any(data[: limits.SECTOR_BYTES]):
@@ -108,6 +112,15 @@ class _Scan:
             return
         self.synced_to = max(self.synced_to, claimed or 0)
         self._damaged(self.prepared[0] if self.prepared else number, 0, "the segment header")
+
+    def _check_version(self, number: int, data: memoryview) -> None:
+        """A newer version's segments must not be taken for damaged ones, and cut."""
+        version = walframe.segment_version(data)
+        if version is not None and walframe.FORMAT_VERSION < version <= walframe.FORMAT_VERSION + NEWER_VERSIONS:
+            raise ConfigError(
+                f"{self.storage.disk.path(number)}: has log format {version}, this version of quorumd reads up to "
+                f"{walframe.FORMAT_VERSION}; start the newer one again. Nothing was changed"
+            )
 
     def _check_whole(self, number: int, data: memoryview) -> None:
         if len(data) < self.storage.segment_bytes:
@@ -166,6 +179,8 @@ def recover(storage: Storage, store: Store, log_event: Callable[..., None]) -> R
     replay = _Scan(storage)
     storage.log.ring.reset(1)
     numbers = list(disk.segments())
+    for number in numbers[-(limits.WAL_QUEUE_BYTES // storage.segment_bytes + UNWRITTEN_SEGMENTS) :]:
+        disk.distrust(number)
     for number in numbers:
         data = disk.load(number)
         if replay.damage is None:

@@ -58,8 +58,11 @@ class StateMachine(Expirable, Protocol):
     def read_stale(self, stage: Stage, replies: Replies) -> None:
         """Answers reads that do not ask for the newest state."""
 
-    def rearm(self, now_ns: Nanoseconds, elected: bool) -> None:
-        """Gives every session and lease a full TTL: at election, and after a stall of the loop."""
+    def rearm(self, now_ns: Nanoseconds) -> None:
+        """Gives every session and lease a full TTL: at election."""
+
+    def put_off(self, by_ns: Nanoseconds) -> None:
+        """Lets every session and lease end that much later: after a stall of the loop."""
 
     def checkpoint(self) -> tuple[Index, int]:
         """The (index, digest) that nodes compare."""

@@ -25,6 +25,7 @@ from quorumd_fastpath.walframe import Batch
 BATCH_OVERHEAD = 64 + limits.SECTOR_BYTES
 RECORD_HEADER = struct.Struct("<4xIIB3xQ8xQ")  # payload CRC, payload length, kind, index, term; see wal_layout.h
 RECORD_OVERHEAD = walframe.RECORD_HEADER_BYTES
+FULL = (errno.ENOSPC, errno.EDQUOT)
 # Kept free in every segment, so that a hard state and an empty entry always find room.
 SEGMENT_MARGIN = 16 * limits.KIB
 
@@ -154,15 +155,17 @@ class Storage:
     @property
     def disk_full(self) -> bool:
         """Whether growing entries are refused because the file system has no room."""
-        if self._prepare_errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not self._prepare_errno or self._ahead:
             return False
-        return not self._ahead and self._room_here() - limits.MAX_ENTRY_BYTES < self.segment_bytes // 4
+        return self._room_here() - limits.MAX_ENTRY_BYTES < self.segment_bytes // 4
 
     def maintain(self, now: Nanoseconds) -> None:
-        """Keeps segments prepared ahead; tries again later when the disk is full."""
+        """Keeps segments prepared ahead; tries again later when the disk is full. Raises DiskError for other errors."""
         for number, error in self.disk.prepared():
             self._preparing = False
             self._prepare_errno = error
+            if error not in (0, *FULL):
+                raise DiskError(f"{self.disk.path(number)}: cannot be made: {errno.errorcode.get(error, error)}")
             if error:
                 self._prepare_again = now + limits.PREPARE_RETRY
             else:

@@ -95,7 +95,8 @@ cdef extern from "machine.h" namespace "quorumd" nogil:
         Lease* find(uint64_t id)
         const Lease* touch(uint64_t id, uint64_t now) except +
         void expiring(uint64_t id)
-        void rearm(uint64_t now, bint elected) except +
+        void rearm(uint64_t now) except +
+        void put_off(uint64_t by)
         vector[DueLease] due(uint64_t now, uint64_t again, size_t limit) except +
         uint64_t next_due()
 
@@ -104,7 +105,8 @@ cdef extern from "machine.h" namespace "quorumd" nogil:
         size_t limit()
         Session* find(SessionId id)
         void expiring(SessionId id)
-        void rearm(uint64_t now, bint elected)
+        void rearm(uint64_t now)
+        void put_off(uint64_t by)
         vector[Expired] expired(uint64_t now, uint64_t ttl, size_t limit) except +
 
     cdef cppclass Machine:

@@ -100,11 +100,11 @@ class Store:
     def session_expiring(self, session: bytes) -> None:
         """The session's expiry was proposed: keep-alives are refused from now on, until it does something."""
 
-    def rearm(self, now_ns: int, elected: bool) -> None:
-        """Every session and lease has a full TTL from `now_ns` on: for a new leader (`elected`), and after a stall.
+    def rearm(self, now_ns: int) -> None:
+        """Every session and lease has a full TTL from `now_ns` on, and expiries proposed are void: for a new leader."""
 
-        Expiries proposed are void for a new leader, and stand in the middle of a term.
-        """
+    def put_off(self, by_ns: int) -> None:
+        """Every session and lease ends that much later; expiries proposed stand: after a stall of the loop."""
 
     def lease_touch(self, lease: int, now_ns: int) -> bool:
         """Gives the lease a full TTL from `now_ns` on; False if there is none, or its expiry was proposed."""

@@ -284,13 +284,15 @@ cdef class Store:
         session_id(session, &id)
         self.machine.sessions.expiring(id)
 
-    def rearm(self, uint64_t now_ns, bint elected):
-        """Every session and lease has a full TTL from `now_ns` on: for a new leader (`elected`), and after a stall.
+    def rearm(self, uint64_t now_ns):
+        """Every session and lease has a full TTL from `now_ns` on, and expiries proposed are void: for a new leader."""
+        self.machine.sessions.rearm(now_ns)
+        self.machine.leases.rearm(now_ns)
 
-        Expiries proposed are void for a new leader, and stand in the middle of a term.
-        """
-        self.machine.sessions.rearm(now_ns, elected)
-        self.machine.leases.rearm(now_ns, elected)
+    def put_off(self, uint64_t by_ns):
+        """Every session and lease ends that much later; expiries proposed stand: after a stall of the loop."""
+        self.machine.sessions.put_off(by_ns)
+        self.machine.leases.put_off(by_ns)
 
     def lease_touch(self, uint64_t lease, uint64_t now_ns):
         """Gives the lease a full TTL from `now_ns` on; False if there is none, or its expiry was proposed."""

@@ -88,18 +88,24 @@ public:
         if (Lease* lease = find(id)) lease->expiring = true;
     }
 
-    // Every lease gets a full TTL from `now` on. `elected`: by a leader that begins: of the expiries that it proposed in
-    // an earlier term, those that may still be applied are before whatever it answers in this one. In the middle of a
-    // term an expiry that is proposed stays so.
-    void rearm(uint64_t now, bool elected) {
+    // Every lease gets a full TTL from `now` on, by a leader that begins. Of the expiries that it proposed in an earlier
+    // term, those that may still be applied are before whatever it answers in this one.
+    void rearm(uint64_t now) {
         queue_.clear();
         for (auto& [id, lease] : leases_) {
-            if (elected) lease.expiring = false;
+            lease.expiring = false;
             lease.deadline = now + lease.ttl_ns();
-            lease.armed = !lease.expiring;
-            if (lease.armed) queue_.push_back({lease.deadline, id, lease.generation});
+            lease.armed = true;
+            queue_.push_back({lease.deadline, id, lease.generation});
         }
         std::make_heap(queue_.begin(), queue_.end());
+    }
+
+    // Every deadline is that much later, when so much time was lost. Expiries that are proposed stay so. All move alike:
+    // the queue keeps its order.
+    void put_off(uint64_t by) {
+        for (auto& [id, lease] : leases_) lease.deadline += by;
+        for (Deadline& waiting : queue_) waiting.deadline += by;
     }
 
     // At most `limit` leases whose deadline has passed, earliest first. Unless their expiry is proposed, or they are

@@ -232,12 +232,18 @@ public:
     }
 
     // Every session gets a full TTL from `now` on; see Leases::rearm.
-    void rearm(uint64_t now, bool elected) {
+    void rearm(uint64_t now) {
         for (auto& [id, session] : open_) {
             session.last_seen = now;
-            if (elected) session.expiring = false;
+            session.expiring = false;
         }
         oldest_seen_ = now;
+    }
+
+    // See Leases::put_off.
+    void put_off(uint64_t by) {
+        for (auto& [id, session] : open_) session.last_seen += by;
+        oldest_seen_ += by;
     }
 
     // Sessions not seen for `ttl`, by id, at most `limit`. Each is then left alone for another TTL: should its Expire

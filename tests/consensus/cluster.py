@@ -199,6 +199,11 @@ class Node:
         self.proposals.extend(payloads)
         self.engine.step(Propose(len(payloads), ENTRY_BYTES * len(payloads)))
 
+    def wait_anew(self, now: int) -> None:
+        """Its timer starts over, as after a stall, but as often as wanted."""
+        self.engine._s.spared = False
+        self.engine.step(Stalled(now))
+
     def turn(self) -> list[Ready]:
         """Ends a turn: tick, then every Ready is acted upon in the order of the contract."""
         self.engine.step(Tick(self.cluster.now))
@@ -373,7 +378,7 @@ class Cluster:
             self.now += 200 * MS  # T < 200 ms <= 2T: the others no longer refuse to vote
             for other in self.nodes.values():
                 if other.alive and other is not chosen:
-                    other.engine.step(Stalled(self.now))
+                    other.wait_anew(self.now)
             self.settle()
             if chosen.engine.role == Role.LEADER:
                 return chosen

@@ -858,6 +858,22 @@ def test_a_stalled_leader_gets_a_window_to_read_its_socket_first():
     assert h.paxos.role == Role.LEADER
 
 
+def test_a_leader_whose_every_wake_up_is_late_still_misses_its_acceptors():
+    h = Harness().settled()
+    for _ in range(4):
+        h.now += T
+        h.step(Stalled(h.now), Tick(h.now))
+    assert h.paxos.role == Role.FOLLOWER
+
+
+def test_an_acceptor_whose_every_wake_up_is_late_prepares_all_the_same():
+    h = Harness()
+    for _ in range(2):
+        h.now = h.paxos.deadline() + H
+        h.step(Stalled(h.now), Tick(h.now))
+    assert h.paxos.role == Role.PRE_CANDIDATE
+
+
 def test_timeout_now_prepares_at_once_and_only_for_the_leader_of_the_ballot():
     h = Harness(promised=B1).step(Heartbeat(2, 1, B1, 0, 1))
     h.ready()

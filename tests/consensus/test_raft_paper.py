@@ -203,8 +203,9 @@ def test_timeouts_are_random_within_a_fixed_interval_and_drawn_afresh():
     h = Harness()
     drawn = set()
     for _ in range(30):
-        drawn.add(h.raft.deadline() - h.now)
-        h.step(Stalled(h.now))
+        h.now = h.raft._s.election_deadline
+        h.step(Tick(h.now))
+        drawn.add(h.raft._s.timeout_ns)
     assert len(drawn) > 20 and all(T <= d < 2 * T for d in drawn)
 
 
@@ -799,6 +800,22 @@ def test_a_stalled_follower_waits_a_full_timeout_again():
     h.now += 50 * T
     h.step(Stalled(h.now), Tick(h.now))
     assert h.raft.role == Role.FOLLOWER and h.raft.deadline() >= h.now + T
+
+
+def test_a_follower_whose_every_wake_up_is_late_campaigns_all_the_same():
+    h = Harness()
+    for _ in range(2):
+        h.now = h.raft.deadline() + H
+        h.step(Stalled(h.now), Tick(h.now))
+    assert h.raft.role == Role.PRE_CANDIDATE
+
+
+def test_a_leader_whose_every_wake_up_is_late_still_misses_its_followers():
+    h = Harness().leader()
+    for _ in range(4):
+        h.now += T
+        h.step(Stalled(h.now), Tick(h.now))
+    assert h.raft.role == Role.FOLLOWER
 
 
 @pytest.mark.parametrize("pre", [False, True])

@@ -193,7 +193,7 @@ class Transcript:
         self.cluster.now += 200 * MS
         for other in self.cluster.nodes.values():
             if other.alive and other is not self._node(node):
-                other.engine.step(Stalled(self.cluster.now))
+                other.wait_anew(self.cluster.now)
                 other.engine.step(Tick(self.cluster.now))
         self._node(node).turn()
 

@@ -577,10 +577,11 @@ def test_deadlines():
     assert store.expired(301, 100) == []
     driver.apply(Kind.COMMAND, ids[0], 1, 1, PUT, now_ns=250)
     assert store.expired(302, 100) == [(ids[1], 1), (ids[2], 1)]
-    store.rearm(1000, True)
+    store.rearm(1000)
     assert store.expired(1099, 100) == []
     assert store.expired(1100, 100) == sorted((session, 2 if session == ids[0] else 1) for session in ids)
-    store.rearm(2000, False)
+    store.put_off(900)  # seen at 1000, named at 1100: again at 1200
+    assert store.expired(2099, 100) == []
     assert [store.expired(2100, 100, 3) for _ in range(3)] == [
         [(ids[1], 1), (ids[3], 1), (ids[0], 2)], [(ids[2], 1)], [],
     ]
@@ -943,11 +944,11 @@ def test_a_session_that_is_expiring_is_kept_alive_by_nobody_until_it_does_someth
     driver = Driver(sessions=(S, T))
     for session in (S, T, b"?" * 16):
         driver.store.session_expiring(session)
-    driver.store.rearm(1000, False)  # after a stall: the entries are still under way
+    driver.store.put_off(1000)  # after a stall: the entries are still under way
     assert keep_alive(driver, 1000, S, T) == [Status.SESSION_EXPIRED] * 2
     driver.apply(Kind.COMMAND, S, 1, 1, PUT)
     assert keep_alive(driver, 1000, S, T) == [Status.OK, Status.SESSION_EXPIRED]
-    driver.store.rearm(2000, True)
+    driver.store.rearm(2000)
     assert keep_alive(driver, 2000, S, T) == [Status.OK] * 2
 
 

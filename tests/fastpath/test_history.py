@@ -212,7 +212,9 @@ def test_compactions_and_expiries_are_entries_like_others():
     while done < len(log):
         part = log[done : done + rng.randrange(1, 40)]
         pieces.apply_bytes(b"".join(part), done + 1, len(part), now_ns=rng.randrange(1 << 40))
-        pieces.rearm(rng.randrange(1 << 40), rng.random() < 0.5)
+        if rng.random() < 0.5:
+            pieces.rearm(rng.randrange(1 << 40))
+        pieces.put_off(rng.randrange(1 << 20))
         for lease, _ in pieces.leases_due(rng.randrange(1 << 40), rng.randrange(1 << 40)):
             pieces.lease_expiring(lease)
         done += len(part)
@@ -308,10 +310,10 @@ def test_a_lease_that_is_expiring_is_kept_alive_by_nobody_until_the_next_electio
     assert store.query(encode(LeaseKeepAlive(1)), SECOND)[0] == Status.LEASE_NOT_FOUND
     op = LeaseTimeToLive(1)
     assert decode(op, 1, store.query(encode(op), 0)[2]).left_ms == 0
-    store.rearm(4 * SECOND, False)  # after a stall: the entry is still under way
+    store.put_off(3 * SECOND)  # after a stall: the entry is still under way
     assert not store.lease_touch(1, 4 * SECOND)
     assert due(store, 9 * SECOND) == []
-    store.rearm(5 * SECOND, True)
+    store.rearm(5 * SECOND)
     assert due(store, 6 * SECOND - 1) == []
     assert store.lease_touch(1, 6 * SECOND - 1)
     assert due(store, 7 * SECOND - 1) == [1]
@@ -339,8 +341,12 @@ def test_deadlines_are_those_of_a_table(seed):
             assert store.lease_touch(lease, now)
             deadlines[lease] = now + ttls[lease - 1] * limits.MILLISECOND
         if rng.random() < 0.02:
-            store.rearm(now, False)
+            store.rearm(now)
             deadlines = {lease: now + ttls[lease - 1] * limits.MILLISECOND for lease in range(1, 41)}
+        elif rng.random() < 0.1:
+            now += SECOND // 3  # the time that is lost has passed
+            store.put_off(SECOND // 3)
+            deadlines = {lease: deadline + SECOND // 3 for lease, deadline in deadlines.items()}
         expected = sorted(lease for lease, deadline in deadlines.items() if deadline <= now)
         assert sorted(due(store, now)) == expected
         deadlines.update(dict.fromkeys(expected, now + AGAIN))

@@ -1,10 +1,9 @@
 """The node without IO: elections, durability, recovery, refusal, repair of connections. Simulated time only."""
 
-import errno
 import random
 
 import pytest
-from world import CLUSTER, MS, Caller, World
+from world import CLUSTER, MS, Caller, World, fill_disk
 
 from quorumd import commands, limits
 from quorumd.commands import Kind, Status
@@ -311,13 +310,6 @@ def test_a_full_quorum_refuses_growth_definitely_and_recovers_by_itself():
         member.disk.prepare_errno = 0
     world.step(3000)
     assert isinstance(caller.put(b"again", b"y"), commands.PutResult)
-
-
-def fill_disk(member):
-    """No segment more, and those made ahead are gone: only the rest of the current one is left."""
-    member.disk.prepare_errno = errno.ENOSPC
-    member.core.storage._ahead.clear()
-    member.core.storage._preparing = False
 
 
 def test_a_leader_whose_disk_alone_is_full_hands_over():

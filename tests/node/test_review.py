@@ -1,15 +1,18 @@
 """Regressions of a review for safety and liveness: each test is a history that once broke a promise."""
 
+import errno
 import random
 
 import pytest
-from world import MS, Caller, World
+from world import MS, Caller, World, fill_disk
 
 from quorumd import commands, limits, recovery
 from quorumd.commands import Kind, PutResult
-from quorumd.consensus.engine import Append
-from quorumd.errors import DiskError
+from quorumd.consensus.engine import Append, TransferLeadership
+from quorumd.errors import ConfigError, DiskError
 from quorumd_fastpath.apply import Store
+from quorumd_fastpath.walframe import FORMAT_VERSION
+from quorumd_fastpath.wire import Slab
 
 pytestmark = pytest.mark.usefixtures("either_engine")
 
@@ -137,6 +140,60 @@ def test_a_segment_cut_short_is_corruption():
     del disk.cache[2][100_000:]
     core = world.start(1)
     assert core.engine is None and "short" in core.out_of_quorum
+
+
+def test_a_segment_of_a_newer_format_is_not_taken_for_a_torn_one():
+    world, disk = filled_segments(6)
+    newest = max(n for n in disk.segments() if any(disk.cache[n][:512]))
+    disk.cache[newest][8:12] = (FORMAT_VERSION + 1).to_bytes(4, "little")
+    before = bytes(disk.cache[newest])
+    with pytest.raises(ConfigError, match=rf"log format {FORMAT_VERSION + 1}, .* start the newer one again"):
+        world.start(1)
+    assert disk.cache[newest] == before
+
+
+def test_a_segment_that_cannot_be_made_stops_the_node():
+    """Unless the disk is full: a leader without a next segment would refuse writes and lead on."""
+    world = World(3, seed=12)
+    leader = world.elect()
+    fill_disk(world.members[leader], errno.EIO)
+    with pytest.raises(DiskError, match=r"wal-\d+.seg: cannot be made: EIO"):
+        world.step(3000)
+
+
+def test_leadership_of_a_full_node_goes_to_one_with_room():
+    """Two nodes whose disks filled up alike handed it to each other, for ever."""
+    world = World(5, seed=13)
+    world.members[world.elect()].core.engine.step(TransferLeadership(1))
+    world.until(lambda: world.leader() and world.leader().settings.node == 1)
+    caller = Caller(world).open()
+    for i in (1, 2):
+        fill_disk(world.members[i])
+    for i in range(20):
+        caller.put(b"k%d" % i, b"x" * (200 * limits.KIB))
+        if world.members[1].core.storage.disk_full:
+            break
+    world.until(lambda: world.leader() and world.leader().settings.node > 2, 6000)
+
+
+def test_a_leader_that_is_to_stop_gives_leadership_to_one_that_lives():
+    world = World(3, seed=14)
+    leader = world.elect()
+    dead, other = (i for i in world.ids if i != leader)
+    world.stop(dead)
+    world.step(1500)
+    for peer in world.leader().engine._s.peers.values():
+        peer.active = False  # as right after each look of check-quorum, which is when a leader at rest is asked
+    world.members[leader].core.resign(world.now)
+    world.until(lambda: world.leader() and world.leader().settings.node == other, 60)
+
+
+def test_a_leadership_won_in_the_middle_of_a_turn_begins_when_it_is_won():
+    """And not when the turn before ended: what the leader before had answered would end early."""
+    world = World(3, seed=15)
+    core = world.members[world.elect()].core
+    core.on_peers(Slab(1, 65_000), world.now + 5 * MS)
+    assert core._now == world.now + 5 * MS
 
 
 def test_recovery_applies_a_part_of_a_record():

@@ -3,6 +3,7 @@
 Time moves in steps of a millisecond; nothing sleeps and nothing is real but the code under test.
 """
 
+import errno
 import heapq
 import random
 from dataclasses import dataclass, field
@@ -69,6 +70,9 @@ class MemoryDisk:
 
     def load(self, number):
         return memoryview(self.cache[number]).toreadonly()
+
+    def distrust(self, number):
+        pass
 
     def loaded(self):
         pass
@@ -345,6 +349,13 @@ class World:
     def converged(self):
         cores = [c for c in self.cores() if c.engine is not None]
         return len({(c.applier.applied, c.store.digest) for c in cores}) == 1
+
+
+def fill_disk(member, error=errno.ENOSPC):
+    """No segment more, and those made ahead are gone: only the rest of the current one is left."""
+    member.disk.prepare_errno = error
+    member.core.storage._ahead.clear()
+    member.core.storage._preparing = False
 
 
 class Caller:

@@ -12,6 +12,7 @@ from quorumd.checker.invariants import Violation
 from quorumd.checker.paxos_invariants import PaxosInvariants
 from quorumd.checker.raft_invariants import Entry, RaftInvariants
 from quorumd.cli.sim import replay
+from quorumd.errors import DiskError
 from quorumd.sim import shrink as shrinking
 from quorumd.sim.disk import SECTOR, SimDisk
 from quorumd.sim.run import Outcome, Run
@@ -64,6 +65,22 @@ def test_a_killed_process_loses_what_it_queued_and_keeps_what_the_page_cache_has
     assert bytes(d.load(1)[:1]) == b"h"
     d.lost_power(1.0)
     assert bytes(d.load(1)[:1]) == b"\0"
+
+
+def test_after_a_failed_sync_only_who_reads_past_the_cache_sees_what_the_disk_has():
+    """Linux reports the failure once; the pages are clean from then on, and no further sync writes them."""
+    world, d = disk()
+    d.failing = True
+    d.append(1, 0, Bytes(b"a" * SECTOR), 1)
+    world.run(world.now + 1000)
+    with pytest.raises(DiskError):
+        d.durable()
+    d.failing = False
+    d.killed()
+    d.sync_all()
+    assert bytes(d.load(1)[:1]) == b"a" and not d.holds(1, 0, SECTOR)
+    d.distrust(1)
+    assert bytes(d.load(1)[:1]) == b"\0" and d.holds(1, 0, SECTOR)
 
 
 def test_a_hanging_disk_finishes_nothing_until_it_works_again():

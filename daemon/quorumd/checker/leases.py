@@ -196,15 +196,20 @@ class LeaseRules:
 
     # -- not late -----------------------------------------------------------------------------------------------
 
-    def not_overdue(self, leases: Iterable[int], now: Nanoseconds, rearmed: Nanoseconds, late: Nanoseconds) -> None:
+    def not_overdue(
+        self, leases: Iterable[int], now: Nanoseconds, rearmed: Nanoseconds,
+        put_off: Iterable[tuple[Nanoseconds, Nanoseconds]], late: Nanoseconds,
+    ) -> None:
         """None of these lives longer than a TTL and `late` after the latest of: its grant, a keep-alive's answer,
-        `rearmed` (when a leader gave all of them a full TTL, because it began or had stalled)."""
+        `rearmed` (when a leader that began gave all of them a full TTL); and what they were put off since then, as
+        (when, by how much), by leaders that had stalled."""
         for lease in leases:
             life = self.live.get(lease)
             if life is None:
                 continue
             since = max(life.granted_at, life.touched_at, rearmed)
-            if now - since > life.ttl / (1.0 - self.drift) + late:
+            more = sum(by for when, by in put_off if when >= since)
+            if now - since > (life.ttl + more) / (1.0 - self.drift) + late:
                 lives = (now - since) / SECOND
                 raise Violation("lease-late", f"{_name(life)} lives {lives:.3f} s after it was armed last")
 

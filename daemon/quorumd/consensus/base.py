@@ -56,6 +56,7 @@ class EngineState:
         "role",
         "round",
         "sizes",
+        "spared",
         "table",
         "term",
         "timeout_ns",
@@ -98,6 +99,7 @@ class EngineState:
         self.now: Nanoseconds = now  # never falls
         self.timeout_ns: Nanoseconds = 0  # this node's last draw
         self.election_deadline: Nanoseconds = NEVER
+        self.spared = False  # a stall put off the timer that runs: the next one does not do so again
         self.fault_told_at: Nanoseconds | None = None  # when the operator was last told of a peer's nonsense
 
         # -- of leaders: reads that wait for a round, and a transfer under way ----------------------------------
@@ -144,6 +146,7 @@ class EngineState:
         """The only place that changes the role, and with it which functions take the messages."""
         self.role = role
         self.handlers = self.table[role]
+        self.spared = False
 
     def release(self, read_ids: Sequence[int]) -> None:
         """These reads may be answered."""

@@ -67,9 +67,10 @@ class Durable(NamedTuple):
 
 
 class TransferLeadership(NamedTuple):
-    """Hand leadership to `to`, or with 0 to the most up-to-date follower."""
+    """Hand leadership to `to`, or with 0 to the most up-to-date follower but those of `avoid`."""
 
     to: NodeId
+    avoid: frozenset[NodeId] = frozenset()
 
 
 class Stalled(NamedTuple):

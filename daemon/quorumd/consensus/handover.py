@@ -40,8 +40,9 @@ class Leading(Protocol):
 def on_transfer(s: Leading, m: TransferLeadership) -> None:
     """Begins a transfer to `m.to`, or with 0 to the peer that has most of the log; replaces one under way."""
     target = m.to
-    if target == NOBODY and s.others:
-        target = max(s.peers.values(), key=lambda p: (p.match, p.active, -p.node)).node
+    if target == NOBODY:
+        fit = [peer for peer in s.peers.values() if peer.node not in m.avoid]
+        target = max(fit, key=lambda p: (p.match, p.active, -p.node)).node if fit else NOBODY
     if target not in s.peers:
         s.event("transfer-refused", to=target)
         return

@@ -106,7 +106,7 @@ class Cluster:
             session_ttl=scenario.session_ttl_ms * limits.MILLISECOND,
             compaction=Compaction(retain=scenario.retain),
             bootstrap=bootstrap,
-            ring_bytes=scenario.ring_mib * limits.MIB,
+            ring_bytes=scenario.ring_kib * limits.KIB,
             ring_entries=scenario.ring_entries,
             filter_incarnations=scenario.filter_incarnations,
             watch_room=watch_room(scenario),
@@ -212,7 +212,7 @@ def engine_config(scenario: Scenario) -> RaftConfig | PaxosConfig:
     common = (
         scenario.heartbeat_ms * limits.MILLISECOND,
         scenario.election_timeout_ms * limits.MILLISECOND,
-        limits.MAX_APPEND_BYTES,
+        min(limits.MAX_APPEND_BYTES, scenario.ring_kib * limits.KIB // 4),  # in production the ring is far larger
         scenario.inflight_kib * limits.KIB,
         limits.MAX_INFLIGHT_MESSAGES,
     )

@@ -17,7 +17,8 @@ COMMON = (
     "watches paused", "watchers behind", "watches compacted",
     "messages reassembled", "requests reassembled", "acknowledgements",
     "datagrams lost", "datagrams doubled", "datagrams overtaken", "datagrams strayed", "datagrams flipped",
-    "datagrams cut off", "sectors lost", "dropped: old_incarnation", "dropped: stale_receiver", "dropped: bad_crc",
+    "datagrams cut off", "sectors lost", "sectors read anew", "entries evicted", "dropped: old_incarnation",
+    "dropped: stale_receiver", "dropped: bad_crc",
 )
 
 
@@ -47,9 +48,11 @@ def reach(cluster: Cluster) -> Counter[str]:
     reached["datagrams flipped"] += network.flipped
     reached["datagrams cut off"] += network.blocked
     cores = [machine.core for machine in cluster.machines.values() if machine.core is not None]
+    reached["entries evicted"] += max((core.log.ring.first - 1 for core in cores), default=0)
     reached["revisions compacted"] += max((core.store.compacted for core in cores), default=0)
     for machine in cluster.machines.values():
         reached["sectors lost"] += machine.disk.sectors_lost
+        reached["sectors read anew"] += machine.disk.sectors_distrusted
         reached["segments begun"] += machine.disk.segments_begun
         reached["read-backs"] += machine.disk.read_backs
     reached.update(cluster.audience.reached)

@@ -62,6 +62,7 @@ class SimDisk:
         self.cache: dict[int, mmap.mmap] = {}  # anonymous maps: a segment costs memory only where it is written
         self.platter: dict[int, mmap.mmap] = {}
         self.dirty: set[tuple[int, int]] = set()  # (segment, sector) that cache and platter may differ in
+        self.lying: set[tuple[int, int]] = set()  # likewise, but since a sync failed they count as clean
         self.woke: Callable[[bool], None] = lambda file_work: None
         # Faults
         self.slowness = 1
@@ -70,7 +71,7 @@ class SimDisk:
         self.failing = False  # the next sync fails with EIO
         self.cut_after: int | None = None  # blocking operations until the power is cut
         self.trap: Callable[[], None] | None = None  # is called once, when the next cycle begins
-        self.sectors_lost = self.segments_begun = self.read_backs = 0
+        self.sectors_lost = self.sectors_distrusted = self.segments_begun = self.read_backs = 0
         self._life = 0
         self._begin()
 
@@ -111,6 +112,14 @@ class SimDisk:
     def load(self, number: int) -> memoryview:
         return memoryview(self.cache[number]).toreadonly()
 
+    def distrust(self, number: int) -> None:
+        for segment, sector in sorted(self.lying):
+            if segment == number:
+                at = slice(sector * SECTOR, (sector + 1) * SECTOR)
+                self.cache[number][at] = self.platter[number][at]
+                self.lying.discard((segment, sector))
+                self.sectors_distrusted += 1
+
     def loaded(self) -> None:
         pass
 
@@ -136,6 +145,7 @@ class SimDisk:
         del self.cache[number]
         del self.platter[number]
         self.dirty = {sector for sector in self.dirty if sector[0] != number}
+        self.lying = {sector for sector in self.lying if sector[0] != number}
 
     def create(self, number: int, size_bytes: int) -> None:
         self._blocking()
@@ -227,12 +237,18 @@ class SimDisk:
         if self.stalled:
             self._held = True
             return
-        if self.failing or self._error:
-            self._error = errno.EIO
-            self.woke(False)
+        if self._error:
             return
         for job in self._cycle:
             self._write(job.number, job.offset, job.data)
+        if self.failing:  # Linux reports it once, and keeps the pages as clean
+            unwritten = {job.number for job in self._cycle}
+            self.lying |= {sector for sector in self.dirty if sector[0] in unwritten}
+            self.dirty -= self.lying
+            self._cycle = []
+            self._error = errno.EIO
+            self.woke(False)
+            return
         for number in sorted({job.number for job in self._cycle}):
             self._sync(number)
         self.synced = self._cycle[-1].ticket
@@ -244,7 +260,9 @@ class SimDisk:
     def _write(self, number: int, offset: int, data: bytes) -> None:
         """Into the page cache."""
         self.cache[number][offset : offset + len(data)] = data
-        self.dirty.update((number, sector) for sector in range(offset // SECTOR, -(-(offset + len(data)) // SECTOR)))
+        sectors = [(number, sector) for sector in range(offset // SECTOR, -(-(offset + len(data)) // SECTOR))]
+        self.dirty.update(sectors)
+        self.lying.difference_update(sectors)
 
     def _sync(self, number: int) -> None:
         cache, platter = self.cache[number], self.platter[number]
@@ -259,7 +277,8 @@ class SimDisk:
         for job in (*self._cycle, *self._queue):
             if job.number == number and job.offset < end and offset < job.offset + len(job.data):
                 return False
-        return not any((number, sector) in self.dirty for sector in range(offset // SECTOR, -(-end // SECTOR)))
+        unwritten = self.dirty | self.lying
+        return not any((number, sector) in unwritten for sector in range(offset // SECTOR, -(-end // SECTOR)))
 
     # -- what the world does to it ------------------------------------------------------------------------------
 
@@ -298,14 +317,15 @@ class SimDisk:
         """Each sector not synced is lost with the chance `lose`."""
         for job in self._cycle:
             self._write(job.number, job.offset, job.data)
-        for number, sector in sorted(self.dirty):
+        for number, sector in sorted(self.dirty | self.lying):
             at = slice(sector * SECTOR, (sector + 1) * SECTOR)
-            if self.rng.random() < lose:
+            if (number, sector) in self.lying or self.rng.random() < lose:
                 self.cache[number][at] = self.platter[number][at]
                 self.sectors_lost += 1
             else:
                 self.platter[number][at] = self.cache[number][at]
         self.dirty.clear()
+        self.lying.clear()
         self._begin()
 
     def wiped(self) -> None:
@@ -314,6 +334,7 @@ class SimDisk:
         self.cache.clear()
         self.platter.clear()
         self.dirty.clear()
+        self.lying.clear()
         self._begin()
 
     def rot(self, number: int, offset: int, data: bytes) -> None:

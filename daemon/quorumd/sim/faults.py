@@ -414,8 +414,8 @@ class Faults:
         return undo
 
     def _disk_error(self, dice: random.Random, number: int) -> Undo | None:
-        """The next sync fails: the node must stop. Then the operator looks, and boots the machine."""
-        machine = self._machine(dice)
+        """The next sync fails: the node must stop. Then the operator looks, and boots the machine, or only the node."""
+        machine, boots = self._machine(dice), dice.random() < 0.5
         machine.disk.failing = True
 
         def undo() -> None:
@@ -423,7 +423,8 @@ class Faults:
             if machine.core is None or machine.disk.failed:
                 # A node that is about to be told of the failed sync ends as well.
                 machine.stop()
-                machine.disk.lost_power(1.0)
+                if boots:
+                    machine.disk.lost_power(1.0)
                 self.revive(machine)
 
         return undo

@@ -43,6 +43,7 @@ class LeaseObserver:
         self.ids: set[int] = set()
         self.seen: Index = 0  # the newest entry that any node applied
         self.rearmed: Nanoseconds = 0  # when a node gave all leases a full TTL last
+        self.put_off: list[tuple[Nanoseconds, Nanoseconds]] = []  # (when, by how much) a node let all leases end later
         self._world = world
         self._history = history
         self._process = process
@@ -132,6 +133,10 @@ class LeaseObserver:
         """A node gives all leases a full TTL."""
         self.rearmed = self._world.now
 
+    def stalled(self, by: Nanoseconds) -> None:
+        """A node lets all leases end later."""
+        self.put_off.append((self._world.now, by))
+
 
 def _txn(writes: list[list[str | None]]) -> dict[str, Any]:
     return {"compare": [], "success": writes, "failure": []}
@@ -178,10 +183,15 @@ class Stepped:
         self._store.apply_bytes(data, first_index, count, *given, **named)
         self._observer.caught_up(self._store)
 
-    def rearm(self, now_ns: Nanoseconds, elected: bool) -> None:
+    def rearm(self, now_ns: Nanoseconds) -> None:
         """See Store.rearm."""
         self._observer.rearm()
-        self._store.rearm(now_ns, elected)
+        self._store.rearm(now_ns)
+
+    def put_off(self, by_ns: Nanoseconds) -> None:
+        """See Store.put_off."""
+        self._observer.stalled(by_ns)
+        self._store.put_off(by_ns)
 
 
 def late_at_most(scenario: Scenario) -> Nanoseconds:

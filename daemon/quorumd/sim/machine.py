@@ -251,7 +251,7 @@ class Machine:
         if self._peer_queue and (heard_late or self._hears_at <= now):
             self._drain_peers(core, now)
         if heard_late:
-            core.stalled(now)
+            core.stalled(now, late)
         if self._client_queue:
             for _ in range(min(len(self._client_queue), SLOTS)):
                 self._clients.push(*self._client_queue.popleft())

@@ -136,7 +136,8 @@ class Run:
         self._must(cluster, "no-progress", lambda: all(holder.idle for holder in holders))
 
         def ended() -> bool:
-            rules.not_overdue(last, cluster.world.now, cluster.leases.rearmed, late)
+            leases = cluster.leases
+            rules.not_overdue(last, cluster.world.now, leases.rearmed, leases.put_off, late)
             return not rules.live
 
         self._must(cluster, "lease-late", ended)

@@ -38,6 +38,7 @@ LONGEST_S = (0.3, 1.0, 4.0, 10.0)
 AT_ONCE = 5  # faults that may be under way together, more or less: with too many of them nothing ever happens
 
 WIDE_KIB = limits.WATCH_WINDOW_BYTES // limits.KIB
+TINY = 1_300  # a value of which a transaction's fill a small part of the smallest ring
 NARROW_FOR = 5_000  # a value that comes through a narrow window of a stream in a few round trips
 
 MIN_SECONDS = 60
@@ -64,7 +65,7 @@ class Scenario:
     mtu: int = 65_000
     mac_bytes: int = 0
     filter_incarnations: bool = True
-    ring_mib: int = 8
+    ring_kib: int = 8192
     ring_entries: int = 1 << 14
     inflight_kib: int = 4096
     retain: int = limits.DEFAULT_RETAIN_REVISIONS
@@ -128,7 +129,7 @@ def draw(
         mtu=mtu,
         mac_bytes=dice.choice((0, 16)),
         filter_incarnations=dice.random() < 0.7,
-        ring_mib=dice.choice((6, 8)),
+        ring_kib=dice.choice((6, 8)) * 1024,
         ring_entries=dice.choice((64, 512, 1 << 14)),
         inflight_kib=dice.choice((16, 256, 4096)),
         drift=dice.choice((0.0, 0.001, 0.05)),
@@ -153,13 +154,22 @@ def draw(
         fitting = ("loss", "kill", "power-loss")
     scenario = replace(scenario, faults=fitting, retain=scenario.rng("retain").choice(RETAINED))
     scenario = replace(scenario, holders=scenario.rng("leases").choice(HOLDERS))
-    scenario = _with_watchers(scenario)
+    scenario = _with_ring(_with_watchers(scenario))
     return scenario if engine == "raft" else _with_paxos(scenario, more_faults=only is None)
 
 
 def _faults(dice: random.Random, of_partial: random.Random) -> tuple[str, ...]:
     """A random subset. What was added later has dice of its own, so that older seeds draw all else as they did."""
     return tuple(fault for fault in FAULTS if (of_partial if fault in PARTIAL else dice).random() < 0.4)
+
+
+def _with_ring(scenario: Scenario) -> Scenario:
+    """The same with a ring so small, in half of the runs with small values, that it is filled again and again."""
+    dice = scenario.rng("ring")
+    small = 64 if max(scenario.sizes) <= TINY else 192
+    if max(scenario.sizes) > NARROW_FOR or dice.random() < 0.5:
+        return scenario
+    return replace(scenario, ring_kib=small)
 
 
 def _with_watchers(scenario: Scenario) -> Scenario:

@@ -52,16 +52,22 @@ def judge_again(s: State) -> None:
 
 
 def on_stalled(s: State, m: Stalled) -> None:
-    """This process did not run: every wait starts afresh, before the messages that piled up are judged by it."""
+    """This process did not run: every wait starts afresh, before the messages that piled up are judged by it.
+
+    The same wait once only: see raft/clock.py.
+    """
     s.now = max(s.now, m.now)
     s.event("stalled")
+    spared, s.spared = s.spared, True
     if s.role == Role.LEADER:
-        s.check_at = s.recover_by = s.now + s.config.election_timeout_ns
+        if not spared:
+            s.check_at = s.recover_by = s.now + s.config.election_timeout_ns
         s.heartbeat_at = s.now
         for peer in s.peers.values():
             peer.waiting_since = s.now
-    else:
+    elif not spared:
         s.draw_timeout()
+        s.spared = True
 
 
 def deadline(s: State) -> Nanoseconds:

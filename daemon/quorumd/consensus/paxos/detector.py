@@ -87,6 +87,7 @@ def on_tick_campaigning(s: State) -> None:
 def check_quorum(s: State) -> None:
     """A leader that no phase-2 quorum has answered for an election timeout can choose nothing: it steps down."""
     s.check_at = s.now + s.config.election_timeout_ns
+    s.spared = False
     alive = 1
     for peer in s.peers.values():
         alive += peer.active

@@ -245,6 +245,8 @@ def fetch_missing(s: State) -> None:
     s.adopt_at = s.now + s.config.heartbeat_ns
     for run in list(s.missing)[:ADOPT_REQUESTS]:
         holders = sorted(holders_of(s, run))
+        if not holders:  # only this node's own promise told of it: check_recovery gives up
+            continue
         to = holders[s.adopt_tries % len(holders)]
         s.messages.append(Fetch(s.node, to, s.term, run.first, run.last, run.ballot))
     s.adopt_tries += 1

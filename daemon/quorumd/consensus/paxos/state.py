@@ -255,3 +255,4 @@ class State(EngineState):
         """
         late = self.config.election_timeout_ns // 2 if self.commit < self.highest_chosen else 0
         self.election_deadline = self.now + self.timeout_ns + late
+        self.spared = False

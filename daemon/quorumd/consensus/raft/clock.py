@@ -36,20 +36,24 @@ def judge_again(s: State) -> None:
 def on_stalled(s: State, m: Stalled) -> None:
     """This process did not run: every wait starts afresh, before the messages that piled up are judged by it.
 
-    A leader neither steps down for answers that wait in its socket, nor trusts a lease from before.
+    A leader neither steps down for answers that wait in its socket, nor trusts a lease from before. The same wait is
+    put off once only: where every wake-up is late, leaders would else neither be missed nor miss their followers.
     """
     s.now = max(s.now, m.now)
     s.event("stalled")
+    spared, s.spared = s.spared, True
     if s.role == Role.LEADER:
-        s.check_at = s.now + s.config.election_timeout_ns
-        s.draining = False
+        if not spared:
+            s.check_at = s.now + s.config.election_timeout_ns
+            s.draining = False
         s.heartbeat_at = s.now
         for progress in s.peers.values():
             progress.confirmed_at = -1
             progress.waiting_since = s.now
         s.round_times.clear()
-    else:
+    elif not spared:
         s.draw_timeout()
+        s.spared = True
 
 
 def deadline(s: State) -> Nanoseconds:

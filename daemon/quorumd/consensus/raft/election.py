@@ -177,9 +177,9 @@ def on_tick_follower(s: State) -> None:
     if s.heard:
         s.heard = False
         s.quiet_until = s.now + s.config.election_timeout_ns
-        s.election_deadline = s.now + s.timeout_ns
+        s.start_timer()
     elif s.rest:
-        s.election_deadline = s.now + s.timeout_ns
+        s.start_timer()
     elif s.now >= s.election_deadline:
         on_election_timeout(s)
     s.rest = False
@@ -195,6 +195,7 @@ def check_quorum(s: State) -> None:
     server that reaches a majority, with this one's vote, which a log longer than that of the candidate would refuse it.
     """
     s.check_at = s.now + s.config.election_timeout_ns
+    s.spared = False
     alive = 1
     behind = False
     for progress in s.peers.values():

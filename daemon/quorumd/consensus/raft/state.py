@@ -169,4 +169,9 @@ class State(EngineState):
         """A fresh random timeout in [T, 2T), started now (thesis 3.4)."""
         base = self.config.election_timeout_ns
         self.timeout_ns = min(int(self.random.uniform(base, 2 * base)), 2 * base - 1)
+        self.start_timer()
+
+    def start_timer(self) -> None:
+        """The timeout last drawn, from now on."""
         self.election_deadline = self.now + self.timeout_ns
+        self.spared = False
