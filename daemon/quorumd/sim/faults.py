@@ -425,6 +425,8 @@ class Faults:
                 machine.stop()
                 if boots:
                     machine.disk.lost_power(1.0)
+                else:
+                    machine.disk.killed()
                 self.revive(machine)
 
         return undo
