@@ -14,7 +14,7 @@ from quorumd.chaos.display import Silent
 from quorumd.chaos.run import ChaosRun, Options, Violated
 from quorumd.chaos.workload import ACCOUNTS, COUNTERS, OPENING
 from quorumd.config import load_config
-from quorumd.errors import Rejected
+from quorumd.errors import Rejected, Stopped
 from quorumd.limits import SECTOR_BYTES
 
 NAME = "wal-0000000000000001.seg"
@@ -146,6 +146,23 @@ def test_a_client_that_died_of_a_defect_keeps_nothing_from_being_closed_and_writ
     assert closed == ["spectator", "cluster"]
     assert len(deaf.history.read_text().splitlines()) == 1
     assert deaf.history.with_suffix(".timeline.jsonl").exists()
+
+
+def test_a_node_that_does_not_end_keeps_the_relay_from_nothing(run, monkeypatch):
+    class Relay:
+        closed = False
+
+        def close(self):
+            self.closed = True
+
+    async def kill(members):
+        raise Stopped("node 1 did not end")
+
+    relay = run.cluster._relay = Relay()
+    monkeypatch.setattr(run.cluster, "_kill", kill)
+    with pytest.raises(Stopped):
+        asyncio.run(run.cluster.close())
+    assert relay.closed
 
 
 def test_answers_that_make_no_history_are_a_violation(run):

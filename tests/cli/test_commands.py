@@ -285,6 +285,16 @@ def test_a_reader_that_left_is_neither_done_nor_refused(arguments):
     assert without_reader(*arguments) == (141, b"")
 
 
+def test_a_complaint_that_nobody_reads_keeps_its_exit_code():
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        command = [sys.executable, "-m", "quorumd", "check", "/no/such/file"]
+        assert subprocess.run(command, stderr=writer, check=False).returncode == 2
+    finally:
+        os.close(writer)
+
+
 def test_a_reader_that_left_before_the_last_flush(client, monkeypatch, capfd):
     class Unread(io.StringIO):
         def flush(self):

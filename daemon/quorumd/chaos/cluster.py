@@ -138,13 +138,15 @@ class ChaosCluster:
             self._start(member)
 
     async def close(self) -> None:
-        """No process of ours is left when this returns."""
-        await self._kill(self._members.values())
-        if self._probe.is_open:
-            asyncio.get_running_loop().remove_reader(self._probe.fileno())
-        self._probe.close()
-        if self._relay is not None:
-            self._relay.close()
+        """No process of ours is left when this returns. Raises Stopped if a node does not end; the rest is closed."""
+        try:
+            await self._kill(self._members.values())
+        finally:
+            if self._probe.is_open:
+                asyncio.get_running_loop().remove_reader(self._probe.fileno())
+            self._probe.close()
+            if self._relay is not None:
+                self._relay.close()
 
     def _start(self, member: _Member) -> None:
         bootstrap = None if member.founded or has_state(member.config, [member.id]) else self._bootstrap

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import click
 
@@ -104,8 +104,16 @@ def cli(context: click.Context, config: str | None) -> None:
 
 
 def complain(message: str) -> None:
-    """One line on stderr, whatever the message holds."""
-    click.echo(f"quorumd: {' '.join(message.split())}", err=True)
+    """One line on stderr, whatever the message holds, if somebody reads it: the exit code counts in any case."""
+    try:
+        click.echo(f"quorumd: {' '.join(message.split())}", err=True)
+    except BrokenPipeError:
+        _forget(sys.stderr)
+
+
+def _forget(stream: TextIO) -> None:
+    """Nobody reads it any more: Python would complain of that when it flushes at exit, and exit with its own code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -134,8 +142,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except _ReaderLeft:
-        # Python would complain once more when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget(sys.stdout)
         return UNREAD
     except OSError as error:
         complain(str(error))
