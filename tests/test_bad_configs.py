@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -146,6 +147,14 @@ BAD = [
         "broken YAML", "engine: raft", "engine: [raft",
         "3: not valid YAML: expected ',' or ']', but got ':'; check indentation, colons and brackets (an IPv6 address "
         'needs quotes: "[::1]:7101")',
+    ),
+    (
+        "the home of nobody", "data_dir: state", "data_dir: ~nosuchuser/state",
+        "3: data_dir: there is no home directory ~nosuchuser; give the path without ~",
+    ),
+    (
+        "a key in the home of nobody", "engine: raft", "key_file: ~nosuchuser",
+        "2: key_file: there is no home directory ~nosuchuser; give the path without ~",
     ),
     ("empty file", GOOD, "# nothing\n", "1: the file is empty; start with `cluster: NAME` and `nodes:`"),
     (
@@ -370,6 +379,21 @@ def test_addresses_of_other_hosts_are_not_for_up(tmp_path, refuse):
     assert refuse(["up", str(file)]) == (
         f"{file}:5: nodes[0].peer: 192.0.2.1 is not an address of this machine (Cannot assign requested address); "
         "start each node on its own host: `quorumd node CONFIG --id N`"
+    )
+
+
+def test_a_default_directory_without_a_home(tmp_path, refuse, monkeypatch):
+    def nobody(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    file = tmp_path / "cluster.yaml"
+    file.write_text(GOOD.replace("data_dir: state\n", ""))
+    assert refuse(["check-config", str(file)]) == (
+        f"{file}:1: data_dir: there is no home directory, where the default lies; "
+        "give a path, or set HOME or XDG_STATE_HOME"
     )
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from quorumd.chaos.verdict import Report, human
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BIN = Path(sys.executable).parent
@@ -59,10 +61,20 @@ def test_the_tour(environment):
         assert done.returncode == 0, (command, done.stdout, done.stderr)
         if command.startswith("quorumd chaos"):
             assert shape(done.stdout)[-1] == shape(expected)[-1]
-        elif expected.strip() and not command.startswith("quorumd bench"):
-            assert shape(done.stdout) == shape(expected), command
         elif expected.strip():
-            assert len(shape(done.stdout)) == len(shape(expected))
+            assert shape(done.stdout) == shape(expected), command
+
+
+def test_the_sample_of_a_chaos_run_ends_with_a_report():
+    """Which errors clients meet differs from run to run: those of the sample are put in."""
+    (sample,) = (output for command, output in commands() if command.startswith("quorumd chaos"))
+    words = [re.findall(r"(\S+) (\d+)", line) for line in sample.splitlines()[-3:-1]]
+    injected, errors = ({name: int(count) for name, count in pairs} for pairs in words)
+    faults = ("loss", "kill", "partition")
+    report = Report(
+        10, faults, 3, rounds=1, injected={name: injected[name] for name in faults}, errors=errors, linearizable=True
+    )
+    assert shape("\n".join(sample.splitlines()[-4:])) == shape(human(report))
 
 
 def test_make_up_runs_in_the_foreground_until_interrupted(environment):

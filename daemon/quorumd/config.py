@@ -238,11 +238,15 @@ class Config(Settings, frozen=True, kw_only=True):
 
     @property
     def data_path(self) -> Path:
-        """The cluster's directory, absolute; nothing is created."""
+        """The cluster's directory, absolute; nothing is created. Raises ConfigError if there is no home for it."""
         if self.data_dir is not None:
             return self._beside(self.data_dir)
-        state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-        return Path(state).expanduser().absolute() / "quorumd" / self.cluster
+        try:
+            state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
+        except RuntimeError:
+            what = "there is no home directory, where the default lies"
+            raise self.source.error("data_dir", what, "give a path, or set HOME or XDG_STATE_HOME") from None
+        return state.absolute() / "quorumd" / self.cluster
 
     def node_path(self, node_id: NodeId) -> Path:
         """The directory of one node."""
@@ -445,19 +449,23 @@ def _timing(config: Config) -> Iterator[ConfigError]:
 
 
 def _quorums(config: Config) -> Iterator[ConfigError]:
-    if config.quorums is None:
-        return
     count, majority = len(config.nodes), len(config.nodes) // 2 + 1
-    phase1, phase2 = config.quorum_sizes
-    if config.engine != "paxos" and (phase1, phase2) != (majority, majority):
+    if config.engine != "paxos" and config.quorum_sizes != (majority, majority):
         yield config.source.error(
             "quorums", f"{config.engine} knows majorities only", "write engine: paxos, or leave quorums out"
         )
-    for key, size in (("phase1", phase1), ("phase2", phase2)):
-        if size > count:
-            yield config.source.error(f"quorums.{key}", f"{size} of {count} nodes", f"give at most {count}")
+    yield from (config.source.error(*complaint) for complaint in quorum_complaints(config.quorums, count))
+
+
+def quorum_complaints(quorums: Quorums | None, count: int) -> Iterator[tuple[str, str, str]]:
+    """(key, what is wrong, remedy) if these are no quorums of `count` nodes; None stands for majorities."""
+    if quorums is None:
+        return
+    phase1, phase2 = quorums.phase1, quorums.phase2
+    large = {key: size for key, size in (("phase1", phase1), ("phase2", phase2)) if size > count}
+    yield from ((f"quorums.{key}", f"{size} of {count} nodes", f"give at most {count}") for key, size in large.items())
     if phase1 + phase2 <= count:
-        yield config.source.error(
+        yield (
             "quorums",
             f"a phase-1 quorum of {phase1} and a phase-2 quorum of {phase2} of {count} nodes need not share a node, "
             "so a new leader could miss what was committed",
@@ -472,6 +480,9 @@ def _paths(config: Config) -> Iterator[ConfigError]:
         value = getattr(config, key)
         if value is not None and (not value.strip() or "\0" in value):
             yield config.source.error(key, "is empty", "give a path or leave the key out")
+        elif value is not None and os.path.expanduser(value).startswith("~"):
+            what = f"there is no home directory {value.partition('/')[0]}"
+            yield config.source.error(key, what, "give the path without ~")
 
 
 # -- what peers must agree on ---------------------------------------------------------------------------------------

@@ -97,6 +97,10 @@ class ReplyEvicted(Indefinite):
     """The operation was executed once, but its reply is no longer held."""
 
 
+class Unjudged(QuorumdError):
+    """A check could not be carried out, so it says nothing of what it was to judge."""
+
+
 class DiskError(QuorumdError):
     """A failed write or sync. The node stops: what the page cache holds can no longer be trusted."""
 

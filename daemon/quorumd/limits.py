@@ -151,6 +151,9 @@ RELAY_BATCH: Final = 64  # datagrams taken from one socket before the others hav
 RELAY_HELD_DATAGRAMS: Final = 20_000  # on their way; one more is lost
 RELAY_CLIENTS: Final = 1024  # behind one lane; datagrams of further ones are lost
 
+# The command line
+COMMAND_SECONDS: Final = 7 * 24 * 3600  # of any time that a command is given; what waits can hold far longer ones
+
 # Comparisons
 COMPARE_SEGMENT_MIB: Final = 16  # at most: making the files of up to two dozen nodes must not fill the disk's queue
 COMPARE_REPLY_S: Final = 2.0  # for nodes to answer a STATUS, on a machine under full load

@@ -15,6 +15,16 @@ MAX_FILE_BYTES: Final = 1 << 20
 MAX_VALUES: Final = 10_000  # aliases multiply: a file of a few lines could otherwise unfold into gigabytes
 
 
+class Kind(NamedTuple):
+    """What a file is to be, for remedies. start: how one may begin."""
+
+    name: str
+    start: str
+
+
+CONFIG: Final = Kind("a cluster config", "start with `cluster: NAME` and `nodes:`")
+
+
 class Source(NamedTuple):
     """Where a config came from. `lines` maps a key's path ("nodes[1].peer") to its line, counted from 1."""
 
@@ -34,27 +44,27 @@ class Source(NamedTuple):
         return ConfigError(" ".join(f"{place}: {subject}{what}; {remedy}".split()))
 
 
-def read(path: Path) -> tuple[object, Source]:
+def read(path: Path, kind: Kind = CONFIG) -> tuple[object, Source]:
     """The plain data in the YAML file `path`, and where each key stands. Raises ConfigError."""
     name = str(path)
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
-        raise ConfigError(f"{name}: no such file; name a cluster config, or none for the built-in one") from None
+        raise ConfigError(f"{name}: no such file; name {kind.name}, or none for the built-in one") from None
     except OSError as error:
-        raise ConfigError(f"{name}: cannot be read ({error.strerror}); name a readable cluster config") from None
+        raise ConfigError(f"{name}: cannot be read ({error.strerror}); name {kind.name} that can be read") from None
     if len(raw) > MAX_FILE_BYTES:
-        raise ConfigError(f"{name}:1: more than {MAX_FILE_BYTES} bytes; name a cluster config")
+        raise ConfigError(f"{name}:1: more than {MAX_FILE_BYTES} bytes; name {kind.name}")
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{name}:{line}: not UTF-8 text; save the file as UTF-8") from None
-    return parse(text, name)
+    return parse(text, name, kind)
 
 
-def parse(text: str, name: str) -> tuple[object, Source]:
+def parse(text: str, name: str, kind: Kind = CONFIG) -> tuple[object, Source]:
     """As `read`, for text that is already here."""
     try:
         loader = yaml.SafeLoader(text)
@@ -64,13 +74,13 @@ def parse(text: str, name: str) -> tuple[object, Source]:
     try:
         node = loader.get_single_node()
         if node is None:
-            raise ConfigError(f"{name}:1: the file is empty; start with `cluster: NAME` and `nodes:`")
+            raise ConfigError(f"{name}:1: the file is empty; {kind.start}")
         walk = _Walk(loader, name)
         return walk.value(node, ""), Source(name, walk.lines)
     except yaml.MarkedYAMLError as error:
         raise _syntax(error, name) from None
     except RecursionError:
-        raise ConfigError(f"{name}:1: nested too deeply; a cluster config has four levels") from None
+        raise ConfigError(f"{name}:1: nested too deeply; {kind.name} has four levels at most") from None
     finally:
         loader.dispose()
 

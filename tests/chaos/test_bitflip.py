@@ -7,7 +7,7 @@ import pytest
 from quorumd.chaos import bitflip
 from quorumd.chaos.platter import flip
 from quorumd.commands import Kind, encode_record
-from quorumd.errors import Rejected
+from quorumd.errors import ConfigError
 from quorumd.limits import MIN_SEGMENT_BYTES, SECTOR_BYTES
 from quorumd_fastpath import walframe
 
@@ -66,5 +66,5 @@ def test_every_synced_batch_is_hit_now_and_then(tmp_path):
 @pytest.mark.parametrize("batches", [[], [0, 0, 0]])
 def test_a_log_of_which_nothing_is_known_to_be_synced_is_refused(tmp_path, batches):
     write_log(tmp_path, batches)
-    with pytest.raises(Rejected, match="known to be synced yet"):
+    with pytest.raises(ConfigError, match="known to be synced yet"):
         bitflip.choose(tmp_path, random.Random(1))

@@ -80,6 +80,19 @@ def test_an_answer_says_what_the_history_wants(call, result, answer):
     assert calls.answer_of(call, result) == answer
 
 
+@pytest.mark.parametrize("token", ["1.1~x", "1.1~-5", "1.1~999999999999", "1.1~\u0663", "\ufffd~"])
+def test_a_damaged_token_can_still_be_compared_with(token):
+    assert calls.stored(token) == token.encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("0", 0), ("-12", -12), ("", None), ("1.5", None), ("--5", None), (" 5", None), ("1_0", None), ("9" * 5000, None)],
+)
+def test_numbers_are_digits_and_a_sign(text, number):
+    assert calls.number(text) == number
+
+
 @pytest.mark.parametrize(
     ("call", "result"),
     [

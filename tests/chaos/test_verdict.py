@@ -34,6 +34,9 @@ def test_promises_that_were_kept(tally, counter):
         ({"counter/1": "1"}, "counter/1 is 1 after 0 acknowledged"),
         ({"account/a": "89:9.9"}, "both accounts together hold 199 at the end instead of 200"),
         ({"account/b": None}, "the accounts are lost"),
+        ({"account/b": "--5:1.1"}, "the accounts are lost"),
+        ({"account/b": "\u00b2:1.1"}, "the accounts are lost"),
+        ({"counter/0": "\ufffd5"}, "counter/0 is lost: it holds '\ufffd5'"),
     ],
 )
 def test_a_broken_promise_is_named(tally, change, objection):

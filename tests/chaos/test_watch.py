@@ -1,7 +1,9 @@
 """What ends a run: a node that ends by itself, no progress, a damaged log that is accepted. No process is started."""
 
 import asyncio
+import os
 import random
+import signal
 
 import pytest
 
@@ -10,7 +12,9 @@ from quorumd.chaos.bitflip import Place
 from quorumd.chaos.cluster import ChaosCluster, Damage, Disks, Exit
 from quorumd.chaos.display import Silent
 from quorumd.chaos.run import ChaosRun, Options, Violated
+from quorumd.chaos.workload import ACCOUNTS, COUNTERS, OPENING
 from quorumd.config import load_config
+from quorumd.errors import Rejected, Stopped
 from quorumd.limits import SECTOR_BYTES
 
 NAME = "wal-0000000000000001.seg"
@@ -86,6 +90,154 @@ def test_a_history_that_is_not_linearizable_is_a_violation_with_a_page(run, read
     assert bool(run.report.violations) is not ok
 
 
+# -- the end of a run -------------------------------------------------------------------------------------------------
+
+FINAL = {**dict.fromkeys(ACCOUNTS, f"{OPENING}:1.1"), **dict.fromkeys(COUNTERS)}
+ENDED = Exit(2, "a defect stopped it (exit code 6)")
+
+
+def test_what_happens_after_the_last_look_of_the_watch_counts(deaf, monkeypatch):
+    async def drive():
+        await asyncio.sleep(0)  # the watch looks
+        deaf.cluster.exits.append(ENDED)
+        return FINAL
+
+    monkeypatch.setattr(deaf, "_drive", drive)
+    report = asyncio.run(deaf.run())
+    assert report.violations == ["node 2 ended by itself: a defect stopped it (exit code 6)"]
+
+
+def test_what_the_end_of_the_nodes_shows_counts(deaf, monkeypatch):
+    async def drive():
+        deaf.workload.tally.nonsense.append("told nonsense")  # which is said once
+        return FINAL
+
+    async def close():
+        deaf.cluster.exits.append(ENDED)
+
+    monkeypatch.setattr(deaf, "_drive", drive)
+    monkeypatch.setattr(deaf.cluster, "close", close)
+    report = asyncio.run(deaf.run())
+    assert sorted(report.violations) == ["node 2 ended by itself: a defect stopped it (exit code 6)", "told nonsense"]
+
+
+def test_a_client_that_died_of_a_defect_keeps_nothing_from_being_closed_and_written(deaf, monkeypatch):
+    closed = []
+
+    async def drive():
+        deaf.workload.recorder.invoke(1, "read", "key/1", None, 10)
+        raise Violated("something else")
+
+    async def die():
+        raise ZeroDivisionError
+
+    async def close():
+        closed.append("cluster")
+
+    async def stop():
+        closed.append("spectator")
+
+    monkeypatch.setattr(deaf, "_drive", drive)
+    monkeypatch.setattr(deaf.workload, "stop", die)
+    monkeypatch.setattr(deaf.spectator, "stop", stop)
+    monkeypatch.setattr(deaf.cluster, "close", close)
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(deaf.run())
+    assert closed == ["spectator", "cluster"]
+    assert len(deaf.history.read_text().splitlines()) == 1
+    assert deaf.history.with_suffix(".timeline.jsonl").exists()
+
+
+def test_a_node_that_does_not_end_keeps_the_relay_from_nothing(run, monkeypatch):
+    class Relay:
+        closed = False
+
+        def close(self):
+            self.closed = True
+
+    async def kill(members):
+        raise Stopped("node 1 did not end")
+
+    relay = run.cluster._relay = Relay()
+    monkeypatch.setattr(run.cluster, "_kill", kill)
+    with pytest.raises(Stopped):
+        asyncio.run(run.cluster.close())
+    assert relay.closed
+
+
+def test_answers_that_make_no_history_are_a_violation(run):
+    recorder = run.workload.recorder
+    recorder.invoke(1, "txn", None, {"compare": [], "success": [["read", "a"]], "failure": []}, 10)
+    recorder.complete(1, "ok", 20, revision=2, succeeded=True, results=[])
+    run._check_history()
+    (violation,) = run.report.violations
+    assert violation.startswith("what clients were told makes no history: event 2: ")
+
+
+def test_a_whole_cluster_that_refuses_the_first_write_breaks_a_promise(deaf, monkeypatch):
+    async def start():
+        pass
+
+    async def refuse():
+        raise Rejected("the key is empty")
+
+    monkeypatch.setattr(deaf.cluster, "start", start)
+    monkeypatch.setattr(deaf, "_agreed", lambda: True)
+    monkeypatch.setattr(deaf.spectator, "start", lambda: None)
+    monkeypatch.setattr(deaf.workload, "open_accounts", refuse)
+    with pytest.raises(Violated, match="with nothing broken yet a write failed: Rejected: the key is empty"):
+        asyncio.run(deaf._drive())
+
+
+class Process:
+    """A node's process that ended with `code`; None: it runs. Its descriptor is that of a pipe."""
+
+    pid = 1
+
+    def __init__(self, code=None):
+        self.code = code
+        self.pid_fd, self.other_end = os.pipe()
+
+    def start(self, command, environment):
+        self.code = None
+
+    def reap(self):
+        return self.code
+
+    def last_words(self):
+        return "halted"
+
+    def close(self):
+        os.close(self.pid_fd)
+        os.close(self.other_end)
+
+
+@pytest.fixture
+def process(run):
+    found = run.cluster._members[2].process = Process()
+    yield found
+    found.close()
+
+
+def in_loop(call, *arguments):
+    async def go():
+        call(*arguments)
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(("code", "problem"), [(6, True), (-signal.SIGSEGV, True), (-signal.SIGKILL, False)])
+def test_a_node_that_ended_before_its_kill_came_is_reported(run, process, code, problem):
+    member = run.cluster._members[2]
+    member.expected, process.code = True, code
+    in_loop(run.cluster._reap, member)
+    assert [ended.node for ended in run.cluster.exits] == ([2] if problem else [])
+    assert member.ended.is_set()
+
+
+# -- damaged logs ------------------------------------------------------------------------------------------------------
+
+
 @pytest.fixture
 def damaged(run, tmp_path):
     path = tmp_path / NAME
@@ -95,8 +247,10 @@ def damaged(run, tmp_path):
 
 
 def test_a_node_that_names_its_damage_and_stays_out_is_fine(damaged):
+    assert not damaged.names_damage()
     damaged._judge_damaged(NAMED)
     damaged.check_damaged()
+    assert damaged.names_damage()
     assert damaged.problems == []
     assert damaged.voters() == [1, 3]
 
@@ -114,6 +268,25 @@ def test_damage_that_is_accepted_is_a_violation(damaged, change, objection):
         damaged._judge_damaged(NAMED | change)
     (problem,) = damaged.problems
     assert objection in problem
+    assert not damaged.names_damage()
+
+
+def test_the_damage_is_to_be_named_in_every_life(damaged, process):
+    damaged._judge_damaged(NAMED)
+    in_loop(damaged._start, damaged._members[2])
+    assert not damaged.names_damage()
+
+
+def test_a_node_that_never_names_its_damage_is_a_violation(deaf, damaged, monkeypatch):
+    async def done(*arguments):
+        pass
+
+    monkeypatch.setattr(limits, "CHAOS_START_S", 0.0)
+    monkeypatch.setattr(damaged, "stop", done)
+    monkeypatch.setattr(damaged, "release", done)
+    monkeypatch.setattr(deaf, "_agreed", lambda: True)
+    with pytest.raises(Violated, match=r"0 s: the node with a damaged log says so; .*node 2: does not answer"):
+        asyncio.run(deaf._settle())
 
 
 def test_what_a_power_cut_takes_from_a_damaged_file_is_not_the_nodes_doing(tmp_path):

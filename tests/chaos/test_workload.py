@@ -89,6 +89,39 @@ def test_increments_are_counted_by_what_is_known_of_them(worker, answers, acknow
     assert len(found) == operations
 
 
+def accounts(one, other):
+    kvs = (KeyValue(b"account/a", one, 2, 7, 1, 0), KeyValue(b"account/b", other, 2, 7, 1, 0))
+    return TxnResult(7, True, tuple(RangeResult(7, (kv,), False, 1) for kv in kvs))
+
+
+@pytest.mark.parametrize(
+    ("act", "answer", "nonsense"),
+    [
+        (
+            lambda worker: worker.increment("counter/0"),
+            TxnResult(7, True, (RangeResult(7, (KeyValue(b"counter/0", b"3\xff", 2, 7, 1, 0),), False, 1),)),
+            "counter/0 holds '3\ufffd' where a number was written",
+        ),
+        (
+            lambda worker: worker.transfer(), accounts(b"100:1.1", b"1x0:1.2"),
+            "account/b holds '1x0' where a number was written",
+        ),
+    ],
+)
+def test_a_number_that_was_damaged_is_a_violation_and_kills_no_client(worker, act, answer, nonsense):
+    (operation,) = play(worker, lambda: act(worker), answer)
+    assert operation.outcome == "ok"
+    assert worker.workload.tally.nonsense == [nonsense]
+    assert not worker.workload.tally.sums
+
+
+def test_a_transfer_keeps_the_sum(worker):
+    play(worker, worker.transfer, accounts(b"97:1.1", b"103:1.2"), TxnResult(8, True, (PutResult(8), PutResult(8))))
+    change = worker.client.asked[1]
+    assert sum(int(put.value.partition(b":")[0]) for put in change.then) == 200
+    assert worker.workload.tally.sums == {200: 1}
+
+
 def test_an_increment_under_way_when_the_clients_stop_is_unknown(worker):
     async def stopped():
         task = asyncio.create_task(worker.increment("counter/0"))

@@ -2,9 +2,12 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+import click
 import pytest
 
 from quorumd import errors
@@ -12,6 +15,7 @@ from quorumd.cli import cluster, data, main, options
 from quorumd.cli.main import COMMANDS, run
 from quorumd.commands import CompactResult, DeleteResult, KeyValue, PutResult, RangeResult
 
+HISTORY = str(Path(__file__).parent.parent / "checker" / "example.jsonl")
 CONFIG = "cluster: c\nnodes: [{id: 1, peer: '127.0.0.1:7101', client: '127.0.0.1:7201'}]\n"
 
 
@@ -260,11 +264,124 @@ def test_usage_errors_are_2_and_one_line(cli, arguments, words):
     assert err.count("\n") == 1
 
 
-def test_a_reader_that_left_is_no_error():
-    code = subprocess.run(
-        f"{sys.executable} -m quorumd check-config --schema | head -c 1", shell=True, capture_output=True, check=False
-    )
-    assert (code.stdout, code.stderr) == (b"{", b"")
+def without_reader(*arguments: str) -> tuple[int, bytes]:
+    """Exit code and stderr of a command whose stdout nobody reads any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        command = [sys.executable, "-m", "quorumd", *arguments]
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(writer)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["check", HISTORY], ["check-config", "--schema"], ["--help"], ["check", "--help"], ["--version"]],
+    ids=lambda arguments: " ".join(arguments[:2]) if "--help" in arguments else arguments[0],
+)
+def test_a_reader_that_left_is_neither_done_nor_refused(arguments):
+    assert without_reader(*arguments) == (141, b"")
+
+
+def test_a_complaint_that_nobody_reads_keeps_its_exit_code():
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        command = [sys.executable, "-m", "quorumd", "check", "/no/such/file"]
+        assert subprocess.run(command, stderr=writer, check=False).returncode == 2
+    finally:
+        os.close(writer)
+
+
+def test_a_reader_that_left_before_the_last_flush(client, monkeypatch, capfd):
+    class Unread(io.StringIO):
+        def flush(self):
+            raise BrokenPipeError
+
+        def fileno(self):
+            return spare
+
+    spare = os.dup(2)
+    try:
+        client.answers["transfer_leader"] = [None]
+        monkeypatch.setattr(sys, "stdout", Unread())
+        monkeypatch.setattr(cluster.click, "echo", print)
+        assert run(["transfer-leader"]) == 141
+    finally:
+        os.close(spare)
+
+
+# -- what options take ------------------------------------------------------------------------------------------------
+
+
+def commands(group, path=()):
+    """(words, command) of every command there is."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        yield (*path, name), command
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+
+
+def test_every_number_with_a_fraction_is_finite():
+    kinds = {(*words, param.name): param.type for words, command in commands(main.cli) for param in command.params}
+    found = {place for place, kind in kinds.items() if isinstance(kind, click.types.FloatParamType)}
+    assert {("get", "timeout_s"), ("lease", "grant", "ttl"), ("lock", "wait_s"), ("chaos", "seconds")} < found
+    assert [place for place in found if not isinstance(kinds[place], options.Finite)] == []
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e308"])
+@pytest.mark.parametrize(
+    "arguments",
+    ["get k --timeout={}", "lease grant -- {}", "chaos --seconds={}", "lock --wait={} l true", "down --timeout={}"],
+)
+def test_times_are_finite(cli, arguments, value):
+    code, out, err = cli(*arguments.format(value).split())
+    assert (code, out, err.count("\n")) == (2, b"", 1)
+    assert f"{float(value)} is not in the range" in err
+
+
+OUTPUTS = [["check", HISTORY, "--html"], ["chaos", "--history"], ["sim", "--history"], ["sim", "--trace"]]
+
+
+@pytest.mark.parametrize("arguments", [*OUTPUTS, ["compare", "--report"], ["compare", "--json"]], ids=" ".join)
+def test_a_place_that_cannot_be_written_is_known_before_anything_is_done(cli, tmp_path, monkeypatch, arguments):
+    missing = tmp_path / "no" / "file"
+    code, out, err = cli(*arguments, str(missing))
+    assert (code, out) == (2, b"")
+    assert f"{missing}: there is no directory {missing.parent}; make it, or name another place" in err
+    assert cli(*arguments, str(tmp_path))[0] == 2
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode, **rest: path != tmp_path and access(path, mode, **rest))
+    code, out, err = cli(*arguments, str(tmp_path / "file"))
+    assert (code, out) == (2, b"")
+    assert f"{tmp_path / 'file'}: {tmp_path} cannot be written; " in err
+
+
+# -- exit code 1 is a verdict of what judges --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), errors.Stopped("the relay is gone")])
+def test_what_keeps_a_check_from_its_verdict_is_3(cli, monkeypatch, error):
+    class Run:
+        def __init__(self, *arguments):
+            raise error
+
+    import quorumd.sim.run
+
+    monkeypatch.setattr(quorumd.sim.run, "Run", Run)
+    code, out, err = cli("sim", "--seed", "1")
+    assert (code, out) == (3, b"")
+    assert err == f"quorumd: the simulation could not go on, so nothing is judged: {error}\n"
+
+
+def test_a_page_that_cannot_be_written_is_no_violation(cli):
+    code, _, err = cli("check", HISTORY, "--html", "/dev/full")
+    assert code == 3
+    assert err.startswith("quorumd: the check could not go on, so nothing is judged: [Errno 28] ")
 
 
 # -- which cluster ----------------------------------------------------------------------------------------------------

@@ -5,10 +5,12 @@ import subprocess
 import sys
 
 import pytest
+from compare import canned
 
 from quorumd.cli import compare
 from quorumd.cli.main import run
 from quorumd.compare import workload
+from quorumd.compare.advice import advise
 
 SMALL = """
 name: small
@@ -63,6 +65,21 @@ def test_without_the_extra_it_says_which(monkeypatch, capsys):
 def test_the_default_workload_can_be_copied(capsys):
     assert run(["compare", "--show-workload"]) == 0
     assert workload.parse(capsys.readouterr().out, "copy.yaml") == workload.Workload()
+
+
+@pytest.mark.parametrize(("why", "code"), [("", 0), ("no leader was elected", 3)])
+def test_a_cluster_that_failed_at_the_base_point_is_exit_code_3(tmp_path, monkeypatch, capsys, why, code):
+    def measured(*arguments, full):
+        whole = canned.document(
+            lambda point: [canned.contender("raft", (9,) * 3), canned.contender("paxos", (9,) * 3, failed=why)]
+        )
+        return {**whole, "advice": advise(whole)}
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compare, "_measure", measured)
+    assert run(["compare"]) == code
+    assert why in capsys.readouterr().out
+    assert (tmp_path / "compare.json").exists() and (tmp_path / "compare.html").exists()
 
 
 @pytest.mark.parametrize("option", ["--report", "--json"])

@@ -1,6 +1,9 @@
 """Which engine is recommended for canned results, and what has to hold for it."""
 
+import pytest
+
 from quorumd.compare.advice import advise, findings
+from quorumd.compare.document import complete
 from quorumd.compare.summary import summary
 
 from .canned import contender, document, failed
@@ -78,6 +81,32 @@ def test_as_many_reasons_for_either_are_none():
 def test_an_engine_that_cannot_run_the_base_point_is_not_chosen():
     advice = advise(document(lambda point: [contender("raft", (9, 9, 9)), failed("paxos", "no leader")]))
     assert (advice["choose"], advice["reason"]) == ("raft", "paxos could not be measured at the base point")
+
+
+def test_an_engine_whose_node_died_on_the_way_is_not_chosen():
+    died = contender("paxos", (99, 99, 99), failed="node 2 ended by itself")
+    whole = document(lambda point: [contender("raft", (9, 9, 9)), died])
+    advice = advise(whole)
+    assert (advice["choose"], advice["reason"]) == ("raft", "paxos could not be measured at the base point")
+    assert not complete(whole)
+
+
+@pytest.mark.parametrize("raft", [failed("raft", "no leader"), contender("raft", (9, 9, 9), failed="node 1 ended")])
+def test_with_neither_measured_nothing_is_recommended(raft):
+    whole = document(lambda point: [raft, failed("paxos", "no leader")])
+    advice = advise(whole)
+    assert (advice["choose"], advice["reason"]) == ("neither", "neither could be measured at the base point")
+    text = summary({**whole, "advice": advice})
+    assert "\nno recommendation: neither could be measured at the base point" in text
+    assert "recommendation: either" not in text
+
+
+def test_a_comparison_is_complete_if_nothing_failed_where_it_is_decided():
+    def measure(point):
+        third = [contender("paxos 4+2", (9, 9, 9), quorums=(4, 2))] if point.nodes == 5 else []
+        return [contender("raft", (9,) * 3), failed("paxos", "x") if third else contender("paxos", (9,) * 3), *third]
+
+    assert complete(document(measure))
 
 
 def test_what_flexible_quorums_buy_and_cost():

@@ -79,6 +79,7 @@ def test_it_shows_a_chart_for_every_metric_of_every_axis():
 
 def test_what_comes_from_outside_is_escaped():
     text = render(nothing_at_all)
+    assert "Raft or Paxos: no recommendation" in text
     assert "no &lt;leader&gt;" in text and "<leader>" not in text
     assert "made &lt;up&gt;" in text and "a &amp; b" in text
 

@@ -11,6 +11,14 @@ def test_the_default_file_says_the_defaults():
     assert workload.load(None) == Workload()
 
 
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    path = tmp_path / "w.yaml"
+    path.write_bytes(b"clients: 3\nname: \xff\n")
+    with pytest.raises(ConfigError) as caught:
+        workload.load(path)
+    assert str(caught.value) == f"{path}:2: not UTF-8 text; save the file as UTF-8"
+
+
 def test_a_file_that_says_little_has_the_rest_by_default():
     found = workload.parse("clients: 3\nloop: {kind: open, rate: 500}\n", "w.yaml")
     assert (found.clients, found.loop.rate, found.mix.reads) == (3, 500.0, 50)
@@ -20,6 +28,7 @@ def test_a_file_that_says_little_has_the_rest_by_default():
     ("text", "complaint"),
     [
         ("", "w.yaml:1: the file is empty; write for example `clients: 64`"),
+        ("# later\n", "w.yaml:1: the file is empty; write for example `clients: 64`"),
         ("clients: 3\nclinets: 4\n", "w.yaml:2: clinets: unknown key; did you mean clients?"),
         ("name: x\nclients: many\n", "w.yaml:2: clients: expected a whole number, got text many; "),
         ("clients: 0\n", "w.yaml:1: clients: 0 is out of range; give 1 to 10000"),

@@ -16,7 +16,7 @@ from powercluster import Broken, Promises, Trial, check_keys, check_overwritten
 
 from quorumd.chaos import preload
 from quorumd.chaos.platter import SECTOR, Platter, survivors
-from quorumd.errors import Rejected
+from quorumd.errors import ConfigError
 
 ROUNDS = int(os.environ.get("POWERLOSS_ROUNDS", "3"))
 SEED = int(os.environ.get("POWERLOSS_SEED", "1"))
@@ -257,7 +257,7 @@ def test_damage_outlives_a_power_cut(programs):
 
 def test_a_missing_compiler_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("CC", "no-such-compiler -O2")
-    with pytest.raises(Rejected, match="need a C compiler and there is no 'no-such-compiler' here"):
+    with pytest.raises(ConfigError, match="need a C compiler and there is no 'no-such-compiler' here"):
         preload.compile_library(tmp_path)
 
 

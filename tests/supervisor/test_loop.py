@@ -1,5 +1,6 @@
 """The supervisor's loop over stand-ins for nodes."""
 
+import errno
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from quorumd.client.probe import StatusProbe
 from quorumd.errors import ConfigError, Rejected, Stopped
 from quorumd.supervisor import record
 from quorumd.supervisor.loop import Supervisor, check_addresses
+from quorumd.supervisor.process import NodeProcess
 
 from .conftest import Watcher, argument, events
 
@@ -115,16 +117,46 @@ def test_a_crash_loop_ends_with_the_nodes_own_words_and_the_others_run_on(make_c
     assert [event["level"] for event in gone] == ["warning", "warning", "error"]
 
 
-@pytest.mark.parametrize("code", [4, 5])
-def test_a_disk_that_failed_is_not_tried_again(make_config, supervise, code):
+def test_a_disk_that_failed_is_not_tried_again(make_config, supervise):
     config = make_config()
     line = json.dumps({"level": "error", "event": "disk", "errno": 5, "path": "wal-1"})
 
     def step(watcher: Watcher) -> bool:
         return watcher.rows[0]["role"] == "leader" and 2 in watcher.troubles
 
-    _, watcher = supervise(config, step, {2: {"crashes": 99, "code": code, "words": line}})
-    assert watcher.troubles[2].endswith(f"(exit code {code}): disk errno=5 path=wal-1")
+    _, watcher = supervise(config, step, {2: {"crashes": 99, "code": 4, "words": line}})
+    assert watcher.troubles[2] == "disk error (exit code 4): disk errno=5 path=wal-1"
+    assert watcher.rows[1]["restarts"] == 0
+
+
+def refuse_once(monkeypatch, config, node_id, number):
+    """The first start of that node fails with errno `number`."""
+    start, refused = NodeProcess.start, []
+
+    def refuse(process, command, environment=None):
+        if process.directory == config.node_path(node_id) and not refused:
+            refused.append(command)
+            raise OSError(number, os.strerror(number))
+        start(process, command, environment)
+
+    monkeypatch.setattr(NodeProcess, "start", refuse)
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE])
+def test_a_start_that_the_kernel_has_no_room_for_is_tried_again(make_config, supervise, monkeypatch, number):
+    config = make_config(extra="supervisor: {restart_backoff_ms: [1, 1]}")
+    refuse_once(monkeypatch, config, 2, number)
+    _, watcher = supervise(config, all_up)
+    assert watcher.notes[0].startswith("node 2: no process: cannot be started: ")
+    assert watcher.notes[0].endswith("; restart in 0.001 s")
+    assert argument(config, 2, 1) == argument(config, 1, 1) != ""
+
+
+def test_a_start_that_the_disk_refuses_is_not_tried_again(make_config, supervise, monkeypatch):
+    config = make_config()
+    refuse_once(monkeypatch, config, 2, errno.EROFS)
+    _, watcher = supervise(config, lambda w: w.rows[0]["role"] == "leader" and 2 in w.troubles)
+    assert watcher.troubles[2].startswith("disk error (exit code 4): cannot be started: ")
     assert watcher.rows[1]["restarts"] == 0
 
 

@@ -1,5 +1,6 @@
 """The supervisor's parts that need no cluster: wiping, figures, display, node log, events."""
 
+import errno
 import io
 import json
 import os
@@ -225,6 +226,21 @@ def test_a_log_that_is_too_large_is_rotated_at_the_next_start(tmp_path):
         code = process.reap()
     assert process.log_path.read_text() == "new\n"
     assert (process.directory / "node.log.1").read_text() == "x" * 11
+
+
+def test_a_process_that_cannot_be_watched_does_not_run(tmp_path, monkeypatch):
+    process, pids = NodeProcess(1, tmp_path / "node-1", 1 << 20, 2), []
+
+    def refuse(pid):
+        pids.append(pid)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        process.start([sys.executable, "-c", "import time; time.sleep(60)"])
+    assert process.pid is None and process.reap() is None
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
 
 
 def test_a_record_is_not_taken_for_another_process_with_its_pid():

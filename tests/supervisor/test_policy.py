@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from quorumd.config import CrashLoop
-from quorumd.supervisor.policy import RestartPolicy, describe_exit
+from quorumd.supervisor.policy import NOT_STARTED, RestartPolicy, describe_exit
 
 
 def policy(shortest=100, longest=5000, restarts=5, within_s=30) -> RestartPolicy:
@@ -24,15 +24,16 @@ def test_the_wait_starts_over_after_a_steady_life():
     assert subject.on_exit(1, 20.0, 1.0).delay_s == 0.1
 
 
-def test_kills_from_outside_are_no_crash_loop():
+@pytest.mark.parametrize("code", [-9, NOT_STARTED])
+def test_kills_from_outside_are_no_crash_loop(code):
     subject = policy(restarts=3)
-    assert all(subject.on_exit(-9, 0.1 * i, 0.0).delay_s is not None for i in range(50))
-    assert subject.on_exit(-9, 10.0, 1.0).delay_s == 0.1
+    assert all(subject.on_exit(code, 0.1 * i, 0.0).delay_s is not None for i in range(50))
+    assert subject.on_exit(code, 10.0, 1.0).delay_s == 0.1
     assert all(subject.on_exit(1, now).delay_s is not None for now in (11.0, 12.0, 13.0))
     assert subject.on_exit(1, 14.0).delay_s is None
 
 
-@pytest.mark.parametrize(("code", "word"), [(2, "config"), (4, "disk error"), (5, "corrupt log")])
+@pytest.mark.parametrize(("code", "word"), [(2, "config"), (4, "disk error")])
 def test_some_ends_are_final(code, word):
     delay_s, reason = policy().on_exit(code, 0.0)
     assert delay_s is None
@@ -62,7 +63,8 @@ def test_a_wait_of_zero_is_allowed():
 @pytest.mark.parametrize(
     ("code", "words"),
     [(0, "stopped cleanly"), (-signal.SIGKILL, "killed by SIGKILL"), (-100, "killed by signal 100"),
-     (6, "a defect stopped it (exit code 6)"), (4, "disk error (exit code 4)"), (77, "exit code 77")],
+     (6, "a defect stopped it (exit code 6)"), (4, "disk error (exit code 4)"), (77, "exit code 77"),
+     (NOT_STARTED, "no process")],
 )  # fmt: skip
 def test_exit_codes_in_words(code, words):
     assert describe_exit(code) == words

@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from quorumd.errors import Rejected
+from quorumd.errors import ConfigError
 from quorumd.limits import SECTOR_BYTES
 from quorumd_fastpath import walframe
 
@@ -26,7 +26,7 @@ class Place(NamedTuple):
 def choose(directory: Path, rng: random.Random) -> Place:
     """A bit of a batch that lies wholly below what a later one knew to be synced. The node must be down.
 
-    Raises Rejected if its log holds no such batch.
+    Raises ConfigError if its log holds no such batch.
     """
     batches: list[tuple[Path, int, int, int]] = []  # file, offset, WAL position, length
     synced_to = 0
@@ -46,6 +46,6 @@ def choose(directory: Path, rng: random.Random) -> Place:
             offset += -(-length // SECTOR_BYTES) * SECTOR_BYTES
     known = [batch for batch in batches if batch[2] + batch[3] <= synced_to]
     if not known:
-        raise Rejected(f"no batch in {directory} is known to be synced yet; let it run for longer")
+        raise ConfigError(f"no batch in {directory} is known to be synced yet; let it run for longer")
     path, offset, _, length = rng.choice(known)
     return Place(path, offset + rng.randrange(length), 1 << rng.randrange(8))

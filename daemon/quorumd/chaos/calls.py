@@ -4,6 +4,7 @@ A value is a token, a short string that is unique in its run. What is stored may
 stored with N bytes of padding behind a blank. The token alone says so, so that whoever knows it can compare with it.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -24,6 +25,7 @@ from quorumd.commands import (
     TxnResult,
 )
 from quorumd.errors import ProtocolError
+from quorumd.limits import MAX_VALUE_BYTES
 
 SEPARATOR: Final = b" "
 READS: Final = ("read", "range")
@@ -60,10 +62,15 @@ def padded(token: Token, padding: int) -> Token:
     return f"{token}~{padding}" if padding else token
 
 
+def number(text: str) -> int | None:
+    """The number that is written there; None if it is none, as in a value that was damaged."""
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text, re.ASCII) else None
+
+
 def stored(token: Token) -> bytes:
-    """The bytes that stand for a token."""
-    padding = token.partition("~")[2]
-    return token.encode() + (SEPARATOR + b"." * int(padding) if padding else b"")
+    """The bytes that stand for a token; also for one that was read, of which nothing can be expected."""
+    padding = number(token.partition("~")[2]) or 0
+    return token.encode() + (SEPARATOR + b"." * padding if 0 < padding <= MAX_VALUE_BYTES else b"")
 
 
 def token_of(value: bytes) -> Token:

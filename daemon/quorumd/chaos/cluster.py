@@ -104,6 +104,7 @@ class ChaosCluster:
         self.links: tuple[Link, ...] = tuple((one, other) for one in self.nodes for other in self.nodes if one != other)
         self.exits: list[Exit] = []
         self.damage: Damage | None = None
+        self._named = False  # by the damaged node, in the life it has now
         self.bulky = False
         """Whether a disk is to be filled: somebody should write a lot."""
         self.problems: list[str] = []
@@ -137,19 +138,23 @@ class ChaosCluster:
             self._start(member)
 
     async def close(self) -> None:
-        """No process of ours is left when this returns."""
-        await self._kill(self._members.values())
-        if self._probe.is_open:
-            asyncio.get_running_loop().remove_reader(self._probe.fileno())
-        self._probe.close()
-        if self._relay is not None:
-            self._relay.close()
+        """No process of ours is left when this returns. Raises Stopped if a node does not end; the rest is closed."""
+        try:
+            await self._kill(self._members.values())
+        finally:
+            if self._probe.is_open:
+                asyncio.get_running_loop().remove_reader(self._probe.fileno())
+            self._probe.close()
+            if self._relay is not None:
+                self._relay.close()
 
     def _start(self, member: _Member) -> None:
         bootstrap = None if member.founded or has_state(member.config, [member.id]) else self._bootstrap
         member.ended.clear()
         member.expected = False
         member.starts += 1
+        if self._is_damaged(member):
+            self._named = False  # each life has to name it
         member.process.start(node_command(member.config, member.id, bootstrap), member.environment)
         asyncio.get_running_loop().add_reader(member.process.pid_fd, self._reap, member)
 
@@ -161,7 +166,7 @@ class ChaosCluster:
         asyncio.get_running_loop().remove_reader(fd)
         member.status = {}
         member.ended.set()
-        if not member.expected:
+        if not member.expected or code != -signal.SIGKILL:  # it may have ended before it was killed
             words = member.process.last_words()
             self.exits.append(Exit(member.id, f"{describe_exit(code)}{': ' if words else ''}{words}"))
 
@@ -296,7 +301,7 @@ class ChaosCluster:
     # -- damaged logs, and others --------------------------------------------------------------------------------------
 
     async def flip_bit(self, node: NodeId, seed: int) -> None:
-        """Kills the node, flips one bit of its log that was known durable, starts it again. Raises Rejected."""
+        """Kills the node, flips one bit of its log that was known durable, starts it again. Raises ConfigError."""
         member = self._members[node]
         await self._kill([member])
         place = bitflip.choose(member.config.node_path(node), random.Random(seed))
@@ -310,7 +315,7 @@ class ChaosCluster:
 
     def _judge(self, member: _Member, status: Status) -> None:
         member.founded = member.founded or bool(status.get("voter"))
-        if self.damage is not None and member.id == self.damage.node:
+        if self._is_damaged(member):
             self._judge_damaged(status)
         elif member.founded and not status.get("voter") and status.get("reason"):
             self._object(f"node {member.id} stays out of the quorum, and nobody damaged its log: {status['reason']}")
@@ -324,6 +329,15 @@ class ChaosCluster:
         elif damage.place.path.name not in str(status.get("reason")):
             said = status.get("reason")
             self._object(f"node {damage.node} is out of the quorum and does not name the damage: {said!r}")
+        else:
+            self._named = True
+
+    def _is_damaged(self, member: _Member) -> bool:
+        return self.damage is not None and member.id == self.damage.node
+
+    def names_damage(self) -> bool:
+        """Whether the node with a damaged log has said so since its last start; True if there is none."""
+        return self.damage is None or self._named
 
     def check_damaged(self) -> None:
         """Notes a problem if the damaged file is no longer as it was found."""

@@ -8,14 +8,14 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from quorumd.errors import Rejected
+from quorumd.errors import ConfigError
 from quorumd.limits import COMPILE_S
 
 SOURCE: Final = Path(__file__).with_name("powerloss.c")
 
 
 def compile_library(directory: Path) -> Path:
-    """powerloss.c as a shared library in `directory`, made with $CC or cc. Raises Rejected with what is missing."""
+    """powerloss.c as a shared library in `directory`, made with $CC or cc. Raises ConfigError with what is missing."""
     library = directory / "powerloss.so"
     compiler = os.environ.get("CC", "cc").split()
     options = ["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-pthread", "-o", str(library), str(SOURCE)]
@@ -24,14 +24,14 @@ def compile_library(directory: Path) -> Path:
             [*compiler, *options], capture_output=True, text=True, check=False, timeout=COMPILE_S
         )
     except FileNotFoundError:
-        raise Rejected(
+        raise ConfigError(
             f"power-loss and disk-full need a C compiler and there is no '{compiler[0]}' here; install one "
             "(Debian: apt-get install gcc libc6-dev), name it in $CC, or leave them out of --faults"
         ) from None
     except subprocess.TimeoutExpired:
-        raise Rejected(f"{compiler[0]} did not finish within {COMPILE_S:g} s") from None
+        raise ConfigError(f"{compiler[0]} did not finish within {COMPILE_S:g} s") from None
     if done.returncode:
-        raise Rejected(f"{' '.join(compiler)} cannot compile {SOURCE}: {done.stderr.strip()}")
+        raise ConfigError(f"{' '.join(compiler)} cannot compile {SOURCE}: {done.stderr.strip()}")
     return library
 
 

@@ -11,8 +11,8 @@ Meanwhile a watch asks the nodes for their figures and ends the run at the first
 import asyncio
 import json
 import time
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -30,7 +30,7 @@ from quorumd.checker.history import pair
 from quorumd.checker.linearizability import check
 from quorumd.checker.page import write_page
 from quorumd.config import Config
-from quorumd.errors import QuorumdError
+from quorumd.errors import HistoryError, QuorumdError
 
 WATCH_S: Final = 0.25
 POLL_S: Final = 0.05
@@ -53,6 +53,15 @@ class Options(NamedTuple):
 
 class Violated(Exception):
     """Something happened that must not, or did not that must; the message says what."""
+
+
+@contextmanager
+def _must_succeed(what: str) -> Iterator[None]:
+    """Around what nothing is in the way of: raises Violated for any answer but success."""
+    try:
+        yield
+    except QuorumdError as error:
+        raise Violated(f"{what} failed: {type(error).__name__}: {error}") from error
 
 
 class Timeline:
@@ -102,18 +111,20 @@ class ChaosRun:
         self._begun_s = time.monotonic()
 
     async def run(self) -> Report:
-        """All of it. Raises OSError, QuorumdError if the run itself could not go on."""
+        """All of it. Raises OSError, QuorumdError if the run itself could not go on; the history is written first."""
         self._begun_s = time.monotonic()
         final: dict[str, str | None] | None = None
         try:
-            final = await self._watched(self._drive())
-        except Violated as violation:
-            self.report.violations.append(str(violation))
+            async with AsyncExitStack() as closing:  # each step is made whatever the one before it raised
+                closing.push_async_callback(self.cluster.close)
+                closing.push_async_callback(self.spectator.stop)
+                closing.push_async_callback(self.workload.stop)
+                try:
+                    final = await self._watched(self._drive())
+                except Violated as violation:
+                    self.report.violations.append(str(violation))
         finally:
-            with suppress(Violated):
-                await self.workload.stop()
-            await self.spectator.stop()
-            await self.cluster.close()
+            self._write_history()
         self.report.seconds = round(time.monotonic() - self._begun_s, 1)
         self._sum_up(final)
         self._check_history()
@@ -144,10 +155,13 @@ class ChaosRun:
             await asyncio.sleep(WATCH_S)
 
     def _raise_what_is_wrong(self) -> None:
-        for node, reason in self.cluster.exits:
-            raise Violated(f"node {node} ended by itself: {reason}")
-        for problem in (*self.cluster.problems, *self.workload.tally.nonsense):
+        for problem in self._what_is_wrong():
             raise Violated(problem)
+
+    def _what_is_wrong(self) -> Iterator[str]:
+        yield from (f"node {node} ended by itself: {reason}" for node, reason in self.cluster.exits)
+        yield from self.cluster.problems
+        yield from self.workload.tally.nonsense
 
     def _show(self) -> None:
         cluster, tally = self.cluster, self.workload.tally
@@ -165,7 +179,8 @@ class ChaosRun:
         await self.cluster.start()
         await self._until(self._agreed, limits.CHAOS_START_S, "all nodes vote and follow one leader")
         self.spectator.start()
-        await workload.open_accounts()
+        with _must_succeed("with nothing broken yet a write"):
+            await workload.open_accounts()
         workload.start()
         for number, each in enumerate(self._rounds, 1):
             self.phase = f"round {number} of {len(self._rounds)}"
@@ -174,11 +189,9 @@ class ChaosRun:
             self.report.rounds += 1
         await self._settle()
         self.phase = "reading everything"
-        try:
+        with _must_succeed("with everything healed a read"):
             final = await workload.read_all()
             self.report.violations += await self.spectator.judge()
-        except QuorumdError as error:
-            raise Violated(f"with everything healed a read failed: {type(error).__name__}: {error}") from error
         return final
 
     async def _storm(self, storm: Round) -> None:
@@ -229,6 +242,7 @@ class ChaosRun:
             await cluster.cut_power(cluster.nodes)
         await cluster.release(cluster.nodes, LAST)
         await self._until(self._agreed, limits.CHAOS_START_S, "all nodes have the same state, after a last restart")
+        await self._until(cluster.names_damage, limits.CHAOS_START_S, "the node with a damaged log says so")
         cluster.check_damaged()
         self._raise_what_is_wrong()
 
@@ -252,13 +266,19 @@ class ChaosRun:
         report.increments = sum(tally.acknowledged.values())
         report.restarts = sum(self.cluster.restarts().values())
         report.watched = self.spectator.batches
-        if final is not None:
-            report.violations += broken_promises(tally, final)
+        found = [*self._what_is_wrong(), *(broken_promises(tally, final) if final is not None else ())]
+        report.violations += [each for each in dict.fromkeys(found) if each not in report.violations]
 
-    def _check_history(self) -> None:
+    def _write_history(self) -> None:
         self.workload.recorder.dump(self.history)
         self.timeline.dump(self.history.with_suffix(".timeline.jsonl"))
-        operations = pair(self.workload.recorder.events)
+
+    def _check_history(self) -> None:
+        try:
+            operations = pair(self.workload.recorder.events)
+        except HistoryError as error:
+            self.report.violations.append(f"what clients were told makes no history: {error}")
+            return
         self._tell(f"checking {len(operations):,} operations")
         if not self.spectator.whole:
             self._tell("no whole history of revisions: what the spectator was told is not judged")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from quorumd.chaos.calls import number
 from quorumd.chaos.workload import ACCOUNTS, COUNTERS, OPENING, Tally
 from quorumd.checker.history import Operation
 from quorumd.checker.verdict import Verdict
@@ -57,8 +58,10 @@ def broken_promises(tally: Tally, final: Mapping[str, str | None]) -> list[str]:
     for counter in COUNTERS:
         least = tally.acknowledged[counter]
         most = least + tally.unknown[counter]
-        value = int(final.get(counter) or 0)
-        if not least <= value <= most:
+        value = number(final.get(counter) or "0")
+        if value is None:
+            found.append(f"{counter} is lost: it holds {final[counter]!r}")
+        elif not least <= value <= most:
             found.append(
                 f"{counter} is {value} after {least} acknowledged increments and {tally.unknown[counter]} of unknown "
                 f"outcome: {'lost' if value < least else 'executed more than once'}"
@@ -66,11 +69,11 @@ def broken_promises(tally: Tally, final: Mapping[str, str | None]) -> list[str]:
     for total, times in sorted(tally.sums.items()):
         if total != TOTAL:
             found.append(f"both accounts together held {total} instead of {TOTAL} in {times} reads at one revision")
-    amounts = [str(final.get(account)).partition(":")[0] for account in ACCOUNTS]
-    if not all(amount.lstrip("-").isdigit() for amount in amounts):
-        found.append(f"the accounts are lost: {dict(zip(ACCOUNTS, amounts, strict=True))}")
-    elif sum(map(int, amounts)) != TOTAL:
-        found.append(f"both accounts together hold {sum(map(int, amounts))} at the end instead of {TOTAL}")
+    first, second = (number(str(final.get(account)).partition(":")[0]) for account in ACCOUNTS)
+    if first is None or second is None:
+        found.append(f"the accounts are lost: {({account: final.get(account) for account in ACCOUNTS})}")
+    elif first + second != TOTAL:
+        found.append(f"both accounts together hold {first + second} at the end instead of {TOTAL}")
     return found
 
 

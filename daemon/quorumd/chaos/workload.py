@@ -210,11 +210,13 @@ class Worker:
         seen = await self._versions(_read_accounts())
         if seen is None:
             return
-        amounts = [int(token.partition(":")[0]) for token, _ in seen]
-        self.workload.tally.sums[sum(amounts)] += 1
+        first, second = (self._number(seen[i][0].partition(":")[0], account) for i, account in enumerate(ACCOUNTS))
+        if first is None or second is None:
+            return
+        self.workload.tally.sums[first + second] += 1
         moved = self.rng.randint(-5, 5)
         compares: list[TxnCompare] = [(account, "mod_revision", "=", seen[i][1]) for i, account in enumerate(ACCOUNTS)]
-        amounts = [amounts[0] - moved, amounts[1] + moved]
+        amounts = (first - moved, second + moved)
         ops: list[TxnOp] = [("write", account, f"{amounts[i]}:{self.unique()}") for i, account in enumerate(ACCOUNTS)]
         await self.perform(calls.txn(compares, ops))
 
@@ -225,7 +227,10 @@ class Worker:
             if seen is None:
                 return
             (token, revision), = seen
-            call = calls.txn([(counter, "mod_revision", "=", revision)], [("write", counter, str(int(token) + 1))])
+            count = self._number(token, counter)
+            if count is None:
+                return
+            call = calls.txn([(counter, "mod_revision", "=", revision)], [("write", counter, str(count + 1))])
             tally = self.workload.tally
             tally.unknown[counter] += 1  # until its answer comes, which may be never: clients are stopped in mid-call
             outcome = await self.perform(call)
@@ -237,6 +242,13 @@ class Worker:
             if outcome.succeeded:
                 tally.acknowledged[counter] += 1
                 return
+
+    def _number(self, text: str, key: str) -> int | None:
+        """What `key` was read to hold; None, and noted as nonsense, if that is no number: nobody wrote it."""
+        found = calls.number(text)
+        if found is None:
+            self.workload.tally.nonsense.append(f"{key} holds {text!r} where a number was written")
+        return found
 
     async def _versions(self, call: Call) -> list[tuple[Token, int]] | None:
         """(token or "0", mod_revision) of each key that a txn reads; None if it was not answered."""

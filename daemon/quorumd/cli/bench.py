@@ -19,7 +19,7 @@ import psutil
 import yaml
 from hdrh.histogram import HdrHistogram
 
-from quorumd.cli.options import config_option, load
+from quorumd.cli.options import Finite, config_option, load
 from quorumd.client.probe import Status, StatusProbe, sample
 from quorumd.config import Config, load_config
 from quorumd.environment import read_key
@@ -54,7 +54,7 @@ class Plan(NamedTuple):
 @click.command()
 @click.argument("config_path", metavar="CONFIG", required=False)
 @click.option("--clients", type=click.IntRange(1), default=1000, show_default=True, help="Each has one in flight.")
-@click.option("--seconds", type=click.FloatRange(0.1), default=5.0, show_default=True, help="To measure.")
+@click.option("--seconds", type=Finite(0.1), default=5.0, show_default=True, help="To measure.")
 @click.option("--key-bytes", type=click.IntRange(8), default=16, show_default=True)
 @click.option("--value-bytes", type=click.IntRange(8), default=256, show_default=True)
 @click.option(

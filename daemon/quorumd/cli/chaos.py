@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from quorumd.cli.options import config_option, load
+from quorumd.cli.options import Finite, OutputFile, config_option, judging, load
 from quorumd.errors import ConfigError, Rejected
-from quorumd.types import ENGINES
+from quorumd.types import ENGINES, PAXOS
 
 if TYPE_CHECKING:
     from quorumd.chaos.run import Options
@@ -25,7 +25,7 @@ UNDECIDED: Final = 3
 
 @click.command()
 @click.argument("config_path", metavar="CONFIG", required=False)
-@click.option("--seconds", type=click.FloatRange(1), default=60.0, show_default=True, help="Of faults, about.")
+@click.option("--seconds", type=Finite(1), default=60.0, show_default=True, help="Of faults, about.")
 @click.option(
     "--faults", default="all", show_default=True, metavar="NAME,...",
     help="kill, pause, partition, one-way, loss, duplicate, reorder, delay, disk-full, power-loss, restart-all, "
@@ -33,16 +33,17 @@ UNDECIDED: Final = 3
 )
 @click.option("--clients", type=click.IntRange(1, 1000), default=10, show_default=True)
 @click.option(
-    "--rate", type=click.FloatRange(1, 100_000), default=400.0, show_default=True,
+    "--rate", type=Finite(1, 100_000), default=400.0, show_default=True,
     help="Operations a second of all clients together.",
 )
 @click.option("--nodes", type=click.IntRange(1, 9), help="How many; default: as many as CONFIG has.")
 @click.option("--engine", type=click.Choice(ENGINES), help="Instead of CONFIG's.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Repeats the faults of an earlier run.")
-@click.option("--history", type=click.Path(dir_okay=False, path_type=Path), help="Write the history there.")
+@click.option("--history", type=OutputFile(), help="Write the history there.")
 @click.option("--keep", is_flag=True, help="Keep data, logs and history even if nothing is wrong.")
 @click.option("--json", "as_json", is_flag=True, help="The verdict, for programs.")
 @config_option
+@judging("the run")
 def chaos(
     config_path: str | None, *, seconds: float, faults: str, clients: int, rate: float, nodes: int | None,
     engine: str | None, seed: int | None, history: Path | None, keep: bool, as_json: bool,
@@ -51,18 +52,15 @@ def chaos(
 
     Nothing that runs is touched: the cluster is made for this, on loopback, and taken down afterwards.
 
-    Exit codes: 0 every promise was kept, 1 one was broken, 2 usage or config, 3 undecided.
+    Exit codes: 0 every promise was kept, 1 one was broken, 2 usage or config, 3 undecided, or the run could not go on.
     """
     from quorumd.chaos.faults import parse  # noqa: PLC0415 - usage errors need none of this
     from quorumd.chaos.run import Options  # noqa: PLC0415
     from quorumd.chaos.verdict import human  # noqa: PLC0415
 
     config = load(config_path)
-    if engine is not None:
-        from msgspec.structs import replace  # noqa: PLC0415
-
-        config = replace(config, engine=engine, quorums=config.quorums if engine == "paxos" else None)
     count = nodes or len(config.nodes)
+    config = _meant(config, engine or config.engine, count)
     try:
         wanted = parse(faults, count)
     except Rejected as error:
@@ -71,6 +69,18 @@ def chaos(
     report = _run(config, options, history, keep=keep, quiet=as_json)
     click.echo(json.dumps(report.as_dict()) if as_json else human(report))
     return {True: 0, False: VIOLATION, None: UNDECIDED}[report.ok]
+
+
+def _meant(config: "Config", engine: str, nodes: int) -> "Config":
+    """Raises ConfigError if the quorums of the config do not fit so many nodes."""
+    from msgspec.structs import replace  # noqa: PLC0415 - usage errors need none of this
+
+    from quorumd.config import quorum_complaints  # noqa: PLC0415
+
+    quorums = config.quorums if engine == PAXOS else None
+    for key, what, remedy in quorum_complaints(quorums, nodes):
+        raise config.source.error(key, what, f"{remedy}, or give another --nodes")
+    return replace(config, engine=engine, quorums=quorums)
 
 
 def _run(config: "Config", options: "Options", history: Path | None, *, keep: bool, quiet: bool) -> "Report":
@@ -85,14 +95,15 @@ def _run(config: "Config", options: "Options", history: Path | None, *, keep: bo
     needless = False
     try:
         screen.note(f"{title}; faults: {', '.join(options.faults)}")
-        run = ChaosRun(config, options, directory, history or directory / "history.jsonl", screen)
-        report = asyncio.run(run.run())
+        with judging(f"the run, kept in {directory},"):
+            run = ChaosRun(config, options, directory, history or directory / "history.jsonl", screen)
+            report = asyncio.run(run.run())
         needless = bool(report.ok) and not keep
         report.directory = "" if needless else str(directory)
         return report
-    except Rejected as error:  # the machine lacks what a fault needs
+    except ConfigError:  # of this machine, or of so short a run: they lack what a fault needs
         needless = True
-        raise ConfigError(str(error)) from None
+        raise
     except KeyboardInterrupt:
         needless = not keep
         raise

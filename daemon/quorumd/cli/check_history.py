@@ -1,10 +1,12 @@
 """`quorumd check`: whether a recorded history of operations is linearizable."""
 
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
+from quorumd.cli.options import Finite, OutputFile, judging
 from quorumd.limits import CHECK_SECONDS
 
 if TYPE_CHECKING:
@@ -19,17 +21,18 @@ VERDICTS: Final = {True: "linearizable", False: "NOT linearizable", None: "not d
 
 @click.command()
 @click.argument("history", metavar="HISTORY.jsonl", type=click.Path(exists=True, dir_okay=False))
-@click.option("--html", "page", metavar="OUT.html", type=click.Path(dir_okay=False), help="Write the page here.")
+@click.option("--html", "page", metavar="OUT.html", type=OutputFile(), help="Write the page here.")
 @click.option(
-    "--seconds", type=click.FloatRange(min=0), default=CHECK_SECONDS, show_default=True, help="Give up after this long."
+    "--seconds", type=Finite(0), default=CHECK_SECONDS, show_default=True, help="Give up after this long."
 )
-def check(history: str, page: str | None, seconds: float) -> int:
+@judging("the check")
+def check(history: str, page: Path | None, seconds: float) -> int:
     """Check whether the operations in HISTORY.jsonl are linearizable.
 
     A violation is shown in HISTORY.html beside the history unless --html names another file. The format is described
     in ARCHITECTURE.md.
 
-    Exit codes: 0 linearizable, 1 not linearizable, 2 unreadable, 3 not decided in time.
+    Exit codes: 0 linearizable, 1 not linearizable, 2 unreadable, 3 not decided, in time or at all.
     """
     from quorumd.checker.history import load, pair  # noqa: PLC0415 - `node` must not carry the checker
     from quorumd.checker.linearizability import check as judge  # noqa: PLC0415
@@ -49,7 +52,7 @@ def check(history: str, page: str | None, seconds: float) -> int:
     for operation in verdict.operations:
         click.echo(f"  operation {operation.index + 1}, {operation.invoke_ns} ns: {operation.describe()}")
     if page is None and verdict.ok is False:
-        page = f"{history.removesuffix('.jsonl')}.html"
+        page = Path(f"{history.removesuffix('.jsonl')}.html")
     if page is not None:
         write_page(page, operations, verdict)
         click.echo(f"shown in {page}")

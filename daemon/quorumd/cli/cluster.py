@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quorumd.cli.options import client_options, config_option, connect, load
+from quorumd.cli.options import Finite, client_options, config_option, connect, load
 from quorumd.errors import ConfigError, QuorumdError, Rejected
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _detach(config: "Config", fresh: bool, restart_delay_ms: int | None) -> int:
 @click.command()
 @click.argument("config_path", metavar="CONFIG", required=False)
 @click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(min=0), default=20.0, show_default=True, metavar="SECONDS",
+    "--timeout", "timeout_s", type=Finite(0), default=20.0, show_default=True, metavar="SECONDS",
     help="How long to wait for the end.",
 )
 @config_option

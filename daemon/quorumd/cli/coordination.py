@@ -10,7 +10,7 @@ import click
 
 from quorumd.cli.holding import LOST, Holding, leave_the_line
 from quorumd.cli.main import complain
-from quorumd.cli.options import client_options, connect, to_bytes
+from quorumd.cli.options import Finite, client_options, connect, to_bytes
 from quorumd.errors import Rejected
 from quorumd.limits import SESSION_TTL_S
 
@@ -25,15 +25,15 @@ def _holding_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND..."),
         click.argument("name"),
         click.option(
-            "--ttl", "ttl_s", type=click.FloatRange(min=1.0), default=SESSION_TTL_S, show_default=True,
+            "--ttl", "ttl_s", type=Finite(1.0), default=SESSION_TTL_S, show_default=True,
             metavar="SECONDS", help="After a crash, others wait so long.",
         ),
         click.option(
-            "--wait", "wait_s", type=click.FloatRange(min=0.0), metavar="SECONDS",
+            "--wait", "wait_s", type=Finite(0.0), metavar="SECONDS",
             help="Give up after this (default: never; 0: unless it is free). Exit code 1 then.",
         ),
         click.option(
-            "--grace", "grace_s", type=click.FloatRange(min=0.0), default=5.0, show_default=True, metavar="SECONDS",
+            "--grace", "grace_s", type=Finite(0.0), default=5.0, show_default=True, metavar="SECONDS",
             help="From SIGTERM to SIGKILL, when it is lost while COMMAND runs.",
         ),
     ):

@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from quorumd.cli.options import client_options, connect, write_out
+from quorumd.cli.options import Finite, client_options, connect, write_out
 from quorumd.errors import LeaseNotFound
-from quorumd.limits import MILLISECOND
+from quorumd.limits import MAX_LEASE_TTL_MS, MILLISECOND
 
 
 class LeaseId(click.ParamType[int]):
@@ -39,7 +39,7 @@ def lease() -> None:
 
 
 @lease.command()
-@click.argument("ttl", type=click.FloatRange(min=0.001), metavar="SECONDS")
+@click.argument("ttl", type=Finite(0.001, MAX_LEASE_TTL_MS / 1000), metavar="SECONDS")
 @client_options
 def grant(ttl: float, timeout_s: float) -> None:
     """Make a lease of SECONDS; prints its id and the TTL granted. Attach keys with `quorumd txn`."""

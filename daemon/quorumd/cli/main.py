@@ -1,6 +1,7 @@
 """Entry point: finds the command, imports its module, turns errors into one line on stderr and an exit code.
 
     0 done    1 refused, nothing happened    2 usage or config    3 outcome unknown, it may have happened
+    130 Ctrl-C    141 whoever read the output left before its end
 
 A node runs `quorumd node` for months: what this module imports, every node carries.
 """
@@ -8,13 +9,14 @@ A node runs `quorumd node` for months: what this module imports, every node carr
 import importlib
 import os
 import sys
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TextIO
 
 import click
 
 import quorumd
-from quorumd.cli.options import CONFIG_KEY
+from quorumd.cli.options import CONFIG_KEY, sentence
 from quorumd.errors import ConfigError, Definite, HistoryError, QuorumdError
 
 DONE: Final = 0
@@ -22,6 +24,7 @@ REFUSED: Final = 1
 USAGE: Final = 2
 UNKNOWN: Final = 3
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells say it
+UNREAD: Final = 141  # 128 + SIGPIPE: neither done, as a check may not have ended, nor refused
 
 # Command -> (module, function). The order is that of `quorumd --help`.
 COMMANDS: Final = {
@@ -52,8 +55,29 @@ COMMANDS: Final = {
 }
 
 
+class _ReaderLeft(Exception):
+    """Of stdout (| head)."""
+
+
+@contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """click ends the process with code 1 on a broken pipe, which would read as a refusal or a broken promise."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise _ReaderLeft from None
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are asked for."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _reader_may_leave():  # --help and --version print from here
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _reader_may_leave():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -73,21 +97,31 @@ class LazyGroup(click.Group):
 def cli(context: click.Context, config: str | None) -> None:
     """A strongly consistent cluster in one command: replicated, durable, supervised.
 
-    Exit codes: 0 done, 1 refused (nothing happened), 2 usage or config, 3 unknown (it may have happened).
+    Exit codes: 0 done, 1 refused (nothing happened), 2 usage or config, 3 unknown (it may have happened), 141 whoever
+    read the output left.
     """
     context.ensure_object(dict)[CONFIG_KEY] = config
 
 
 def complain(message: str) -> None:
-    """One line on stderr, whatever the message holds."""
-    click.echo(f"quorumd: {' '.join(message.split())}", err=True)
+    """One line on stderr, whatever the message holds, if somebody reads it: the exit code counts in any case."""
+    try:
+        click.echo(f"quorumd: {' '.join(message.split())}", err=True)
+    except BrokenPipeError:
+        _forget(sys.stderr)
+
+
+def _forget(stream: TextIO) -> None:
+    """Nobody reads it any more: Python would complain of that when it flushes at exit, and exit with its own code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line (default: this process's) and returns its exit code. Raises nothing of ours."""
     try:
         result = cli.main(args=arguments, prog_name="quorumd", standalone_mode=False)
-        sys.stdout.flush()
+        with _reader_may_leave():
+            sys.stdout.flush()
         return result if isinstance(result, int) else DONE
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else str(error), err=True)
@@ -100,17 +134,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
         complain(str(error))
         return USAGE
     except Definite as error:
-        complain(_sentence(error))
+        complain(sentence(error))
         return REFUSED
     except QuorumdError as error:
-        complain(_sentence(error))
+        complain(sentence(error))
         return UNKNOWN
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader left (| head). Python would complain once more when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+    except _ReaderLeft:
+        _forget(sys.stdout)
+        return UNREAD
     except OSError as error:
         complain(str(error))
         return REFUSED
@@ -119,11 +152,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         complain(f"internal error: {type(error).__name__}: {error} (QUORUMD_TRACEBACK=1 shows where)")
         return UNKNOWN
-
-
-def _sentence(error: QuorumdError) -> str:
-    """The message, or the words of the error's class when it has none."""
-    return str(error) or (type(error).__doc__ or type(error).__name__).partition(".")[0]
 
 
 def main() -> None:

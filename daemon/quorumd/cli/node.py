@@ -29,7 +29,8 @@ def _cluster_id(context: click.Context, parameter: click.Parameter, value: str |
 def node(config_path: str | None, node_id: int, bootstrap: int | None, parent_pid: int | None) -> int:
     """Run one node of CONFIG in the foreground.
 
-    Exit codes: 0 stopped cleanly, 2 config or data directory, 4 disk error, 5 corrupt log, 6 a defect.
+    Exit codes: 0 stopped cleanly, 2 config or data directory, 4 disk error, 6 a defect. A node whose log is damaged
+    runs on outside of the quorum.
     """
     config = load(config_path)
     config.node(node_id)

@@ -1,11 +1,17 @@
-"""What commands share: which config, which client, how long."""
+"""What commands share: which config, which client, how long, where to; what keeps a check from its verdict."""
 
+import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
+
+from quorumd.errors import Definite, QuorumdError, Unjudged
+from quorumd.limits import COMMAND_SECONDS
 
 if TYPE_CHECKING:
     from quorumd.client import Client
@@ -13,6 +19,53 @@ if TYPE_CHECKING:
 
 CONFIG_KEY: Final = "config"
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Finite(click.FloatRange):
+    """A number from `least` to `most`, which is never nan. Seconds, unless the option says otherwise."""
+
+    def __init__(self, least: float, most: float = COMMAND_SECONDS) -> None:
+        super().__init__(least, most)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):  # which no comparison finds out of range
+            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
+        return number
+
+
+class OutputFile(click.Path):
+    """A file to be written, perhaps anew, in a directory that is there: known before the work of a run is done."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, writable=True, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if not path.parent.is_dir():
+            self.fail(f"{path}: there is no directory {path.parent}; make it, or name another place", param, ctx)
+        if not path.exists() and not os.access(path.parent, os.W_OK | os.X_OK):
+            self.fail(f"{path}: {path.parent} cannot be written; change its owner, or name another place", param, ctx)
+        return path
+
+
+@contextmanager
+def judging(what: str) -> Iterator[None]:
+    """Around `what`, whose exit code 1 is a verdict: raises Unjudged if the machine or the cluster denies it one.
+
+    Also a decorator, beneath those of click.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # whoever read the output left
+    except (OSError, Definite) as error:
+        raise Unjudged(f"{what} could not go on, so nothing is judged: {sentence(error)}") from error
+
+
+def sentence(error: OSError | QuorumdError) -> str:
+    """The message, or the words of the error's class when it has none."""
+    return str(error) or (type(error).__doc__ or type(error).__name__).partition(".")[0]
 
 
 def config_option(function: Function) -> Function:
@@ -31,7 +84,7 @@ def config_option(function: Function) -> Function:
 def client_options(function: Function) -> Function:
     """--config and --timeout, for commands that talk to a cluster."""
     timeout = click.option(
-        "--timeout", "timeout_s", type=click.FloatRange(min=0.001), default=5.0, show_default=True, metavar="SECONDS",
+        "--timeout", "timeout_s", type=Finite(0.001), default=5.0, show_default=True, metavar="SECONDS",
         help="How long to try.",
     )
     decorated: Function = config_option(timeout(function))

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from quorumd.cli.options import Finite, OutputFile, judging
+from quorumd.limits import COMMAND_SECONDS
 from quorumd.types import ENGINES
 
 if TYPE_CHECKING:
@@ -47,17 +49,18 @@ def fault_list(text: str | None) -> list[str] | None:
 @click.option("--engine", type=click.Choice(ENGINES), default="raft", show_default=True, help="Consensus engine.")
 @click.option("--seed", type=int, help="One run; the default is a fresh one.")
 @click.option("--seeds", metavar="A..B", help="Every seed from A to B.")
-@click.option("--minutes", type=click.FloatRange(min=0), metavar="M", help="Fresh seeds for so long.")
+@click.option("--minutes", type=Finite(0, COMMAND_SECONDS / 60), metavar="M", help="Fresh seeds for so long.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Worker processes.")
 @click.option("--nodes", type=click.IntRange(1, 9), help="Nodes, instead of what each seed draws.")
 @click.option("--faults", metavar="LIST", help="Faults that may strike, instead of what each seed draws.")
 @click.option("--skip", metavar="LIST", default="", help="Numbers of faults that do not strike (--shrink names them).")
 @click.option("--set", "changes", metavar="NAME=VALUE", multiple=True, help="Another value of the scenario.")
-@click.option("--trace", type=click.Path(dir_okay=False, writable=True), help="Write the timeline of one run.")
-@click.option("--history", type=click.Path(dir_okay=False, writable=True), help="Write the history of one run.")
+@click.option("--trace", type=OutputFile(), help="Write the timeline of one run.")
+@click.option("--history", type=OutputFile(), help="Write the history of one run.")
 @click.option("--shrink", is_flag=True, help="Look for a smaller run that fails alike.")
 @click.option("--keep-going", is_flag=True, help="Do not stop at the first violation.")
 @click.option("--json", "as_json", is_flag=True, help="Print figures as JSON.")
+@judging("the simulation")
 def sim(
     engine: str,
     seed: int | None,
@@ -68,8 +71,8 @@ def sim(
     faults: str | None,
     skip: str,
     changes: tuple[str, ...],
-    trace: str | None,
-    history: str | None,
+    trace: Path | None,
+    history: Path | None,
     shrink: bool,
     keep_going: bool,
     as_json: bool,
@@ -77,13 +80,17 @@ def sim(
     """Run production nodes and clients on a simulated clock, network and disks, and try to break them.
 
     Everything follows from the seed: a run can be repeated to the byte. Exit code 1: a rule was broken, and the line
-    that repeats the run is printed.
+    that repeats the run is printed; 3: a run could not go on.
     """
     only = fault_list(faults)
     if seeds is not None or minutes is not None:
         if seed is not None or trace or history or changes or skip:
             raise click.UsageError("--seed, --trace, --history, --set and --skip are for one run")
+        if shrink:
+            raise click.UsageError("--shrink is for one run: repeat the one that failed with --seed")
         return _campaign(seeds, minutes, jobs, engine, nodes, only, keep_going=keep_going, as_json=as_json)
+    if jobs > 1 or keep_going:
+        raise click.UsageError("--jobs and --keep-going are for many runs: give --seeds or --minutes")
     return _one_run(
         _scenario(secrets.randbits(32) if seed is None else seed, engine, nodes, only, skip, changes),
         trace, history, shrink=shrink, as_json=as_json,
@@ -193,7 +200,7 @@ def _value(text: str, like: Any) -> Any:
     return value
 
 
-def _one_run(scenario: "Scenario", trace: str | None, history: str | None, *, shrink: bool, as_json: bool) -> int:
+def _one_run(scenario: "Scenario", trace: Path | None, history: Path | None, *, shrink: bool, as_json: bool) -> int:
     from quorumd.sim.run import Run  # noqa: PLC0415
 
     began = time.process_time()
@@ -202,7 +209,7 @@ def _one_run(scenario: "Scenario", trace: str | None, history: str | None, *, sh
         outcome = run.go()
     elapsed = time.process_time() - began
     if history and run.history is not None:
-        run.history.dump(Path(history))
+        run.history.dump(history)
     if as_json:
         click.echo(json.dumps(_facts(outcome, elapsed)))
     else:

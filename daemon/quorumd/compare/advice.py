@@ -32,12 +32,14 @@ class Finding(NamedTuple):
 
 
 def advise(document: Mapping[str, Any]) -> dict[str, Any]:
-    """{"choose": an engine, or "either", "reason": sentence, "findings": [...], "flexible": sentences}."""
+    """{"choose": an engine, "either" or "neither", "reason": sentence, "findings": [...], "flexible": sentences}."""
     found = findings(document)
     here = [finding for finding in found if finding.base]
     wins = {name: [finding for finding in here if finding.better == name] for name in (RAFT, PAXOS)}
-    broken = [name for name in (RAFT, PAXOS) if figures(document["points"][0], name) is None]
-    if len(broken) == 1:
+    broken = [name for name in (RAFT, PAXOS) if _is_broken(figures(document["points"][0], name))]
+    if len(broken) == 2:
+        choose, reason = "neither", "neither could be measured at the base point"
+    elif broken:
         choose = RAFT if broken[0] == PAXOS else PAXOS
         reason = f"{broken[0]} could not be measured at the base point"
     elif len(wins[RAFT]) == len(wins[PAXOS]):
@@ -56,6 +58,11 @@ def advise(document: Mapping[str, Any]) -> dict[str, Any]:
         "choose": choose, "reason": reason, "findings": [finding._asdict() for finding in found],
         "flexible": flexible(document),
     }
+
+
+def _is_broken(contender: Mapping[str, Any] | None) -> bool:
+    """Whether nothing was measured, or the cluster failed while it was."""
+    return contender is None or bool(contender["failed"])
 
 
 def findings(document: Mapping[str, Any]) -> list[Finding]:
@@ -140,7 +147,7 @@ def flexible(document: Mapping[str, Any]) -> list[str]:
     for point in document["points"]:
         for each in point["contenders"]:
             plain = figures(point, str(each["engine"]))
-            if not each["quorums"] or plain is None or each["failed"] or plain["failed"]:
+            if not each["quorums"] or plain is None or _is_broken(each) or _is_broken(plain):
                 continue
             phase1, phase2 = each["quorums"]
             buys = f"commits with {each['commits_without']} of {point['nodes']} nodes down instead of " \

@@ -113,6 +113,11 @@ def machine() -> dict[str, Any]:
     }
 
 
+def complete(document: Mapping[str, Any]) -> bool:
+    """Whether every contender was measured to the end at the base point, which decides."""
+    return not any(each["failed"] for each in document["points"][0]["contenders"])
+
+
 def figures(point: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
     """Of the contender with that name at a point, if it is there and was measured."""
     return next((each for each in point["contenders"] if each["name"] == name and each["ops"]), None)

@@ -28,6 +28,7 @@ AXES: Final = {
         "All through the relay. Heartbeats and election timeouts are lengthened where the delay asks for it.",
     ),
 }
+CHOICES: Final = {"either": "either will do", "neither": "no recommendation"}
 CURVE_LABELS: Final = {50: "p50", 90: "p90", 99: "p99", 99.9: "p99.9", 99.99: "p99.99"}
 
 
@@ -85,7 +86,7 @@ def page(document: Mapping[str, Any]) -> str:
     return environment.get_template(TEMPLATE).render(
         document=document, advice=advice, base=points[0], css=css_of,
         elsewhere=[finding for finding in advice["findings"] if not finding["base"]],
-        title="Raft or Paxos: either will do" if choose == "either" else f"Raft or Paxos: choose {choose}",
+        title=f"Raft or Paxos: {CHOICES.get(choose, f'choose {choose}')}",
         base_names=_names(points[:1]), columns=COLUMNS,
         curve=Markup(svg(curve(points[0]))), axes=[_axis(document, factor) for factor in document["axes"]],
         base_rows=_rows(points[:1]), rows=_rows(points),

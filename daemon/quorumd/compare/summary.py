@@ -31,9 +31,10 @@ def label(point: Mapping[str, Any]) -> str:
 
 def conclusion(advice: Mapping[str, Any]) -> str:
     """What to choose."""
-    choice = "either engine will do" if advice["choose"] == "either" else f"choose {advice['choose']}"
+    named = {"either": "recommendation: either engine will do", "neither": "no recommendation"}
+    choice = named.get(advice["choose"], f"recommendation: choose {advice['choose']}")
     elsewhere = [finding["sentence"] for finding in advice["findings"] if not finding["base"]]
-    lines = [f"recommendation: {choice}: {advice['reason']}"]
+    lines = [f"{choice}: {advice['reason']}"]
     if elsewhere:
         lines.append(f"away from the base point: {'; '.join(elsewhere)}")
     return "\n".join([*lines, *advice["flexible"]])

@@ -10,10 +10,10 @@ import msgspec
 from msgspec import Meta
 
 from quorumd import configerrors, limits, yamlsource
-from quorumd.errors import ConfigError
-from quorumd.yamlsource import Source
+from quorumd.yamlsource import Kind, Source
 
 DEFAULT_PATH: Final = Path(__file__).with_name("default.yaml")
+KIND: Final = Kind("a workload", "write for example `clients: 64`")
 
 Percent = Annotated[int, Meta(ge=0, le=100, examples=[50])]
 Loss = Annotated[int, Meta(ge=0, le=90, examples=[5])]
@@ -90,14 +90,15 @@ class Workload(_Strict, frozen=True, kw_only=True):
 
 def load(path: Path | None) -> Workload:
     """The workload in file `path`; None: the default one. Raises ConfigError with file, line, key and remedy."""
-    return parse((path or DEFAULT_PATH).read_text(), str(path or DEFAULT_PATH))
+    return _build(*yamlsource.read(path or DEFAULT_PATH, KIND))
 
 
 def parse(text: str, name: str) -> Workload:
     """As `load`, for text that is already here."""
-    if not text.strip():
-        raise ConfigError(f"{name}:1: the file is empty; write for example `clients: 64`")
-    data, source = yamlsource.parse(text, name)
+    return _build(*yamlsource.parse(text, name, KIND))
+
+
+def _build(data: object, source: Source) -> Workload:
     try:
         workload = msgspec.convert(data, Workload)
     except msgspec.ValidationError as error:

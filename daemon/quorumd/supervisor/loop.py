@@ -32,11 +32,13 @@ from quorumd.supervisor import record
 from quorumd.supervisor.display import Display
 from quorumd.supervisor.figures import NodeFigures, ProcessMeter, RateMeter, leader_ready, node_figures
 from quorumd.supervisor.fresh import wipe
-from quorumd.supervisor.policy import NodeExit, RestartPolicy
+from quorumd.supervisor.policy import NOT_STARTED, NodeExit, RestartPolicy
 from quorumd.supervisor.process import NodeProcess, node_command
 from quorumd.types import NodeId
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SHORTAGES: Final = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""Of processes, memory, file descriptors: they pass, and say nothing of the disk."""
 Command = Callable[[Config, NodeId, int | None], list[str]]
 
 
@@ -249,7 +251,8 @@ class Supervisor:
         try:
             process.start(self.command(self.config, process.node_id, bootstrap))
         except OSError as error:
-            self._ended(member, NodeExit.DISK, f"cannot be started: {error}")
+            code = NOT_STARTED if error.errno in SHORTAGES else NodeExit.DISK
+            self._ended(member, code, f"cannot be started: {error}")
             return
         self._selector.register(process.pid_fd, selectors.EVENT_READ, functools.partial(self._reap, member))
         member.identity = record.identify(process.pid) if process.pid else None

@@ -15,7 +15,6 @@ class NodeExit(IntEnum):
     CLEAN = 0
     CONFIG = 2
     DISK = 4
-    CORRUPT = 5
     INVARIANT = 6
 
 
@@ -23,8 +22,8 @@ class NodeExit(IntEnum):
 FINAL: Final = {
     NodeExit.CONFIG: "config or data directory refused",
     NodeExit.DISK: "disk error",
-    NodeExit.CORRUPT: "corrupt log",
 }
+NOT_STARTED: Final = 71  # EX_OSERR: stands for the exit of a process that the kernel had no room for
 
 
 class Verdict(NamedTuple):
@@ -37,7 +36,8 @@ class Verdict(NamedTuple):
 class RestartPolicy:
     """Doubling back-off between `backoff_ms`, given up after `crash_loop.restarts` restarts in its span.
 
-    SIGKILL comes from outside (an operator, a test, the kernel short of memory) and is no sign of a crash loop.
+    SIGKILL comes from outside (an operator, a test, the kernel short of memory) and is no sign of a crash loop; nor is
+    NOT_STARTED, which is what the kernel says when it is short before the start.
     """
 
     def __init__(self, backoff_ms: tuple[int, int], crash_loop: CrashLoop) -> None:
@@ -59,13 +59,13 @@ class RestartPolicy:
             self._restarts.popleft()
         if lived_s >= STEADY_LIFE_S:
             self._streak = 0
-        killed = code == -signal.SIGKILL
-        if len(self._restarts) >= self.crash_loop.restarts and not killed:
+        from_outside = code in (-signal.SIGKILL, NOT_STARTED)
+        if len(self._restarts) >= self.crash_loop.restarts and not from_outside:
             return Verdict(None, f"crash loop: {len(self._restarts)} restarts in {span} s, last: {reason}")
         shortest, longest = self.backoff_ms
         delay_ms = min(shortest * 2 ** min(self._streak, 32), longest)
         self._streak += 1
-        if not killed:
+        if not from_outside:
             self._restarts.append(now_s)
         return Verdict(delay_ms / 1000, reason)
 
@@ -81,6 +81,8 @@ def describe_exit(code: int) -> str:
         return "stopped cleanly"
     if code == NodeExit.INVARIANT:
         return "a defect stopped it (exit code 6)"
+    if code == NOT_STARTED:
+        return "no process"
     if code in FINAL:
         return f"{FINAL[NodeExit(code)]} (exit code {code})"
     return f"exit code {code}"

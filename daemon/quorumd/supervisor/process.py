@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from quorumd import eventlog
+from quorumd import eventlog, limits
 from quorumd.config import Config
 from quorumd.types import NodeId
 
@@ -46,7 +46,9 @@ class NodeProcess:
         return self._child.pid if self._child else None
 
     def start(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
-        """Spawns it with stdout and stderr in its log. `pid_fd` becomes readable when it ends. Raises OSError.
+        """Spawns it with stdout and stderr in its log. `pid_fd` becomes readable when it ends.
+
+        Raises OSError; nothing runs then.
 
         environment: of the process; None: this one's.
         """
@@ -56,12 +58,18 @@ class NodeProcess:
         log = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         try:
             # A process group of its own: Ctrl-C in the terminal reaches the supervisor alone, which stops in order.
-            self._child = subprocess.Popen(
+            child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0, env=environment
             )
         finally:
             os.close(log)
-        self.pid_fd = os.pidfd_open(self._child.pid)
+        try:
+            self.pid_fd = os.pidfd_open(child.pid)
+        except OSError:  # nobody would hear of its end
+            child.kill()
+            child.wait(limits.STOP_DEADLINE_S)
+            raise
+        self._child = child
 
     def send(self, number: signal.Signals) -> None:
         """Signals it, if it runs. The pid cannot be another's: it is not reaped before `reap`."""
