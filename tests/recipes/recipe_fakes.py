@@ -12,18 +12,22 @@ from quorumd.errors import ConnectionLost, Timeout
 
 
 class FakeStore:
-    """One model for any number of clients. `down`: no request is answered."""
+    """One model for any number of clients. `down`: no request is answered. `closed`: the clients are."""
 
     def __init__(self):
         self.model = Model()
         self.model.min_ttl_ms = 1
         self.changed = threading.Condition()
         self.down = False
+        self.closed = False
+        self.watch_error = None  # of the next watch
         self.loops = set()
         self.calls = []
 
     def execute(self, op):
         with self.changed:
+            if self.closed:
+                raise ConnectionLost("the client is closed")
             self.expire()
             self.calls.append((threading.current_thread().name, op))
             try:
@@ -93,13 +97,16 @@ class FakeClient:
         self.store.down = True
 
     def watch(self, key, end=b"", *, start_revision=0):
-        return FakeWatch(self.store, key, end, start_revision - 1)
+        made = FakeWatch(self.store, key, end, start_revision - 1)
+        made.error, self.store.watch_error = self.store.watch_error, None
+        return made
 
 
 class FakeWatch:
     def __init__(self, store, key, end, after):
         self.store, self.key, self.end, self.after = store, key, end, after
         self.closed = False
+        self.error = None  # it has ended for good: every `get` raises this
 
     def get(self, timeout=None):
         deadline = None if timeout is None else monotonic() + timeout
@@ -108,6 +115,8 @@ class FakeWatch:
             while True:
                 if self.closed:
                     raise ConnectionLost("the watch is closed")
+                if self.error is not None:
+                    raise self.error
                 batch = None if store.down else store.events(self.key, self.end, self.after)
                 if batch is not None:
                     self.after = batch[0]
@@ -147,19 +156,24 @@ class AsyncFakeClient:
         return await self.execute(Txn(compares, then, orelse))
 
     def watch(self, key, end=b"", *, start_revision=0):
-        return AsyncFakeWatch(self.store, key, end, start_revision - 1)
+        made = AsyncFakeWatch(self.store, key, end, start_revision - 1)
+        made.error, self.store.watch_error = self.store.watch_error, None
+        return made
 
 
 class AsyncFakeWatch:
     def __init__(self, store, key, end, after):
         self.store, self.key, self.end, self.after = store, key, end, after
         self.event = asyncio.Event()
+        self.error = None
         self.mark = (asyncio.get_running_loop(), self.event)
         store.loops.add(self.mark)
 
     async def get(self, timeout=None):
         deadline = None if timeout is None else monotonic() + timeout
         while True:
+            if self.error is not None:
+                raise self.error
             self.event.clear()
             with self.store.changed:
                 batch = None if self.store.down else self.store.events(self.key, self.end, self.after)

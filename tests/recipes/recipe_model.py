@@ -1,5 +1,6 @@
 """The store, its leases and its history, as dumb as can be: what recipes are proven against."""
 
+import itertools
 import operator
 from dataclasses import dataclass, field
 
@@ -23,6 +24,7 @@ from quorumd.commands import (
     TxnResult,
 )
 from quorumd.errors import Compacted, LeaseNotFound
+from quorumd.limits import RANGE_PAGE_BYTES
 from quorumd.watchcodec import Event
 
 RELATIONS = {"=": operator.eq, ">": operator.gt, "<": operator.lt, "!=": operator.ne}
@@ -32,12 +34,27 @@ ATTRIBUTES = {
 }
 MIN_TTL_MS = 1000
 MILLISECOND = 1_000_000
+KV_HEADER_BYTES = 40
 
 
 def inside(key, first, end):
     if not end:
         return key == first
     return key >= first and (end == ALL or key < end)
+
+
+class Budget:
+    """What all ranges of one transaction share. The very first pair goes in whatever its size."""
+
+    def __init__(self):
+        self.left, self.fresh = RANGE_PAGE_BYTES, True
+
+    def take(self, kv):
+        size = KV_HEADER_BYTES + len(kv.key) + len(kv.value)
+        if size > self.left and not self.fresh:
+            return False
+        self.left, self.fresh = max(self.left - size, 0), False
+        return True
 
 
 @dataclass
@@ -141,11 +158,12 @@ class Model:
         return RELATIONS[compare.result](getattr(kv, ATTRIBUTES[compare.target]) if kv else 0, compare.operand)
 
     def _txn(self, txn: Txn):
-        succeeded = self._holds_all(txn.compares)
-        responses = tuple(self._simple(op) for op in (txn.then if succeeded else txn.orelse))
+        succeeded, budget = self._holds_all(txn.compares), Budget()
+        responses = tuple(self._simple(op, budget) for op in (txn.then if succeeded else txn.orelse))
         return TxnResult(self.revision + bool(self._events), succeeded, responses)
 
-    def _simple(self, op):
+    def _simple(self, op, budget=None):
+        """budget None: the client reads a range by itself in pages, at one revision."""
         match op:
             case Put():
                 return self._put(op)
@@ -155,7 +173,7 @@ class Model:
                     self._delete(key)
                 return DeleteResult(self.revision + bool(self._events), len(doomed))
             case Range():
-                return self._range(op)
+                return self._range(op, budget)
         raise TypeError(op)
 
     def _put(self, op):
@@ -187,7 +205,7 @@ class Model:
                     kvs[event.kv.key] = event.kv
         return kvs
 
-    def _range(self, op):
+    def _range(self, op, budget):
         if op.revision and op.revision < self.compacted:
             raise Compacted(f"compacted at {self.compacted}")
         state = self._at(op.revision) if op.revision else self.kvs
@@ -204,4 +222,7 @@ class Model:
             kvs, more = [], False
         if op.keys_only:
             kvs = [KeyValue(kv.key, b"", kv.create_revision, kv.mod_revision, kv.version, kv.lease) for kv in kvs]
+        if budget is not None:
+            fitting = tuple(itertools.takewhile(budget.take, kvs))
+            kvs, more = fitting, more or len(fitting) < len(kvs)
         return RangeResult(self.revision + bool(self._events), tuple(kvs), more, 0 if op.uncounted else total)

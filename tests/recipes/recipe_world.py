@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from recipe_model import Model
 
+from quorumd.commands import Put, Txn
 from quorumd.errors import NotLeader, QuorumdError, Timeout
 from quorumd.recipes.effects import Call, Clock, Emit, Pause, Wait, clock
 from quorumd.recipes.lease import grant, keep, revoke
@@ -36,6 +37,7 @@ class Faults:
 
 
 CALM = Faults()
+QUICK = Faults(slow=0.0)  # for a story of its own times
 ROUGH = Faults(lost_request=0.03, lost_reply=0.03, refused=0.03, freeze=0.01, compact=0.01)
 
 
@@ -45,6 +47,35 @@ def end_of(lease):
         yield from revoke(lease, (yield from clock()) + SECOND)
     except QuorumdError:
         return
+
+
+def up_to_call(script, wanted):
+    """A script: what `script` does up to the first Call whose operation is `wanted`; returns that, not performed."""
+    effect = next(script)
+    while not (isinstance(effect, Call) and wanted(effect.op)):
+        effect = script.send((yield effect))
+    return effect
+
+
+def go_on(script, effect):
+    """A script: the rest of `script`, which has come to `effect`."""
+    try:
+        while True:
+            effect = script.send((yield effect))
+    except StopIteration as end:
+        return end.value
+
+
+def with_a_lost_answer(script, meanwhile):
+    """A script: `script`, whose first Call is executed without its learning of it; `meanwhile` comes in between."""
+    yield (yield from up_to_call(script, lambda op: True))
+    yield from meanwhile
+    return (yield from go_on(script, script.throw(Timeout("no answer"))))
+
+
+def puts(key):
+    """Whether an operation is a transaction that puts a key that has `key` in it."""
+    return lambda op: isinstance(op, Txn) and any(isinstance(each, Put) and key in each.key for each in op.then)
 
 
 class Actor:

@@ -8,6 +8,7 @@ from recipe_checks import check_clean
 from recipe_fakes import AsyncFakeClient
 
 from quorumd.client import Put, Txn
+from quorumd.errors import Compacted, ConnectionLost, Overloaded
 from quorumd.recipes import aio, sync
 from quorumd.recipes.aio import (
     Barrier,
@@ -27,6 +28,7 @@ from quorumd.recipes.aio import (
     ServiceRegistry,
     Session,
 )
+from quorumd.recipes.effects import Wait
 from quorumd.recipes.errors import NotAcquired, NotHeld, SessionLost
 
 LONG = 20.0
@@ -203,6 +205,133 @@ def test_a_cache():
         client.store.down = True
         with pytest.raises(TimeoutError):
             await Cache(client, b"c/").open(0.05)
+
+    run(scenario)
+
+
+def test_a_cache_ends_for_who_waits_for_it_too():
+    async def scenario(client):
+        cache = await Cache(client, b"c/").open()
+        waiting = asyncio.create_task(cache.wait_for(1 << 40))
+        await asyncio.sleep(0)
+        await cache.close()
+        with pytest.raises(ConnectionLost):
+            await waiting
+        assert await cache.wait_for(1), "what it shows it still shows"
+
+    run(scenario)
+
+
+def test_a_cache_of_a_client_that_is_closed():
+    async def scenario(client):
+        client.store.watch_error = ConnectionLost("the client is closed")
+        async with Cache(client, b"c/") as cache:
+            with pytest.raises(ConnectionLost, match="client"):
+                await cache.wait_for(1 << 40)
+        client.store.closed = True
+        with pytest.raises(ConnectionLost, match="client"):
+            await Cache(client, b"c/").open()
+
+    run(scenario)
+
+
+def test_a_cache_whose_opening_is_cancelled_leaves_no_task():
+    async def scenario(client):
+        client.store.down = True
+        opening = asyncio.create_task(Cache(client, b"c/").open())
+        while not any(task.get_name() == "quorumd-cache" for task in asyncio.all_tasks()):
+            await asyncio.sleep(0)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("error", [Compacted("history is gone"), Overloaded("too many watchers")])
+def test_after_a_watch_that_ended_there_is_another(error):
+    async def scenario(client):
+        client.store.watch_error = error
+        revision = (await client.execute(Put(b"k", b""))).revision
+
+        def script():
+            with pytest.raises(type(error)):
+                yield Wait(b"k", b"", revision - 1)
+            return (yield Wait(b"k", b"", revision - 1))
+
+        assert [event.kv.key for event in await aio.Runner(client).run(script())] == [b"k"]
+
+    run(scenario)
+
+
+def test_what_a_lost_session_held_is_not_held():
+    async def scenario(client):
+        queue = Queue(client, b"q")
+        for value in (b"1", b"2"):
+            await queue.put(value)
+        async with Session(client) as session:
+            held, other = await queue.hold(session), await queue.hold(session)
+            member, group, lock = Membership(session, b"p"), DoubleBarrier(session, b"d", 1), Lock(session, b"a")
+            await member.join()
+            await group.enter()
+            await lock.acquire()
+            session.lease.lose("it was lost")
+            for give_up in (held.ack, other.release, member.leave, group.leave, lock.release):
+                with pytest.raises(NotHeld, match="it was lost"):
+                    await give_up()
+
+    run(scenario)
+
+
+def test_a_lock_that_was_not_held_by_the_clock_stays_so():
+    async def scenario(client):
+        async with Session(client, ttl=60.0) as session:
+            lock = await Lock(session, b"a").__aenter__()
+            clock, session._clock = session._clock, lambda: session.lease.safe_until
+            with pytest.raises(NotHeld):
+                await lock.release()
+            session._clock = clock
+            assert not session.alive
+            await session.lost.wait()
+
+    run(scenario)
+
+
+def test_a_close_that_was_cancelled_is_no_loss_and_may_be_repeated():
+    async def scenario(client):
+        told = []
+        session = await Session(client, on_lost=told.append).open()
+        closing = asyncio.create_task(session.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        await session.close()
+        assert not told and not session.lost.is_set()
+        assert not client.store.model.leases
+
+    run(scenario)
+
+
+def test_closing_waits_for_all_who_are_told_of_the_loss():
+    async def scenario(client):
+        told = []
+
+        def listener(turns):
+            async def listen(_reason):
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                told.append(turns)
+
+            return listen
+
+        session = await Session(client).open()
+        session.lease.lose("it was lost")
+        await session.lost.wait()
+        for turns in (20, 0):
+            session.on_lost(listener(turns))
+        await session.close()
+        assert told == [0, 20]
 
     run(scenario)
 

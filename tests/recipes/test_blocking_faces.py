@@ -10,8 +10,9 @@ from recipe_fakes import FakeClient
 
 from quorumd.client import Put, Txn
 from quorumd.commands import LeaseRevoke
-from quorumd.errors import ConnectionLost
+from quorumd.errors import Compacted, ConnectionLost, Overloaded
 from quorumd.recipes import sync
+from quorumd.recipes.effects import Wait
 from quorumd.recipes.errors import NotAcquired, NotHeld, SessionLost
 from quorumd.recipes.sync import (
     Barrier,
@@ -141,7 +142,7 @@ def test_a_session_is_lost_before_the_cluster_ends_it(client):
             lock.__exit__(None, None, None)
         error = ValueError("of the body")
         Lock(session, b"a").__exit__(ValueError, error, None)
-        assert "SessionLost" in error.__notes__[0]
+        assert "NotHeld" in error.__notes__[0]
     assert told[0][0] < ends, "it came too late: somebody else may have held the lock by then"
     assert told[0][2] == "quorumd-session"
     assert client.store.model.kvs[b"from-callback"]
@@ -297,6 +298,93 @@ def test_a_cache(client):
     client.store.down, client.timeout = True, 0.1
     with pytest.raises(TimeoutError):
         Cache(client, b"c/").open(0.05)
+
+
+def test_a_cache_ends_for_who_waits_for_it_too(client):
+    cache = Cache(client, b"c/").open()
+    raised = []
+
+    def wait():
+        with pytest.raises(ConnectionLost) as caught:
+            cache.wait_for(1 << 40, LONG)
+        raised.append(caught)
+
+    waiting = in_thread(wait)
+    cache.close()
+    waiting.join(LONG)
+    assert raised
+    assert cache.wait_for(1), "what it shows it still shows"
+
+
+def test_a_cache_of_a_client_that_is_closed(client):
+    client.store.watch_error = ConnectionLost("the client is closed")
+    with Cache(client, b"c/") as cache, pytest.raises(ConnectionLost, match="client"):
+        cache.wait_for(1 << 40, LONG)
+    client.store.closed = True
+    with pytest.raises(ConnectionLost, match="client"):
+        Cache(client, b"c/").open(LONG)
+
+
+def test_a_cache_whose_opening_fails_leaves_no_thread(client, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    cache = Cache(client, b"c/")
+    monkeypatch.setattr(cache, "wait_for", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cache.open()
+
+
+@pytest.mark.parametrize("error", [Compacted("history is gone"), Overloaded("too many watchers")])
+def test_after_a_watch_that_ended_there_is_another(client, error):
+    client.store.watch_error = error
+    revision = client.put(b"k", b"").revision
+
+    def script():
+        with pytest.raises(type(error)):
+            yield Wait(b"k", b"", revision - 1)
+        return (yield Wait(b"k", b"", revision - 1))
+
+    assert [event.kv.key for event in sync.Runner(client).run(script())] == [b"k"]
+
+
+def test_what_a_lost_session_held_is_not_held(client):
+    queue = Queue(client, b"q")
+    for value in (b"1", b"2"):
+        queue.put(value)
+    with Session(client) as session:
+        held, other = queue.hold(session), queue.hold(session)
+        member, group, lock = Membership(session, b"p"), DoubleBarrier(session, b"d", 1), Lock(session, b"a")
+        member.join()
+        group.enter()
+        lock.acquire()
+        session.lease.lose("it was lost")
+        for give_up in (held.ack, other.release, member.leave, group.leave, lock.release):
+            with pytest.raises(NotHeld, match="it was lost"):
+                give_up()
+
+
+def test_a_lock_that_was_not_held_by_the_clock_stays_so(client):
+    """Whoever releases late is told, and then no answer to a keep-alive may revive the session with the key in it."""
+    with Session(client, ttl=60.0) as session:
+        lock = Lock(session, b"a").__enter__()
+        clock, session._clock = session._clock, lambda: session.lease.safe_until
+        with pytest.raises(NotHeld):
+            lock.release()
+        session._clock = clock
+        assert not session.alive
+        assert session.lost.wait(LONG)
+
+
+def test_closing_in_two_threads_is_no_loss(client):
+    told = []
+    session = Session(client, on_lost=told.append).open()
+    session.lease.close()  # so far another thread's close has come
+    session.close()
+    session.close()
+    assert not told and not session.lost.is_set()
+    assert not client.store.model.leases
+    assert sum(isinstance(op, LeaseRevoke) for _, op in client.store.calls) == 1
 
 
 def test_a_stream_is_no_call(client):

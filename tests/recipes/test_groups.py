@@ -2,13 +2,13 @@
 
 import pytest
 from recipe_checks import check_clean, lives
-from recipe_world import CALM, MS, ROUGH, SECOND, Faults, World, end_of
+from recipe_world import CALM, MS, QUICK, ROUGH, SECOND, Faults, World, end_of, go_on, puts, up_to_call
 
 from quorumd.commands import Put
-from quorumd.errors import Indefinite, QuorumdError, Rejected
+from quorumd.errors import Compacted, Indefinite, QuorumdError, Rejected
 from quorumd.recipes.barrier import Barrier, DoubleBarrier
 from quorumd.recipes.counter import Counter
-from quorumd.recipes.effects import Call, Pause, clock
+from quorumd.recipes.effects import Call, Clock, Pause, clock
 from quorumd.recipes.election import Candidate, Election
 from quorumd.recipes.errors import NotAcquired, NotHeld, SessionLost
 from quorumd.recipes.lease import revoke
@@ -78,6 +78,99 @@ def test_nobody_passes_a_barrier_that_is_up(seed):
     (tasks,) = world.finish(world.actor("one").spawn(story()))
     for passed, at in world.finish(*tasks)[:-1]:
         assert not passed or at > removed_at[0]
+
+
+def test_who_waits_for_a_barrier_passes_although_it_is_up_again(seed):
+    world = World(seed, Faults(slow=0.2, compact=0.3 * (seed % 2)))
+    barrier = Barrier(b"gate")
+
+    def story():
+        yield from barrier.create()
+        waiters = [world.actor(f"waiter {n}").spawn(barrier.wait()) for n in range(4)]
+        yield Pause(world.now + 5 * SECOND)
+        yield from barrier.remove()
+        yield from barrier.create()
+        return waiters
+
+    (waiters,) = world.finish(world.actor("owner").spawn(story()))
+    assert all(world.finish(*waiters))
+    assert world.model.kvs
+
+
+def test_who_waits_for_a_barrier_waits_no_longer_than_it_said():
+    world = World(1, QUICK)
+    barrier = Barrier(b"gate")
+
+    def toucher():
+        for _ in range(300):
+            yield Call(Put(barrier.key, b""))
+            yield Pause(world.now + 10 * MS)
+
+    def timed(seconds):
+        begun = world.now
+        assert not (yield from barrier.wait(seconds))
+        assert world.now <= begun + seconds * SECOND + 20 * MS
+
+    def story():
+        yield from barrier.create()
+        world.actor("toucher").spawn(toucher())
+        yield from timed(1)
+        yield from timed(0)
+        world.unreachable.append((world.now, world.now + 20 * SECOND))
+        yield from timed(0.5)
+        removed = world.actor("owner").spawn(barrier.remove(60.0))
+        assert (yield from barrier.wait())
+        return [removed]
+
+    (tasks,) = world.finish(world.actor("one").spawn(story()))
+    world.finish(*tasks)
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_nobody_is_let_in_by_a_member_that_is_gone(dies):
+    """It was there when the other looked, and went without a trace at the gate before the other opened."""
+    world = World(1, QUICK)
+    first, second = world.actor("first"), world.actor("second")
+
+    def member():
+        lease = yield from first.session()
+        with pytest.raises((NotAcquired, SessionLost)):
+            yield from DoubleBarrier(lease, b"b", 2).enter(None if dies else 1.0)
+
+    def script():
+        lease = yield from second.session(ttl=60 * SECOND)
+        gone = first.spawn(member())
+        yield Pause(world.now + SECOND // 2)
+        entering = DoubleBarrier(lease, b"b", 2).enter(5.0)
+        opening = yield from up_to_call(entering, puts(b"/open"))
+        if dies:
+            yield from end_of(first.lease)
+        yield Pause(world.now + 2 * SECOND)
+        with pytest.raises(NotAcquired):
+            yield from go_on(entering, opening)
+        yield from end_of(lease)
+        return gone
+
+    (gone,) = world.finish(second.spawn(script()))
+    world.finish(gone)
+
+
+def test_leaving_without_a_cluster_takes_its_time_and_no_more():
+    world = World(1, QUICK)
+    actor = world.actor("one")
+
+    def script():
+        lease = yield from actor.session(ttl=60 * SECOND)
+        barrier = DoubleBarrier(lease, b"b", 1)
+        yield from barrier.enter()
+        world.unreachable.append((world.now, world.now + 10 * SECOND))
+        with pytest.raises(NotAcquired, match="reached"):
+            yield from barrier.leave(0.5)
+        yield Pause(world.now + 20 * SECOND)
+        assert not any(b"/in/" in key for key in world.model.kvs), "it leaves once the cluster can be reached"
+        yield from end_of(lease)
+
+    world.finish(actor.spawn(script()))
 
 
 @pytest.mark.parametrize("faults", [CALM, LOSSY, REVOKED], ids=["calm", "lossy", "revoked"])
@@ -237,6 +330,14 @@ def test_a_view_shows_the_store_as_it_was_at_its_revision(seed, compact):
         assert kvs == _contents_at(world.model, b"v/", revision)
     if compact == 0.0:
         assert not view.resyncs
+
+
+def test_a_view_whose_reading_is_overtaken_by_compaction_reads_anew():
+    script = follow(View(b"v/"))
+    reading = next(script)
+    assert script.throw(Compacted("between two pages")) == Clock()
+    assert isinstance(script.send(0), Pause)
+    assert script.send(None) == reading
 
 
 def test_some_view_had_to_read_anew():

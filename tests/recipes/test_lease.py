@@ -3,16 +3,16 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from recipe_world import CALM, MS, SECOND, Faults, World
+from recipe_world import CALM, MS, QUICK, SECOND, Faults, World
 
-from quorumd.commands import LeaseGrant, Put
+from quorumd.commands import LeaseGrant, LeaseKeepAliveResult, Put, TxnResult
 from quorumd.errors import ConnectionLost, DiskFull, LeaseNotFound, NotLeader, Timeout
-from quorumd.limits import MAX_KEY_BYTES, RECIPE_NAME_BYTES
+from quorumd.limits import MAX_KEY_BYTES, RECIPE_NAME_BYTES, SESSION_ATTEMPT
 from quorumd.recipes.effects import Call, Clock, Pause
 from quorumd.recipes.errors import SessionLost
 from quorumd.recipes.fencing import Token
 from quorumd.recipes.keys import end_of, escaped, prefix_of, unescaped
-from quorumd.recipes.lease import Lease, keep, sweep
+from quorumd.recipes.lease import Lease, grant, keep, revoke, sweep
 from quorumd.recipes.lock import Lock
 
 KINDS = ("lock", "rwlock", "queue")
@@ -102,9 +102,62 @@ def test_a_lease_that_nobody_confirms_is_lost_a_margin_early():
     assert lease.alive(9 * SECOND - 1)
     with pytest.raises(SessionLost, match="in time"):
         lease.require(9 * SECOND)
-    lease.confirmed(8 * SECOND, 10 * SECOND)
+    lease.confirmed(8 * SECOND, 10 * SECOND, 8 * SECOND)
     assert not lease.alive(9 * SECOND), "what is lost stays lost"
     assert not lease.close()
+
+
+def test_an_answer_that_is_read_too_late_revives_nothing():
+    """The process stood still with the answer in its socket: it may have told somebody that the lease is lost."""
+    lease = Lease(9, 9 * SECOND, sent=0)
+    script = keep(lease)
+    drive(script, 3 * SECOND, None)
+    with pytest.raises(StopIteration):
+        drive(script, lease.safe_until, LeaseKeepAliveResult(1, 9_000))
+    assert "in time" in lease.lost and lease.sent == 0
+
+
+def test_who_loses_a_lease_wakes_its_keeper():
+    lease = Lease(9, 9 * SECOND, sent=0)
+    woken = []
+    lease.nudge = lambda: woken.append(lease.lost)
+    lease.lose("the cluster ended the lease")
+    assert woken == ["the cluster ended the lease"]
+
+
+def test_closing_twice_is_no_loss_and_revokes_until_it_is_revoked():
+    lease = Lease(9, 9 * SECOND, sent=0)
+    assert lease.close() and lease.close() and lease.closed
+    for error in (Timeout("no answer"), LeaseNotFound("gone")):
+        assert lease.close()
+        script = revoke(lease, SECOND)
+        next(script)
+        with pytest.raises((Timeout, StopIteration)):
+            script.throw(error)
+    assert lease.closed and not lease.close()
+
+
+def test_errands_do_not_hold_off_the_keep_alive():
+    lease = Lease(9, 60 * SECOND, sent=0)
+    for key in (b"a", b"b"):
+        lease.drop(key)
+    script = keep(lease)
+    calls = [drive(script, SECOND, None), drive(script, SECOND, TxnResult(2, True, ()))]
+    assert [call.until for call in calls] == [SECOND + SESSION_ATTEMPT] * 2
+
+
+def test_a_session_is_not_born_lost():
+    """Its TTL counts from when the grant was sent: while nobody leads it is sent again and again."""
+    world = World(1, QUICK)
+    world.unreachable.append((0, 4 * SECOND))
+
+    def script():
+        lease = yield from grant(2 * SECOND, world.now + 10 * SECOND)
+        assert lease.alive((yield Clock()))
+        assert world.now < 5 * SECOND
+        lease.lose("the process ends")
+
+    world.finish(world.actor("one").spawn(script()))
 
 
 def test_errands_spare_what_is_anothers():

@@ -2,14 +2,17 @@
 
 import pytest
 from recipe_checks import Owned, check_clean, check_order, check_owners, lives
-from recipe_world import CALM, MS, ROUGH, SECOND, Faults, World, end_of
+from recipe_world import CALM, MS, QUICK, ROUGH, SECOND, Faults, World, end_of
 
 from quorumd.commands import Put, Txn
 from quorumd.errors import QuorumdError
+from quorumd.limits import SESSION_GLANCE
 from quorumd.recipes.effects import Call, Pause, clock, transact
 from quorumd.recipes.election import Candidate
 from quorumd.recipes.errors import NotAcquired, NotHeld, SessionLost
 from quorumd.recipes.lock import Lock, ReadLock, WriteLock
+from quorumd.recipes.party import Membership
+from quorumd.recipes.queue import Queue
 from quorumd.recipes.semaphore import Semaphore
 
 FROZEN = Faults(lost_request=0.02, lost_reply=0.02, freeze=0.06, freeze_max=8 * SECOND)
@@ -176,3 +179,61 @@ def test_a_semaphore_has_so_many_permits(seed, faults):
     check_owners(world.model, contest.owners, None, permits=2)
     world.run(world.now + 60 * SECOND)
     check_clean(world.model, b"fenced", b"unfenced")
+
+
+def test_no_time_is_enough_for_what_is_free():
+    world = World(1, QUICK)
+    actor = world.actor("one")
+
+    def script():
+        lease = yield from actor.session()
+        lock, other = Lock(lease, b"a"), Lock(lease, b"a")
+        assert (yield from lock.acquire(0)) == lock.token
+        with pytest.raises(NotAcquired):
+            yield from other.acquire(0)
+        assert len(world.model.kvs) == 1, "it did not stand in line for it"
+        yield from lock.release()
+        yield from end_of(lease)
+
+    world.finish(actor.spawn(script()))
+
+
+def test_a_time_that_is_none_changes_nothing():
+    world = World(1, QUICK)
+    actor = world.actor("one")
+
+    def script():
+        lease = yield from actor.session()
+        lock, member = Lock(lease, b"a"), Membership(lease, b"p")
+        yield from lock.acquire()
+        yield from member.join()
+        for give_up in (lock.release, member.leave):
+            with pytest.raises(ValueError, match="negative"):
+                yield from give_up(-1)
+            yield from give_up()
+        assert not world.model.kvs
+        yield from end_of(lease)
+
+    world.finish(actor.spawn(script()))
+
+
+def test_a_waiter_learns_soon_that_its_session_was_closed():
+    world = World(1, QUICK)
+    actor = world.actor("one")
+
+    def waiter(lease, waiting):
+        with pytest.raises(SessionLost, match="closed"):
+            yield from waiting
+        return (yield from clock())
+
+    def script():
+        lease = yield from actor.session(ttl=60 * SECOND)
+        yield from Lock(lease, b"a").acquire()
+        waits = [Lock(lease, b"a").acquire(), Queue(b"q", b"p").hold(lease, None)]
+        tasks = [actor.spawn(waiter(lease, waiting)) for waiting in waits]
+        yield Pause(world.now + SECOND)
+        lease.close()
+        return tasks, world.now + SESSION_GLANCE
+
+    ((tasks, by),) = world.finish(actor.spawn(script()))
+    assert all(at <= by for at in world.finish(*tasks))

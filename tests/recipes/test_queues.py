@@ -4,12 +4,25 @@ import collections
 
 import pytest
 from recipe_checks import check_clean
-from recipe_world import CALM, MS, ROUGH, SECOND, Faults, World, end_of
+from recipe_world import (
+    CALM,
+    MS,
+    QUICK,
+    ROUGH,
+    SECOND,
+    Faults,
+    World,
+    end_of,
+    puts,
+    up_to_call,
+    with_a_lost_answer,
+)
 
-from quorumd.errors import Indefinite, QuorumdError, Rejected
+from quorumd.errors import Indefinite, QuorumdError, Rejected, Timeout
+from quorumd.limits import MAX_VALUE_BYTES
 from quorumd.recipes.effects import Pause, clock
 from quorumd.recipes.errors import NotHeld, SessionLost
-from quorumd.recipes.lease import revoke
+from quorumd.recipes.lease import grant, revoke, sweep
 from quorumd.recipes.queue import PriorityQueue, Queue
 
 FROZEN = Faults(lost_request=0.02, lost_reply=0.02, freeze=0.04, freeze_max=8 * SECOND)
@@ -225,3 +238,108 @@ def test_no_put_is_overslept(seed):
     consumers = [world.actor(f"consumer {n}").spawn(consumer(n)) for n in range(2)]
     world.finish(*consumers, world.actor("producer").spawn(producer()))
     assert sorted(taken) == [b"%d" % n for n in range(8)]
+
+
+@pytest.mark.parametrize("cancelled_first", [True, False])
+def test_a_hold_that_is_given_up_spares_anothers_of_its_session(cancelled_first):
+    """Both are about one item: by its lease alone the mark that stays could not be told from the one to be deleted."""
+    world = World(1, QUICK)
+    queue = Queue(b"q", b"p")
+
+    def script():
+        lease = yield from grant(60 * SECOND, world.now + SECOND)
+        yield from queue.put(b"x")
+        losing = queue.hold(lease)
+        yield from up_to_call(losing, puts(b"/h/"))
+        if not cancelled_first:
+            held = yield from queue.hold(lease)
+        with pytest.raises(KeyboardInterrupt):
+            losing.throw(KeyboardInterrupt())
+        if cancelled_first:
+            held = yield from queue.hold(lease)
+        assert (yield from sweep(lease, world.now + SECOND))
+        assert (yield from queue.take()) is None, "it is held"
+        yield from held.ack()
+        assert not world.model.kvs
+
+    world.finish(world.actor("one").spawn(script()))
+
+
+def test_a_mark_that_nobody_wants_is_swept():
+    world = World(1, QUICK)
+    queue = Queue(b"q", b"p")
+
+    def script():
+        lease = yield from grant(60 * SECOND, world.now + SECOND)
+        yield from queue.put(b"x")
+        cancelled = queue.hold(lease)
+        yield (yield from up_to_call(cancelled, puts(b"/h/")))
+        with pytest.raises(KeyboardInterrupt):
+            cancelled.throw(KeyboardInterrupt())
+        assert (yield from queue.take()) is None
+        assert (yield from sweep(lease, world.now + SECOND))
+        assert (yield from queue.take()) == b"x"
+
+    world.finish(world.actor("one").spawn(script()))
+
+
+def test_an_item_may_be_as_large_as_a_value(seed):
+    """It fills a reply by itself; when answers are lost the item is read again, after its mark."""
+    world = World(seed, CALM)
+    actor = world.actor("one")
+    queue = Queue(b"q", b"p")
+    value = b"x" * MAX_VALUE_BYTES
+
+    def script():
+        lease = yield from actor.session(ttl=600 * SECOND)
+        yield from queue.put(value)
+        world.faults = Faults(lost_reply=0.5)
+        held = yield from queue.hold(lease, None)
+        world.faults = CALM
+        assert held.value == value
+        yield from held.ack()
+        assert not world.model.kvs
+        yield from end_of(lease)
+
+    world.finish(actor.spawn(script()))
+
+
+def test_a_release_whose_answer_was_lost_is_one_though_the_item_is_gone_since():
+    world = World(1, QUICK)
+    actor = world.actor("one")
+    queue = Queue(b"q", b"p")
+
+    def other():
+        assert (yield from queue.take()) == b"x"
+
+    def script():
+        lease = yield from actor.session()
+        yield from queue.put(b"x")
+        held = yield from queue.hold(lease)
+        yield from with_a_lost_answer(held.release(), other())
+        yield from end_of(lease)
+
+    world.finish(actor.spawn(script()))
+
+
+def test_without_a_cluster_a_consumer_waits_no_longer_than_it_said():
+    world = World(1, QUICK)
+    actor = world.actor("one")
+    queue = Queue(b"q", b"p")
+
+    def script():
+        lease = yield from actor.session(ttl=600 * SECOND)
+        begun = world.now
+        world.unreachable.append((begun + SECOND, begun + 60 * SECOND))
+        assert (yield from queue.take(2.0)) is None, "it looked, and saw nothing"
+        assert world.now <= begun + 2 * SECOND
+        for consume in (queue.take(0.5), queue.hold(lease, 0.5)):
+            begun = world.now
+            with pytest.raises(Timeout):
+                yield from consume
+            assert world.now <= begun + SECOND // 2
+        yield from queue.put(b"x", 600.0)
+        assert (yield from queue.take()) == b"x"
+        yield from end_of(lease)
+
+    world.finish(actor.spawn(script()))

@@ -13,12 +13,13 @@ from types import TracebackType
 from typing import Self
 
 from quorumd.commands import KeyValue
+from quorumd.errors import ConnectionLost
 from quorumd.recipes import barrier, counter, election, lock, party, queue, semaphore
 from quorumd.recipes.aiosession import LOG, Session
-from quorumd.recipes.awaiting import Face, Runner, awaiting
+from quorumd.recipes.awaiting import Face, Runner, awaiting, giving_up
 from quorumd.recipes.election import Leader
 from quorumd.recipes.errors import NotHeld
-from quorumd.recipes.exits import beside
+from quorumd.recipes.exits import beside, parting
 from quorumd.recipes.fencing import Token
 from quorumd.recipes.party import Instance, Member
 from quorumd.recipes.ports import AwaitingClient
@@ -39,10 +40,8 @@ class Owner(Face[lock.Owner]):
 
     async def release(self, timeout: float | None = None) -> None:
         """As lock.Owner.release; raises NotHeld too if the session is lost, or another process's."""
-        if self._logic.token is not None and not self.session.alive:
-            self._logic.forget()
-            raise NotHeld("it was lost, with its session, before it was released")
-        await self._runner.run(self._logic.release(timeout))
+        with parting(self._logic.forget):
+            await self._runner.run(self._logic.release(timeout))
 
     @property
     def token(self) -> Token:
@@ -147,7 +146,7 @@ class DoubleBarrier(Face[barrier.DoubleBarrier]):
         self.timeout = timeout
 
     enter = awaiting(barrier.DoubleBarrier.enter)
-    leave = awaiting(barrier.DoubleBarrier.leave)
+    leave = giving_up(barrier.DoubleBarrier.leave)
 
     async def __aenter__(self) -> Self:
         await self.enter(self.timeout)
@@ -173,8 +172,8 @@ class Counter(Face[counter.Counter]):
 class HeldItem(Face[queue.Held]):
     """An item that is held. As a context manager: acknowledged at the end, given back after an error."""
 
-    ack = awaiting(queue.Held.ack)
-    release = awaiting(queue.Held.release)
+    ack = giving_up(queue.Held.ack)
+    release = giving_up(queue.Held.release)
 
     @property
     def value(self) -> bytes:
@@ -249,7 +248,7 @@ class Membership(Face[party.Membership]):
         super().__init__(session.runner, party.Membership(session.lease, name, value))
 
     join = awaiting(party.Membership.join)
-    leave = awaiting(party.Membership.leave)
+    leave = giving_up(party.Membership.leave)
 
     async def __aenter__(self) -> Self:
         await self.join()
@@ -293,19 +292,23 @@ class Cache:
     def __init__(self, client: AwaitingClient, prefix: bytes) -> None:
         self._view = View(prefix)
         self._runner = Runner(client)
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()  # another one after each change
         self._task: asyncio.Task[None] | None = None
 
     async def open(self, timeout: float = 10.0) -> Self:
         """Starts its task, and returns once everything was read. Raises TimeoutError, or what the client raised."""
         self._task = asyncio.create_task(self._follow(), name="quorumd-cache")
-        if not await self.wait_for(1, timeout):
+        try:
+            if not await self.wait_for(1, timeout):
+                raise TimeoutError(f"{self._view.prefix!r} was not read within {timeout} s")
+        except BaseException:
             await self.close()
-            raise TimeoutError(f"{self._view.prefix!r} was not read within {timeout} s")
+            raise
         return self
 
     async def close(self) -> None:
-        """Ends its task; what it shows stays as it is."""
+        """Ends its task, and every wait_for; what it shows stays as it is."""
+        self._end(ConnectionLost("the cache was closed"))
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -332,39 +335,35 @@ class Cache:
         return self._view.snapshot()
 
     async def wait_for(self, revision: int, timeout: float | None = None) -> bool:
-        """Waits until it shows the change that a write to it made at `revision`; whether that came in time."""
+        """Waits until it shows the change that a write to it made at `revision`; whether that came in time.
+
+        Raises ConnectionLost if it, or its client, is closed before, or whatever keeps it from following the store.
+        """
         try:
-            async with asyncio.timeout(timeout), self._changed:
-                await self._changed.wait_for(lambda: self._view.revision >= revision or self._failure() is not None)
+            async with asyncio.timeout(timeout):
+                while not self._view.shows(revision):
+                    await self._changed.wait()
         except TimeoutError:
             return False
-        failure = self._failure()
-        if failure is not None:
-            raise failure
         return True
-
-    def _failure(self) -> BaseException | None:
-        task = self._task
-        return task.exception() if task is not None and task.done() and not task.cancelled() else None
 
     async def _follow(self) -> None:
         try:
             async for _ in self._runner.stream(follow(self._view)):
-                async with self._changed:
-                    self._changed.notify_all()
-        except Exception:
+                self._tell()
+        except ConnectionLost as error:  # closed, with the client
+            self._end(error)
+        except Exception as error:
             LOG.exception("a cache can no longer follow the store")
-            raise
-        finally:
-            asyncio.get_running_loop().call_soon(self._wake)
+            self._end(error)
 
-    def _wake(self) -> None:
-        """Whoever waits sees that the task has ended."""
-        self._waker = asyncio.ensure_future(self._notify())
+    def _end(self, why: Exception) -> None:
+        self._view.end(why)
+        self._tell()
 
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
 
 __all__ = [

@@ -4,10 +4,10 @@ import asyncio
 import inspect
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from time import monotonic_ns
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from quorumd.errors import QuorumdError
 from quorumd.limits import SECOND, SESSION_CLOSE_S, SESSION_OPEN_S, SESSION_TTL_S
@@ -38,7 +38,7 @@ class Session(SessionBase):
         self.runner = Runner(client, self.require)
         self._keeper = Runner(client)
         self._listeners: list[LostListener] = [on_lost] if on_lost is not None else []
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()  # the one that keeps the lease, and those that tell of its loss
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -50,19 +50,18 @@ class Session(SessionBase):
         lease = await Runner(self.client).run(leases.grant(int(self.ttl * SECOND), until))
         lease.nudge = self._keeper.nudge.set
         self._lease, self._pid = lease, os.getpid()
-        self._task = asyncio.create_task(self._keep(lease), name="quorumd-session")
+        self._start(self._keep(lease))
         return self
 
     async def close(self) -> None:
         """Gives up everything that the session holds, and ends its task. Within a few seconds, whatever happens."""
-        lease, task = self._lease, self._task
-        if lease is None or task is None or self._pid != os.getpid():
+        lease = self._lease
+        if lease is None or self._pid != os.getpid():
             return
-        already_lost = not lease.close()
-        self._keeper.nudge.set()
-        if task is not asyncio.current_task():
-            await asyncio.wait([task])
-        if already_lost:
+        to_revoke = lease.close()
+        if self._tasks and asyncio.current_task() not in self._tasks:
+            await asyncio.wait(self._tasks)
+        if not to_revoke:
             return
         try:
             await Runner(self.client).run(leases.revoke(lease, monotonic_ns() + int(SESSION_CLOSE_S * SECOND)))
@@ -82,11 +81,16 @@ class Session(SessionBase):
     def on_lost(self, listener: LostListener) -> None:
         """Has `listener(reason)` called when the session is lost; if it is already, in a task of its own."""
         if self.lost.is_set():
-            self._task = asyncio.create_task(self._tell([listener], self.lease.lost))
+            self._start(self._tell([listener], self.lease.lost))
         else:
             self._listeners.append(listener)
 
-    # -- the task -------------------------------------------------------------------------------------------------
+    # -- the tasks ------------------------------------------------------------------------------------------------
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name="quorumd-session")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _keep(self, lease: Lease) -> None:
         try:

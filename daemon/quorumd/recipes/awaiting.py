@@ -10,6 +10,7 @@ from quorumd.commands import Result
 from quorumd.errors import Timeout
 from quorumd.limits import SECOND
 from quorumd.recipes.effects import Call, Clock, Effect, Emit, Pause, Script, Wait
+from quorumd.recipes.exits import parting
 from quorumd.recipes.ports import AsyncWatch, AwaitingClient
 from quorumd.types import Nanoseconds
 from quorumd.watchcodec import Event
@@ -106,16 +107,20 @@ class _Performer:
         return await self._client.execute(call.op, timeout=left / SECOND)
 
     async def _wait(self, wait: Wait) -> tuple[Event, ...]:
-        if self._watch is None or self._range != (wait.key, wait.end) or self._seen > wait.after:
+        watch = self._watch
+        if watch is None or self._range != (wait.key, wait.end) or self._seen > wait.after:
             await self.close()
-            self._watch = self._client.watch(wait.key, wait.end, start_revision=wait.after + 1)
+            self._watch = watch = self._client.watch(wait.key, wait.end, start_revision=wait.after + 1)
             self._range, self._seen = (wait.key, wait.end), wait.after
         while True:
             left = None if wait.until is None else max(wait.until - monotonic_ns(), 0) / SECOND
             try:
-                batch = await self._watch.get(left)
+                batch = await watch.get(left)
             except Timeout:
                 return ()
+            except BaseException:
+                await self.close()  # it may have ended for good: the next wait has another
+                raise
             self._seen = batch.revision
             if self._seen > wait.after and batch.events:
                 return tuple(batch.events)
@@ -142,5 +147,18 @@ def awaiting(
     @functools.wraps(method)
     async def run(self: Face[Any], /, *args: P.args, **kwargs: P.kwargs) -> R:
         return await self._runner.run(method(self._logic, *args, **kwargs))
+
+    return run
+
+
+def giving_up(
+    method: Callable[Concatenate[Any, P], Script[None]],
+) -> Callable[Concatenate[Face[Any], P], Coroutine[Any, Any, None]]:
+    """Likewise of one that gives up what is held; NotHeld if that was lost with its session."""
+
+    @functools.wraps(method)
+    async def run(self: Face[Any], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        with parting():
+            await self._runner.run(method(self._logic, *args, **kwargs))
 
     return run

@@ -1,12 +1,14 @@
 """Barriers: one that holds everybody up until it is taken away, and one that a group enters and leaves together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from quorumd.commands import Compare, DeleteRange, KeyValue, Put, Range, SimpleOp, Txn
+from quorumd.limits import MAX_TXN_OPS
 from quorumd.recipes import line as lines
-from quorumd.recipes.effects import TRANSIENT, Script, clock, found, news, read, transact
-from quorumd.recipes.errors import NotAcquired, NotHeld, SessionLost
+from quorumd.recipes.effects import TRANSIENT, Script, clock, found, insist, read, transact
+from quorumd.recipes.errors import NotHeld, SessionLost
 from quorumd.recipes.keys import end_of, prefix_of
 from quorumd.recipes.lease import Lease
 from quorumd.types import Nanoseconds
@@ -31,14 +33,22 @@ class Barrier:
         return (yield from transact(Txn([there], [DeleteRange(self.key)]), until)).succeeded
 
     def wait(self, timeout: float | None = None) -> Script[bool]:
-        """Waits until it is not up; whether that came within `timeout` seconds (None: however long it takes)."""
+        """Waits until it is taken away, or is not up; whether that came within `timeout` seconds (None: however long).
+
+        It may be up again when this returns. False too if the cluster could not be reached in that time; with 0 seconds
+        it is asked once, within the client's default timeout.
+        """
         until = lines.deadline((yield from clock()), timeout)
+        created = 0  # the barrier that is waited for: another one stands where it was taken away
         while True:
-            view = yield from read(Range(self.key, count_only=True))
-            if not view.count:
+            try:
+                view = yield from insist(lambda limit: read(Range(self.key, keys_only=True), limit), until)
+            except TRANSIENT:
+                return False
+            if not view.kvs or created not in (0, view.kvs[0].create_revision):
                 return True
-            events = yield from news(self.key, b"", view.revision, until)
-            if not events and until is not None and (yield from clock()) >= until:
+            created = view.kvs[0].create_revision
+            if not (yield from lines.changed(None, self.key, b"", view.revision, until)):
                 return False
 
 
@@ -65,7 +75,9 @@ class _View:
 class DoubleBarrier:
     """`count` members enter together and leave together; whoever comes later waits for the next round.
 
-    A member that dies counts as having left. All must give the same `count`.
+    A member that dies, or whose time is over just as the group is complete, counts as having left. A group is complete
+    when all are there at one moment; of one above 128, a member may go at that moment unnoticed. All must give the same
+    `count`.
     """
 
     def __init__(self, lease: Lease, name: bytes | str, count: int) -> None:
@@ -83,7 +95,7 @@ class DoubleBarrier:
         if self._own is not None:
             raise RuntimeError("this object is in already")
         own = self._members + self.lease.contender()
-        try:
+        with self._left_on_error(own):
             view = yield from self._come_in(own, until)
             while not view.opened:
                 yield from lines.await_change(self.lease, self._open, b"", view.revision, until)
@@ -91,11 +103,6 @@ class DoubleBarrier:
                 if not view.has(own):
                     raise SessionLost("the member's key is gone")
             self.lease.require((yield from clock()))
-        except BaseException as error:
-            self.lease.drop(own)
-            if isinstance(error, TRANSIENT):
-                raise NotAcquired("the cluster could not be reached in time") from error
-            raise
         self._own, self._opened = own, view.opened
 
     def _come_in(self, own: bytes, until: Nanoseconds | None) -> Script[_View]:
@@ -108,22 +115,27 @@ class DoubleBarrier:
                 yield from lines.await_change(self.lease, self._members, end, view.revision, until)
                 continue
             ops: list[SimpleOp] = [Put(self._gate, b""), Put(own, b"", self.lease.id)]
+            there: list[Compare] = []
             if len(view.members) + 1 >= self.count:
                 ops.append(Put(self._open, b""))
+                # Who died or gave up since did not move the gate. A transaction has room for so many compares.
+                seen = view.members[: MAX_TXN_OPS - 1]
+                there = [Compare.create_revision(kv.key, "=", kv.create_revision) for kv in seen]
             elif view.opened:  # all members of the round before died
                 ops.append(DeleteRange(self._open))
-            yield from self._change(view, ops, until)
+            yield from self._change(view, ops, until, there)
 
     def leave(self, timeout: float | None = None) -> Script[None]:
         """Leaves, and returns once all members of the round have left. Raises NotHeld if it is not in.
 
-        Raises NotAcquired when the time is over; it has left then, and does not know that everybody has.
+        Raises NotAcquired when the time is over; it has left then, or leaves as soon as the cluster can be reached, and
+        does not know that everybody has.
         """
         until = lines.deadline((yield from clock()), timeout)
         own, self._own = self._own, None
         if own is None:
             raise NotHeld("this object is not in")
-        try:
+        with self._left_on_error(own):
             while (view := (yield from self._look(until))).has(own):
                 alone = len(view.members) == 1
                 after: list[SimpleOp] = [DeleteRange(self._open), DeleteRange(self._gate)]
@@ -133,6 +145,13 @@ class DoubleBarrier:
                 view = yield from self._look(until)
             if view.opened == self._opened:  # the last one died, and could not take it away
                 yield from self._change(view, [DeleteRange(self._open), DeleteRange(self._gate)], until)
+
+    @contextmanager
+    def _left_on_error(self, own: bytes) -> Iterator[None]:
+        """On any error the member's key is left to the lease's errands; see lines.in_time for those that pass."""
+        try:
+            with lines.in_time():
+                yield
         except BaseException:
             self.lease.drop(own)
             raise
@@ -145,7 +164,9 @@ class DoubleBarrier:
             result.revision, gate[0].mod_revision if gate else 0, opened[0].mod_revision if opened else 0, inside
         )
 
-    def _change(self, view: _View, ops: Sequence[SimpleOp], until: Nanoseconds | None) -> Script[None]:
-        """Changes what the view shows, if nobody did since. The next look tells."""
+    def _change(
+        self, view: _View, ops: Sequence[SimpleOp], until: Nanoseconds | None, also: Sequence[Compare] = ()
+    ) -> Script[None]:
+        """Changes what the view shows, if nobody did since, and `also` holds. The next look tells."""
         unchanged = Compare.mod_revision(self._gate, "=", view.gate)
-        yield from lines.persist(self.lease, Txn([unchanged], ops), until)
+        yield from lines.persist(self.lease, Txn([unchanged, *also], ops), until)

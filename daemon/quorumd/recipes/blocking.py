@@ -10,6 +10,7 @@ from quorumd.commands import Result
 from quorumd.errors import ConnectionLost, Timeout
 from quorumd.limits import SECOND
 from quorumd.recipes.effects import Call, Clock, Effect, Emit, Pause, Script, Wait
+from quorumd.recipes.exits import parting
 from quorumd.recipes.ports import BlockingClient, Watch
 from quorumd.types import Nanoseconds
 from quorumd.watchcodec import Event
@@ -114,18 +115,22 @@ class _Performer:
         return self._client.execute(call.op, timeout=left / SECOND)
 
     def _wait(self, wait: Wait) -> tuple[Event, ...]:
-        if self._watch is None or self._range != (wait.key, wait.end) or self._seen > wait.after:
+        watch = self._watch
+        if watch is None or self._range != (wait.key, wait.end) or self._seen > wait.after:
             self._close_watch()
-            self._watch = self._client.watch(wait.key, wait.end, start_revision=wait.after + 1)
+            self._watch = watch = self._client.watch(wait.key, wait.end, start_revision=wait.after + 1)
             if self._closed:
                 raise ConnectionLost("it was closed")
             self._range, self._seen = (wait.key, wait.end), wait.after
         while True:
             left = None if wait.until is None else max(wait.until - monotonic_ns(), 0) / SECOND
             try:
-                batch = self._watch.get(left)
+                batch = watch.get(left)
             except Timeout:
                 return ()
+            except BaseException:
+                self._close_watch()  # it may have ended for good: the next wait has another
+                raise
             self._seen = batch.revision
             if self._seen > wait.after and batch.events:
                 return tuple(batch.events)
@@ -155,5 +160,16 @@ def blocking(method: Callable[Concatenate[Any, P], Script[R]]) -> Callable[Conca
     @functools.wraps(method)
     def run(self: Face[Any], /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self._runner.run(method(self._logic, *args, **kwargs))
+
+    return run
+
+
+def giving_up(method: Callable[Concatenate[Any, P], Script[None]]) -> Callable[Concatenate[Face[Any], P], None]:
+    """Likewise of one that gives up what is held; NotHeld if that was lost with its session."""
+
+    @functools.wraps(method)
+    def run(self: Face[Any], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        with parting():
+            self._runner.run(method(self._logic, *args, **kwargs))
 
     return run

@@ -11,7 +11,7 @@ store, a simulated clock and an order of events drawn from a seed. Nothing here,
 clock or a socket. All times are readings of one monotonic clock in nanoseconds.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -90,6 +90,23 @@ def read(request: Range, until: Nanoseconds | None = None) -> Script[RangeResult
     """Reads a range."""
     result = yield Call(request, until)
     return expect(RangeResult, result)
+
+
+def insist(attempt: Callable[[Nanoseconds | None], Script[R]], until: Nanoseconds | None = None) -> Script[R]:
+    """What the reading script `attempt(deadline)` returns, through whatever passes.
+
+    At `until` raises the last attempt's error. If it has come already one attempt is made all the same, for as long as
+    the client's default.
+    """
+    limit = until if until is None or (yield from clock()) < until else None
+    while True:
+        try:
+            return (yield from attempt(limit))
+        except (*TRANSIENT, Compacted):  # Compacted: between the pages of a long range
+            now = yield from clock()
+            if until is not None and now + SESSION_RETRY >= until:
+                raise
+            yield Pause(now + SESSION_RETRY)
 
 
 def news(

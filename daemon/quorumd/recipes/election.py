@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 from quorumd.commands import Put, Range, RangeResult, Txn
-from quorumd.limits import SESSION_RETRY
 from quorumd.recipes import line as lines
-from quorumd.recipes.effects import TRANSIENT, Emit, Pause, Script, clock, news, read
+from quorumd.recipes.effects import Emit, Script, clock, insist, news, read
 from quorumd.recipes.errors import NotHeld
 from quorumd.recipes.fencing import Token
 from quorumd.recipes.keys import end_of, prefix_of
@@ -54,11 +53,7 @@ class Election:
         told = False
         last: Leader | None = None
         while True:
-            try:
-                view = yield from read(first_of(self.prefix))
-            except TRANSIENT:
-                yield Pause((yield from clock()) + SESSION_RETRY)
-                continue
+            view = yield from insist(lambda until: read(first_of(self.prefix), until))
             now = leader_of(view)
             if not told or now != last:
                 told, last = True, now

@@ -8,13 +8,14 @@ A contender decides by a read that is guarded by its own key, *after* every wait
 waited, and the predecessor's key then vanished for somebody else's sake (etcd 3.4.3's lock believed that it held).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
 from quorumd.commands import Compare, DeleteRange, Put, Range, RangeResult, SimpleOp, Txn, TxnResult
 from quorumd.errors import LeaseNotFound, QuorumdError, Timeout
-from quorumd.limits import CLIENT_TIMEOUT_S, SECOND, SESSION_RETRY
+from quorumd.limits import CLIENT_TIMEOUT_S, SECOND, SESSION_GLANCE, SESSION_RETRY
 from quorumd.recipes.effects import TRANSIENT, Pause, Script, clock, found, news, transact
 from quorumd.recipes.errors import NotAcquired, NotHeld, SessionLost
 from quorumd.recipes.fencing import Token
@@ -63,9 +64,19 @@ def deadline(now: Nanoseconds, timeout: float | None) -> Nanoseconds | None:
     return now + int(timeout * SECOND)
 
 
-def sooner(lease: Lease, until: Nanoseconds | None) -> Nanoseconds:
-    """`until`, or the moment from which the lease cannot be relied on."""
-    return lease.safe_until if until is None else min(until, lease.safe_until)
+def attempt_until(lease: Lease | None, now: Nanoseconds, until: Nanoseconds | None) -> Nanoseconds:
+    """The deadline of one attempt that begins now: then it is time to look at the lease, or at the clock, again."""
+    limit = now + ATTEMPT if until is None else min(now + ATTEMPT, until)
+    return limit if lease is None else min(limit, lease.safe_until)
+
+
+@contextmanager
+def in_time() -> Iterator[None]:
+    """What kept the cluster from being reached until the time was over is raised as NotAcquired."""
+    try:
+        yield
+    except TRANSIENT as error:
+        raise NotAcquired("the cluster could not be reached in time") from error
 
 
 def persist(
@@ -82,8 +93,7 @@ def persist(
             lease.require(now)
         if until is not None and now >= until:
             raise failure
-        attempt = now + ATTEMPT if until is None else min(now + ATTEMPT, until)
-        limit = attempt if lease is None else sooner(lease, attempt)
+        limit = attempt_until(lease, now, until)
         try:
             return (yield from transact(txn, limit))
         except LeaseNotFound as error:
@@ -163,16 +173,28 @@ def await_turn(lease: Lease, line: Line, place: Place, until: Nanoseconds | None
 def await_change(lease: Lease, key: bytes, end: bytes, after: int, until: Nanoseconds | None) -> Script[None]:
     """Returns once something of [key, end) has changed since revision `after`, or may have.
 
-    Each wait ends by itself when the lease can no longer be relied on; a confirmed keep-alive moves that moment.
+    Raises NotAcquired at `until`, SessionLost when the lease is lost.
+    """
+    if not (yield from changed(lease, key, end, after, until)):
+        raise NotAcquired("not acquired in the time given")
+
+
+def changed(lease: Lease | None, key: bytes, end: bytes, after: int, until: Nanoseconds | None) -> Script[bool]:
+    """Waits until something of [key, end) has changed since revision `after`, or may have; False: `until` came first.
+
+    Looks at the lease, if there is one, at least every SESSION_GLANCE: no thread has to wake another when it is lost.
     """
     while True:
         now = yield from clock()
-        lease.require(now)
+        limit = until
+        if lease is not None:
+            lease.require(now)
+            limit = min(now + SESSION_GLANCE, attempt_until(lease, now, until))
         if until is not None and now >= until:
-            raise NotAcquired("not acquired in the time given")
-        events = yield from news(key, end, after, sooner(lease, until))
+            return False
+        events = yield from news(key, end, after, limit)
         if events or events is None:
-            return
+            return True
 
 
 def leave(lease: Lease, token: Token, until: Nanoseconds | None = None, also: Sequence[SimpleOp] = ()) -> Script[None]:

@@ -4,7 +4,7 @@ from typing import Final
 
 from quorumd.commands import Txn
 from quorumd.recipes import line as lines
-from quorumd.recipes.effects import TRANSIENT, Script, clock, transact
+from quorumd.recipes.effects import Script, clock, transact
 from quorumd.recipes.errors import NotAcquired, NotHeld
 from quorumd.recipes.fencing import Token
 from quorumd.recipes.keys import prefix_of
@@ -31,12 +31,13 @@ class Owner:
         self._depth = 0
 
     def acquire(self, timeout: float | None = None) -> Script[Token]:
-        """Waits for its turn; returns the fencing token. timeout: seconds, None: as long as the session lives.
+        """Waits for its turn; returns the fencing token. timeout: seconds, None: as long as the session lives; 0: as
+        try_acquire().
 
         Raises NotAcquired when the time is over, SessionLost when the session is; nothing is held then. Raises
         RuntimeError if this object holds already and is not re-entrant.
         """
-        token = yield from self._acquire(timeout, patient=True)
+        token = yield from self.try_acquire() if timeout == 0 else self._acquire(timeout, patient=True)
         if token is None:
             raise NotAcquired("not acquired in the time given")
         return token
@@ -56,9 +57,8 @@ class Owner:
             raise RuntimeError(f"this object is {self._state} already; one object is for one user at a time")
         self._state = BUSY
         try:
-            self.token = yield from self._take(lines.deadline(now, timeout), patient)
-        except TRANSIENT as error:
-            raise NotAcquired("the cluster could not be reached in time") from error
+            with lines.in_time():
+                self.token = yield from self._take(lines.deadline(now, timeout), patient)
         finally:
             self._state, self._depth = (FREE, 0) if self.token is None else (HELD, 1)
         return self.token
@@ -74,11 +74,11 @@ class Owner:
         """
         if self.token is None:
             raise NotHeld("it is not held by this object")
+        until = lines.deadline((yield from clock()), timeout)
         self._depth -= 1
         if self._depth:
             return
         token, self.token, self._state = self.token, None, FREE
-        until = lines.deadline((yield from clock()), timeout)
         yield from lines.leave(self.lease, token, until)
 
     def forget(self) -> None:

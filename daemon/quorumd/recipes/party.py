@@ -65,10 +65,10 @@ class Membership:
 
     def leave(self, timeout: float | None = None) -> Script[None]:
         """Leaves. Raises NotHeld if it is no member."""
+        until = lines.deadline((yield from clock()), timeout)
         key, self._key = self._key, None
         if key is None:
             raise NotHeld("this object has not joined")
-        until = lines.deadline((yield from clock()), timeout)
         try:
             yield from lines.persist(self.lease, Txn([], [DeleteRange(key)]), until)
         except BaseException:

@@ -18,10 +18,9 @@ from typing import Final
 
 from quorumd.commands import Compare, DeleteRange, KeyValue, LeaseKeepAlive, Put, Range, Txn
 from quorumd.errors import LeaseNotFound, Rejected
-from quorumd.limits import SESSION_RETRY
 from quorumd.recipes import line as lines
-from quorumd.recipes.effects import TRANSIENT, Call, Pause, Script, clock, found, news, read, transact
-from quorumd.recipes.errors import NotHeld
+from quorumd.recipes.effects import TRANSIENT, Call, Script, clock, found, insist, read, transact
+from quorumd.recipes.errors import NotHeld, SessionLost
 from quorumd.recipes.fencing import Token
 from quorumd.recipes.keys import end_of, prefix_of
 from quorumd.recipes.lease import Lease
@@ -64,8 +63,9 @@ class Queue:
     def take(self, timeout: float | None = 0.0) -> Script[bytes | None]:
         """Removes the first item that nobody holds and returns its value; None if none came within `timeout` seconds.
 
-        timeout None: however long it takes. Raises what the client raises; after an Indefinite error an item may have
-        been removed.
+        timeout None: however long it takes; 0: one look, within the client's default timeout. Raises what the client
+        raises if no look succeeds in that time, or the removal, which has the client's default timeout; after an
+        Indefinite error an item may have been removed.
         """
         until = lines.deadline((yield from clock()), timeout)
         while (item := (yield from self._await_first(until))) is not None:
@@ -77,24 +77,37 @@ class Queue:
     def hold(self, lease: Lease, timeout: float | None = 0.0) -> Script["Held | None"]:
         """Gives the first item that nobody holds to the lease's owner, until `ack`, `release` or the lease's end.
 
-        None if none came within `timeout` seconds (None: as long as the session lives). Raises SessionLost.
+        None if none came within `timeout` seconds (None: as long as the session lives). Once one is found it tries to
+        hold it for as long as the session lives. Raises SessionLost, or as `take` when no look succeeded.
         """
         until = lines.deadline((yield from clock()), timeout)
         while (item := (yield from self._await_first(until, lease))) is not None:
             mark, owner = self._mark(item.key), lease.contender()
-            reads = [Range(item.key), Range(mark)]
             try:
-                result = yield from lines.persist(
-                    lease, Txn(self._free(item), [Put(mark, owner, lease.id), *reads], reads), None
-                )
+                held = yield from self._hold(lease, item, mark, owner)
                 lease.require((yield from clock()))
             except BaseException:
-                lease.drop(mark)
+                lease.drop(mark, owner)  # the mark may be another hold's of this session, which stays
                 raise
-            there, marked = (found(result, position + result.succeeded).kvs for position in range(2))
-            if marked and marked[0].value == owner:  # put by this execution, or by an earlier transmission
-                return Held(lease, there[0], Token(marked[0].create_revision, mark))
+            if held is not None:
+                return held
         return None
+
+    def _hold(self, lease: Lease, item: KeyValue, mark: bytes, owner: bytes) -> Script["Held | None"]:
+        """Puts the mark, which says `owner`, and reads the item; None if somebody else was first."""
+        # All ranges of a transaction share one reply, which an item may fill: it is the only one in its branch.
+        holding = Txn(self._free(item), [Put(mark, owner, lease.id), Range(item.key)], [Range(mark)])
+        result = yield from lines.persist(lease, holding, None)
+        if result.succeeded:
+            return Held(lease, found(result, 1).kvs[0], Token(result.revision, mark))
+        marked = found(result, 0).kvs
+        if not marked or marked[0].value != owner:
+            return None
+        token = Token(marked[0].create_revision, mark)  # an earlier transmission put it
+        reading = yield from lines.persist(lease, Txn([token.guard()], [Range(item.key)]), None)
+        if not reading.succeeded:
+            raise SessionLost("the hold is gone, and with it its lease")
+        return Held(lease, found(reading, 0).kvs[0], token)
 
     def _free(self, item: KeyValue) -> list[Compare]:
         """The item is there, and nobody holds it."""
@@ -107,30 +120,31 @@ class Queue:
     def _await_first(self, until: Nanoseconds | None, lease: Lease | None = None) -> Script[KeyValue | None]:
         """The first item that nobody holds, once there is one; None when the time is over. At least one look."""
         prefix = self.items[:-2]
+        looked = False
         while True:
-            now = yield from clock()
-            if lease is not None:
-                lease.require(now)
-            over = until is not None and now >= until
             try:
-                free, revision = yield from self._look()
+                free, revision = yield from insist(lambda limit: self._look(limit, lease), until)
             except TRANSIENT:
-                if over:
-                    raise
-                yield Pause(now + SESSION_RETRY)
-                continue
-            if free is not None or over:
+                if looked:
+                    return None
+                raise
+            if free is not None:
                 return free
-            limit = until if lease is None else lines.sooner(lease, until)
-            yield from news(prefix, end_of(prefix), revision, limit)
+            looked = True
+            if not (yield from lines.changed(lease, prefix, end_of(prefix), revision, until)):
+                return None
 
-    def _look(self) -> Script[tuple[KeyValue | None, int]]:
+    def _look(self, until: Nanoseconds | None, lease: Lease | None) -> Script[tuple[KeyValue | None, int]]:
         """The first item that nobody holds, without its value, and the revision of the first look."""
         key, end, seen = self.items, end_of(self.items), 0
+        if lease is not None:
+            now = yield from clock()
+            lease.require(now)
+            until = lines.attempt_until(lease, now, until)
         while True:
             items = Range(key, end, PAGE, keys_only=True, uncounted=True)
             held = Range(self.holds + key[len(self.items) :], end_of(self.holds), keys_only=True, uncounted=True)
-            result = yield from transact(Txn([], [items, held]))
+            result = yield from transact(Txn([], [items, held]), until)
             seen = seen or result.revision
             marks = {kv.key for kv in found(result, 1).kvs}
             page = found(result, 0)
@@ -174,22 +188,22 @@ class Held:
 
         After an Indefinite error (within `timeout` seconds the cluster was not reached) it may be called again.
         """
-        yield from self._end([DeleteRange(self.item.key), DeleteRange(self.token.key)], timeout, gone=True)
+        yield from self._end([DeleteRange(self.item.key), DeleteRange(self.token.key)], timeout, acked=True)
 
     def release(self, timeout: float | None = None) -> Script[None]:
-        """Gives it back, to its place in the queue. Raises NotHeld if the hold was lost."""
-        yield from self._end([DeleteRange(self.token.key)], timeout, gone=False)
+        """Gives it back, to its place in the queue. Raises NotHeld if the hold was lost. Otherwise as `ack`."""
+        yield from self._end([DeleteRange(self.token.key)], timeout, acked=False)
 
-    def _end(self, ops: list[DeleteRange], timeout: float | None, *, gone: bool) -> Script[None]:
+    def _end(self, ops: list[DeleteRange], timeout: float | None, *, acked: bool) -> Script[None]:
         until = lines.deadline((yield from clock()), timeout)
         ending = Txn([self.token.guard()], ops, [Range(self.item.key)])
         result = yield from lines.persist(self.lease, ending, until)
         if result.succeeded:
             return
-        # While the lease lives only this holder ends the hold: an earlier transmission, or call, did, if the item is as
-        # that leaves it. A lease that lives now lived all the time.
+        # While the lease lives only this holder ends the hold: an earlier transmission, or call, did. A lease that
+        # lives now lived all the time. An item that was given back is anybody's, and need not be there any more.
         left = any(kv.create_revision == self.item.create_revision for kv in found(result, 0).kvs)
-        if left is gone or not (yield from self._lease_lives(until)):
+        if (acked and left) or not (yield from self._lease_lives(until)):
             raise NotHeld("the hold was lost")
 
     def _lease_lives(self, until: Nanoseconds | None) -> Script[bool]:

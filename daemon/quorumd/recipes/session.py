@@ -66,11 +66,10 @@ class Session(SessionBase):
         lease, thread = self._lease, self._thread
         if lease is None or thread is None or self._pid != os.getpid():
             return
-        already_lost = not lease.close()
-        self._keeper.nudge.set()
+        to_revoke = lease.close()
         if thread is not threading.current_thread():
             thread.join()
-        if already_lost:
+        if not to_revoke:
             return
         try:
             Runner(self.client).run(leases.revoke(lease, monotonic_ns() + int(SESSION_CLOSE_S * SECOND)))

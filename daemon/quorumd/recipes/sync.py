@@ -15,10 +15,10 @@ from typing import Self
 from quorumd.commands import KeyValue
 from quorumd.errors import ConnectionLost
 from quorumd.recipes import barrier, counter, election, lock, party, queue, semaphore
-from quorumd.recipes.blocking import Face, Runner, blocking
+from quorumd.recipes.blocking import Face, Runner, blocking, giving_up
 from quorumd.recipes.election import Leader
 from quorumd.recipes.errors import NotHeld
-from quorumd.recipes.exits import beside
+from quorumd.recipes.exits import beside, parting
 from quorumd.recipes.fencing import Token
 from quorumd.recipes.party import Instance, Member
 from quorumd.recipes.ports import BlockingClient
@@ -40,10 +40,8 @@ class Owner(Face[lock.Owner]):
 
     def release(self, timeout: float | None = None) -> None:
         """As lock.Owner.release; raises NotHeld too if the session is lost, or another process's."""
-        if self._logic.token is not None and not self.session.alive:
-            self._logic.forget()
-            raise NotHeld("it was lost, with its session, before it was released")
-        self._runner.run(self._logic.release(timeout))
+        with parting(self._logic.forget):
+            self._runner.run(self._logic.release(timeout))
 
     @property
     def token(self) -> Token:
@@ -148,7 +146,7 @@ class DoubleBarrier(Face[barrier.DoubleBarrier]):
         self.timeout = timeout
 
     enter = blocking(barrier.DoubleBarrier.enter)
-    leave = blocking(barrier.DoubleBarrier.leave)
+    leave = giving_up(barrier.DoubleBarrier.leave)
 
     def __enter__(self) -> Self:
         self.enter(self.timeout)
@@ -174,8 +172,8 @@ class Counter(Face[counter.Counter]):
 class HeldItem(Face[queue.Held]):
     """An item that is held. As a context manager: acknowledged at the end, given back after an error."""
 
-    ack = blocking(queue.Held.ack)
-    release = blocking(queue.Held.release)
+    ack = giving_up(queue.Held.ack)
+    release = giving_up(queue.Held.release)
 
     @property
     def value(self) -> bytes:
@@ -250,7 +248,7 @@ class Membership(Face[party.Membership]):
         super().__init__(session.runner, party.Membership(session.lease, name, value))
 
     join = blocking(party.Membership.join)
-    leave = blocking(party.Membership.leave)
+    leave = giving_up(party.Membership.leave)
 
     def __enter__(self) -> Self:
         self.join()
@@ -295,20 +293,23 @@ class Cache:
         self._view = View(prefix)
         self._runner = Runner(client)
         self._changed = threading.Condition()
-        self._failure: Exception | None = None
         self._thread: threading.Thread | None = None
 
     def open(self, timeout: float = 10.0) -> Self:
         """Starts its thread, and returns once everything was read. Raises TimeoutError, or what the client raised."""
         self._thread = threading.Thread(target=self._follow, name="quorumd-cache", daemon=True)
         self._thread.start()
-        if not self.wait_for(1, timeout):
+        try:
+            if not self.wait_for(1, timeout):
+                raise TimeoutError(f"{self._view.prefix!r} was not read within {timeout} s")
+        except BaseException:
             self.close()
-            raise TimeoutError(f"{self._view.prefix!r} was not read within {timeout} s")
+            raise
         return self
 
     def close(self) -> None:
-        """Ends its thread; what it shows stays as it is."""
+        """Ends its thread, and every wait_for; what it shows stays as it is."""
+        self._end(ConnectionLost("the cache was closed"))
         self._runner.stop()
         if self._thread is not None:
             self._thread.join()
@@ -335,25 +336,28 @@ class Cache:
         return self._view.snapshot()
 
     def wait_for(self, revision: int, timeout: float | None = None) -> bool:
-        """Waits until it shows the change that a write to it made at `revision`; whether that came in time."""
+        """Waits until it shows the change that a write to it made at `revision`; whether that came in time.
+
+        Raises ConnectionLost if it, or its client, is closed before, or whatever keeps it from following the store.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._view.revision >= revision or self._failure is not None, timeout)
-            if self._failure is not None:
-                raise self._failure
-            return self._view.revision >= revision
+            return self._changed.wait_for(lambda: self._view.shows(revision), timeout)
 
     def _follow(self) -> None:
         try:
             for _ in self._runner.stream(follow(self._view)):
                 with self._changed:
                     self._changed.notify_all()
-        except ConnectionLost:
-            return  # closed, by its user or with the client
+        except ConnectionLost as error:  # closed, by its user or with the client
+            self._end(error)
         except Exception as error:
             LOG.exception("a cache can no longer follow the store")
-            with self._changed:
-                self._failure = error
-                self._changed.notify_all()
+            self._end(error)
+
+    def _end(self, why: Exception) -> None:
+        with self._changed:
+            self._view.end(why)
+            self._changed.notify_all()
 
 
 __all__ = [

@@ -4,8 +4,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 
 from quorumd.commands import KeyValue, Range
-from quorumd.limits import SESSION_RETRY
-from quorumd.recipes.effects import TRANSIENT, Emit, Pause, Script, clock, news, read
+from quorumd.recipes.effects import Emit, Script, insist, news, read
 from quorumd.recipes.keys import end_of
 from quorumd.watchcodec import Event
 
@@ -21,8 +20,22 @@ class View:
         self.revision = 0
         self.resyncs = 0
         """How often it was read anew because the changes since could not be had."""
+        self.ended: Exception | None = None
+        """Why nobody feeds it any more."""
         self._kvs: dict[bytes, KeyValue] = {}
         self._lock = threading.Lock()
+
+    def shows(self, revision: int) -> bool:
+        """Whether it shows the change made at `revision`. Raises `ended` if it never will."""
+        if self.revision >= revision:
+            return True
+        if self.ended is not None:
+            raise self.ended
+        return False
+
+    def end(self, why: Exception) -> None:
+        """Nobody feeds it any more, for the first reason given."""
+        self.ended = self.ended or why
 
     def get(self, key: bytes) -> KeyValue | None:
         """The key as it was at `revision`."""
@@ -58,11 +71,7 @@ def follow(view: View, show: Callable[[View], object] = lambda view: view) -> Sc
     """
     end = end_of(view.prefix)
     while True:
-        try:
-            whole = yield from read(Range(view.prefix, end))
-        except TRANSIENT:
-            yield Pause((yield from clock()) + SESSION_RETRY)
-            continue
+        whole = yield from insist(lambda until: read(Range(view.prefix, end), until))
         view.reset(whole.revision, whole.kvs)
         while True:
             yield Emit(show(view))
