@@ -320,12 +320,12 @@ class AsyncClient(AsyncLeaseCalls):
         return AsyncWatch(self._running, make, start)
 
     async def status(self, node: NodeId | str = LEADER, *, timeout: float | None = None) -> dict[str, Any]:
-        """A node's own figures. node: its id, its "host:port", or LEADER."""
+        """A node's own figures. node: its id, its "host:port", or LEADER. Raises ValueError if it is no host:port."""
         return document_of(await self._running().call(status_operation(node, self._deadline(timeout))))
 
     async def transfer_leader(self, to: NodeId = 0, *, timeout: float | None = None) -> None:
-        """Asks the leader to hand over to `to`, 0: to whichever is most up to date. Raises Rejected with its reason."""
-        check_accepted(document_of(await self._running().call(transfer_operation(to, self._deadline(timeout)))))
+        """Asks the leader to hand over to `to`, 0: to whichever is most up to date. Errors as sync.Client's."""
+        check_accepted(await self._running().call(transfer_operation(to, self._deadline(timeout))))
 
     def _deadline(self, timeout: float | None) -> Nanoseconds:
         return deadline_after(monotonic_ns(), self._timeout if timeout is None else timeout)
@@ -430,11 +430,11 @@ class _Link:
             self.joined.set()
         for state in protocol.take_states():
             self._tell(state)
-        names, protocol.router.wanted = protocol.router.wanted, set()
-        for name in names:
-            task = self.loop.create_task(self._look_up(name))
-            self._look_ups.add(task)
-            task.add_done_callback(self._look_ups.discard)
+        if protocol.router.wanted:
+            for name in protocol.router.take_wanted():
+                task = self.loop.create_task(self._look_up(name))
+                self._look_ups.add(task)
+                task.add_done_callback(self._look_ups.discard)
         self._set_timer()
 
     def _set_timer(self) -> None:
