@@ -242,10 +242,11 @@ def test_cancelled_while_it_connects_it_leaves_nothing_open():
 
 
 def test_a_name_is_looked_up_once_at_a_time(monkeypatch):
-    asked, answer = [], threading.Event()
+    asked, entered, answer = [], threading.Event(), threading.Event()
 
     def look_up(name):
         asked.append(name)
+        entered.set()
         answer.wait()
 
     monkeypatch.setattr(aio, "look_up", look_up)
@@ -257,6 +258,7 @@ def test_a_name_is_looked_up_once_at_a_time(monkeypatch):
             link.protocol.router.wanted.add("name.invalid:1")
             link._flush()
             await asyncio.sleep(0)
+            assert entered.wait(5)
         await client.close()
         answer.set()
 

@@ -346,10 +346,11 @@ def test_a_thread_that_dies_does_not_leave_callers_without_a_receiver(client, mo
 
 
 def test_a_name_is_looked_up_by_one_thread_at_a_time(monkeypatch):
-    asked, answer = [], threading.Event()
+    asked, entered, answer = [], threading.Event(), threading.Event()
 
     def look_up(name):
         asked.append(name)
+        entered.set()
         answer.wait()
 
     monkeypatch.setattr(iothread, "look_up", look_up)
@@ -358,6 +359,7 @@ def test_a_name_is_looked_up_by_one_thread_at_a_time(monkeypatch):
         for _ in range(3):
             io.protocol.router.wanted.add("name.invalid:1")
             io._turn(False)
+            assert entered.wait(5)
         answer.set()
     assert asked == ["name.invalid:1"]
 
