@@ -14,7 +14,7 @@ MAX_FILE_LINES = 520
 MAX_FUNCTION_LINES = 62
 # Larger for one reason each, said at the top of the file.
 LARGER_FILES = {
-    "transport.py": 540, "protocol.py": 530,
+    "transport.py": 540,
     "wire.pyx": 1080, "apply.pyx": 800, "ring.pyx": 680, "walframe.pyx": 655, "load.pyx": 900,
 }
 FORBIDDEN = {

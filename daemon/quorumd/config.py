@@ -6,7 +6,6 @@ reads anything but the YAML file itself. Imports leaf modules only.
 """
 
 import functools
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -108,7 +107,7 @@ class Raft(_Strict, frozen=True, kw_only=True):
         bool,
         Meta(
             description="Answer reads on the leader's lease, without a round of heartbeats: faster, and only as "
-            "safe as the clocks' rates agree.",
+            "safe as the clocks' rates agree. Every node must have it, and election_timeout_ms, alike.",
             examples=[False],
         ),
     ] = False
@@ -500,20 +499,6 @@ def agreement(config: Config) -> dict[str, str]:
         "quorums": f"{phase1}+{phase2}",
         "storage.quota_mib": str(config.storage.quota_mib),  # decides which writes get NoSpace, on every node alike
     }
-
-
-def config_hash(config: Config) -> int:
-    """64 bits over `agreement`; peers refuse each other when it differs."""
-    text = "\n".join(f"{key}={value}" for key, value in sorted(agreement(config).items()))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-
-
-def disagreement(mine: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:
-    """One sentence naming the first key in which two `agreement`s differ; None if they agree."""
-    for key in sorted({*mine, *theirs}):
-        if mine.get(key) != theirs.get(key):
-            return f"{key} differs: {mine.get(key, 'absent')} here, {theirs.get(key, 'absent')} there"
-    return None
 
 
 @functools.cache

@@ -38,7 +38,10 @@ class Endpoint(NamedTuple):
         """
         if self.family is not None:
             return numeric(self.host)
-        return str(socket.getaddrinfo(self.host, self.port, type=socket.SOCK_DGRAM)[0][4][0])
+        try:
+            return str(socket.getaddrinfo(self.host, self.port, type=socket.SOCK_DGRAM)[0][4][0])
+        except UnicodeError as error:  # a label too long for a name
+            raise OSError(f"{self.host}: {error}") from None
 
 
 def numeric(host: str) -> str:

@@ -1,13 +1,17 @@
 """The asyncio client against nodes on loopback sockets."""
 
 import asyncio
+import os
 import threading
+from functools import partial
 
 import pytest
 from fakes import FakeCluster, Served
 
 from quorumd.auth import Mac
-from quorumd.client import AsyncClient, Put, State
+from quorumd.client import AsyncClient, AsyncWatch, Put, State, aio
+from quorumd.client.sockets import UdpSockets
+from quorumd.client.watcher import make_watcher
 from quorumd.commands import Kind, PutResult, RangeResult, Status
 from quorumd.errors import ConnectionLost, NotLeader, Rejected, Timeout
 
@@ -160,6 +164,154 @@ def test_another_loop_begins_anew(served):
     asyncio.run(client.put(b"k", b"v"))
     assert asyncio.run(client.get(b"k")).value == b"v"
     asyncio.run(client.close())
+
+
+def test_it_is_closed_on_another_loop(served):
+    client = AsyncClient(served.endpoints)
+    asyncio.run(client.put(b"k", b"v"))
+    link = client._link
+    asyncio.run(client.close())
+    assert link._sockets.sockets() == []
+    assert len(served.cluster.sessions) == 1  # until its TTL has passed: nobody can wait for an answer on that loop
+
+
+def test_a_watch_is_closed_on_another_loop(served):
+    client = AsyncClient(served.endpoints)
+    watch = client.watch(b"k", start_revision=1)
+
+    async def begin():
+        async with asyncio.timeout(5):
+            await watch.__aenter__()
+
+    asyncio.run(begin())
+    asyncio.run(watch.close())
+    asyncio.run(client.close())
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_closes_nothing_of_its_parents(served):
+    async def unwind(client, watch, sent):
+        await watch.close()
+        await client.close()
+        for _ in range(3):
+            await asyncio.sleep(0)  # whatever the loop that it inherited has yet to do
+        return len(sent)
+
+    async def run():
+        async with AsyncClient(served.endpoints) as client:
+            await client.put(b"k", b"v")
+            session, sent = client._link.protocol.session.id, []
+            watch = client.watch(b"k", start_revision=1)
+            await watch.__aenter__()
+            child = os.fork()
+            if child == 0:
+                code = 99
+                try:
+                    UdpSockets.send = lambda self, address, datagram: sent.append(datagram)
+                    code = await unwind(client, watch, sent)
+                finally:
+                    os._exit(code)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            await client.put(b"k", b"w")
+            assert client._link.protocol.session.id == session
+            await watch.close()
+
+    asyncio.run(run())
+    assert set(served.cluster.executed.values()) == {1}
+
+
+def test_cancelled_while_it_connects_it_leaves_nothing_open():
+    with Served(FakeCluster()) as nodes:
+        endpoints = nodes.endpoints
+
+    async def run():
+        client = AsyncClient(endpoints)
+        entering = asyncio.create_task(client.__aenter__())
+        while client._link is None:
+            await asyncio.sleep(0)
+        link = client._link
+        assert link._sockets.sockets()
+        entering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await entering
+        assert link._sockets.sockets() == []
+        with pytest.raises(ConnectionLost):
+            await client.get(b"k")
+
+    asyncio.run(run())
+
+
+def test_a_name_is_looked_up_once_at_a_time(monkeypatch):
+    asked, entered, answer = [], threading.Event(), threading.Event()
+
+    def look_up(name):
+        asked.append(name)
+        entered.set()
+        answer.wait()
+
+    monkeypatch.setattr(aio, "look_up", look_up)
+
+    async def run():
+        client = AsyncClient(["name.invalid:1"])
+        link = client._running()
+        for _ in range(3):
+            link.protocol.router.wanted.add("name.invalid:1")
+            link._flush()
+            await asyncio.sleep(0)
+            assert entered.wait(5)
+        await client.close()
+        answer.set()
+
+    asyncio.run(run())
+    assert asked == ["name.invalid:1"]
+
+
+def test_the_status_of_nonsense_is_refused(served):
+    async def run():
+        async with AsyncClient(served.endpoints) as client:
+            with pytest.raises(ValueError, match="no port"):
+                await client.status("host")
+            assert (await client.get(b"k", stale=True)) is None
+
+    asyncio.run(run())
+
+
+class Idle:
+    """A line on which nothing happens."""
+
+    def __init__(self):
+        self.watchers = []
+
+    def watch(self, watcher):
+        self.watchers.append(watcher)
+
+    def unwatch(self, watcher):
+        self.watchers.remove(watcher)
+
+    def take_batch(self, watcher):
+        return None
+
+
+@pytest.mark.parametrize("begin", [AsyncWatch.get, AsyncWatch.__aenter__])
+def test_a_watch_that_is_closed_while_it_begins_has_ended(begin):
+    async def run():
+        line, found = Idle(), asyncio.get_running_loop().create_future()
+        make = partial(make_watcher, b"k", b"", prev_kv=False, put=True, delete=True, progress=False)
+
+        async def start():
+            return await found
+
+        watch = AsyncWatch(lambda: line, make, start)
+        waiting = asyncio.create_task(begin(watch))
+        await asyncio.sleep(0)
+        await watch.close()
+        found.set_result(1)
+        async with asyncio.timeout(5):
+            with pytest.raises(ConnectionLost):
+                await waiting
+        assert line.watchers == []
+
+    asyncio.run(run())
 
 
 def test_rejections_and_no_thread(served):

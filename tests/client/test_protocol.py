@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quorumd.auth import Mac
-from quorumd.client.calls import LEADER, operation_for, status_operation, transfer_operation
+from quorumd.client.calls import LEADER, check_accepted, operation_for, status_operation, transfer_operation
 from quorumd.client.operation import REFUSALS, VERDICTS, Operation, Plane
 from quorumd.client.routing import Router
 from quorumd.client.states import State
@@ -36,7 +36,10 @@ from quorumd.errors import (
 from quorumd.limits import (
     CLIENT_CLOSE_DEADLINE,
     CLIENT_FIRST_RETRY,
+    CLIENT_LOOK_UP_AGAIN,
     CLIENT_QUEUE_OPS,
+    CLIENT_READS_IN_FLIGHT,
+    CLIENT_STALE_IN_FLIGHT,
     CLIENT_SUSPENDED_AFTER,
     MILLISECOND,
     SECOND,
@@ -779,3 +782,209 @@ def test_results_are_decoded_by_what_was_asked():
     assert world.run(SECOND, done(delete))
     assert delete.result() == DeleteResult(1, 0)
     assert delete.plane is Plane.WRITE
+
+
+# -- limits, and what must not depend on each other --------------------------------------------------------------------
+
+
+def connected(world: World, **options):
+    """A client with a session."""
+    client = world.client(**options)
+    first = put(world)
+    world.submit(client, first)
+    assert world.run(SECOND, done(first))
+    return client
+
+
+def test_what_does_not_fit_as_a_whole_is_not_begun_in_part():
+    world = World(FakeCluster())
+    world.cluster.deaf = {1, 2, 3}
+    client = world.client()
+    client.submit_all([put(world) for _ in range(CLIENT_QUEUE_OPS - 1)], world.now)
+    batch = [put(world, b"a"), put(world, b"b")]
+    with pytest.raises(Overloaded):
+        client.submit_all(batch, world.now)
+    assert client.waiting == CLIENT_QUEUE_OPS - 1
+    client.submit_all(batch[:1], world.now)
+    assert client.waiting == CLIENT_QUEUE_OPS
+
+
+def test_what_needs_no_leader_is_limited_too_while_nobody_answers():
+    world = World(FakeCluster())
+    world.cluster.deaf = {1, 2, 3}
+    client = world.client()
+    for _ in range(CLIENT_QUEUE_OPS // 2):
+        client.submit(get(world, stale=True), world.now)
+        client.submit(status_operation(2, world.now + SECOND), world.now)
+    for operation in (get(world, stale=True), status_operation(2, world.now + SECOND)):
+        with pytest.raises(Overloaded):
+            client.submit(operation, world.now)
+
+
+def test_stale_reads_that_wait_hold_up_no_other_reads_and_are_limited():
+    world = World(FakeCluster(mtu=60_000))
+    client = connected(world)
+    world.cluster.verdict = lambda node, record: Status.FUTURE_REVISION if record.kind is Kind.STALE_READ else None
+    waiting = [get(world, stale=True, timeout=60 * SECOND) for _ in range(CLIENT_STALE_IN_FLIGHT + 100)]
+    world.submit(client, *waiting)
+    world.run(10 * MS)
+    assert client.in_flight == CLIENT_STALE_IN_FLIGHT
+    assert client.waiting == 100
+    read = get(world, timeout=SECOND)
+    world.submit(client, read)
+    assert world.run(SECOND, done(read))
+    assert read.error is None
+    world.cluster.verdict = lambda node, record: None
+    assert world.run(5 * SECOND, done(*waiting))
+    assert all(operation.error is None for operation in waiting)
+    assert not client.in_flight
+    assert not client.waiting
+
+
+def test_the_session_is_kept_alive_however_many_reads_wait():
+    world = World(FakeCluster(mtu=60_000, ttl_ms=3000))
+    client = connected(world)
+    world.cluster.verdict = lambda node, record: Status.OVERLOADED if record.kind is Kind.READ else None
+    world.submit(client, *(get(world, timeout=60 * SECOND) for _ in range(CLIENT_READS_IN_FLIGHT + 1)))
+    world.run(5 * SECOND)
+    assert any(record.kind is Kind.KEEP_ALIVE for _, record in world.cluster.seen)
+    assert client.session_safe_until > world.now
+
+
+def test_a_keep_alive_of_a_session_that_ended_does_not_end_the_next():
+    world = World(FakeCluster(ttl_ms=3000))
+    client = connected(world)
+    old = client.session.id
+    late = []
+
+    def hold_back(source, dest, datagram):  # the answer to the write, until the keep-alive waits for a leader
+        if dest == "client" and datagram[5] == wire.KIND_REPLY:
+            late.append((source, datagram))
+            return False
+        return True
+
+    world.cluster.sessions.clear()
+    world.filter = hold_back
+    write = put(world, timeout=60 * SECOND)
+    world.submit(client, write)
+    world.run(MS)
+    assert late
+    world.cluster.deaf = {1, 2, 3}
+    world.run(1500 * MS)
+    assert client.router.doubted
+    world.filter = lambda source, dest, datagram: True
+    client.receive(late[0][1], late[0][0], world.now)
+    assert type(write.error) is SessionExpired
+    world.cluster.deaf = set()
+    writes = [put(world, b"k%d" % i) for i in range(3)]
+    world.submit(client, *writes)
+    assert world.run(SECOND, done(*writes))
+    world.run(SECOND)
+    assert [type(each.error) for each in writes] == [type(None)] * 3
+    assert client.session.id != old
+    assert world.states["client"][-1] is State.CONNECTED
+
+
+def test_an_expired_session_is_nothing_that_a_read_can_tell():
+    world = World(FakeCluster())
+    client = connected(world)
+    session = client.session
+    world.cluster.verdict = lambda node, record: Status.SESSION_EXPIRED if record.kind is Kind.READ else None
+    read = get(world)
+    world.submit(client, read)
+    assert world.run(SECOND, done(read))
+    assert type(read.error) is SessionExpired
+    assert client.session is session
+
+
+# -- control frames ---------------------------------------------------------------------------------------------------
+
+
+def test_the_status_of_nonsense_is_refused_before_it_is_asked_for():
+    with pytest.raises(ValueError, match="no port"):
+        status_operation("host-without-port", 1)
+
+
+def test_an_address_that_cannot_be_resolved_ends_its_own_operation_only():
+    def resolve(text):
+        if text == "nonsense":
+            raise ValueError("no host:port")
+        return text
+
+    world = World(FakeCluster())
+    client = world.client()
+    world.run(10 * MS)
+    client.router._resolve = resolve
+    bad = Operation(Plane.CONTROL, wire.KIND_STATUS, b"", world.now + SECOND, target="nonsense")
+    good, read = status_operation(2, world.now + SECOND), get(world, stale=True)
+    world.submit(client, bad, good, read)
+    assert world.run(SECOND, done(bad, good, read))
+    assert type(bad.error) is Rejected
+    assert good.error is read.error is None
+
+
+def transferred(world: World, client, *, lost: int) -> tuple[Operation, list[str]]:
+    """A transfer of which the first `lost` answers are lost, the leader having handed over; and who was asked."""
+    asked = []
+
+    def lose(source, dest, datagram):
+        if datagram[5] == wire.KIND_ADMIN:
+            asked.append(dest)
+            return True
+        if datagram[5] == wire.KIND_ADMIN_REPLY and len(asked) <= lost:
+            world.cluster.elect(2)
+            return False
+        return True
+
+    world.filter = lose
+    operation = transfer_operation(2, world.now + SECOND)
+    world.submit(client, operation)
+    assert world.run(2 * SECOND, done(operation))
+    return operation, asked
+
+
+def test_a_transfer_whose_answer_was_lost_is_not_called_refused():
+    world = World(FakeCluster())
+    client = world.client()
+    world.run(10 * MS)
+    operation, asked = transferred(world, client, lost=1)
+    assert asked == ["node1:7000"] * 2
+    with pytest.raises(Timeout, match="not the leader"):
+        check_accepted(operation)
+
+
+def test_a_transfer_is_asked_of_one_node_only_whoever_leads_meanwhile():
+    world = World(FakeCluster())
+    client = world.client()
+    world.run(10 * MS)
+    world.at(world.now + 20 * MS, lambda: client.router.claimed(2, 2, 9))  # the client learns of the next leader
+    _, asked = transferred(world, client, lost=1)
+    assert asked == ["node1:7000"] * 2
+
+
+def test_a_transfer_that_is_refused_at_once_is_refused():
+    world = World(FakeCluster())
+    client = world.client()
+    world.run(10 * MS)
+    world.cluster.elect(2)
+    operation, asked = transferred(world, client, lost=0)
+    assert asked == ["node1:7000"]
+    with pytest.raises(Rejected, match="not the leader"):
+        check_accepted(operation)
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_name_is_not_looked_up_again_while_it_is_being_looked_up():
+    router = Router(["a:1", "b:1"], lambda text: None)
+    assert router.take_wanted() == {"a:1", "b:1"}
+    router.doubt(0)
+    router.resolved("b:1", None)
+    router.probe(CLIENT_LOOK_UP_AGAIN, idle=False)
+    assert router.take_wanted() == {"b:1"}
+    router.resolved("a:1", None)
+    router.resolved("b:1", "address")
+    router.probe(2 * CLIENT_LOOK_UP_AGAIN, idle=False)
+    assert router.take_wanted() == {"a:1", "b:1"}
+    assert router.take_wanted() == set()

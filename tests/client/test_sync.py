@@ -1,6 +1,7 @@
 """The blocking client against nodes on loopback sockets: threads, futures, pipelines, fork, the end."""
 
 import gc
+import inspect
 import os
 import random
 import threading
@@ -10,11 +11,11 @@ import pytest
 from fakes import FakeCluster, Served
 
 from quorumd.auth import Mac
-from quorumd.client import Client, Compare, Put, Range, State, Txn
+from quorumd.client import Client, Compare, Put, Range, State, Txn, iothread, protocol
 from quorumd.client.calls import successor
 from quorumd.commands import Kind, PutResult, RangeResult, Status, decode_command
 from quorumd.errors import ConnectionLost, DiskFull, NotLeader, Overloaded, Rejected, Timeout, TooLarge
-from quorumd.limits import MAX_KEY_BYTES, MAX_VALUE_BYTES
+from quorumd.limits import MAX_KEY_BYTES, MAX_VALUE_BYTES, MILLISECOND
 
 
 @pytest.fixture
@@ -188,6 +189,179 @@ def test_a_callback_may_use_the_client(client):
     client.put_nowait(b"first", b"v").add_done_callback(go_on)
     assert done.wait(5)
     assert isinstance(found[0], PutResult)
+
+
+@pytest.fixture
+def callers_receive(client, monkeypatch):
+    """The client's thread leaves receiving to whoever calls."""
+    monkeypatch.setattr(client._io, "_wants_to_receive", lambda: False)
+
+
+def test_a_callback_may_wait_for_an_answer_on_a_caller_that_received(served, client, callers_receive):
+    client.put(b"k", b"v")
+    found = []
+    served.cluster.store[b"other"] = b"w"
+    client.put_nowait(b"first", b"v").add_done_callback(lambda future: found.append(client.get(b"other").value))
+    while not found:
+        client.get(b"k")
+    assert found == [b"w"]
+
+
+def test_a_callback_may_wait_for_an_answer_on_the_thread(client):
+    client.put(b"k", b"v")
+    found = []
+    done = threading.Event()
+
+    def ask(future):
+        found.append(client.get(b"k").value)
+        done.set()
+
+    client.put_nowait(b"first", b"v").add_done_callback(ask)
+    assert done.wait(10)
+    assert found == [b"v"]
+
+
+def test_a_callback_may_close_the_client_on_a_caller_that_received(served, client, callers_receive):
+    client.put(b"k", b"v")
+    thread = client._io._thread
+    client.put_nowait(b"first", b"v").add_done_callback(lambda future: client.close())
+    with pytest.raises(ConnectionLost):
+        while True:
+            client.get(b"k")
+    assert not thread.is_alive()
+    assert served.cluster.sessions == {}
+
+
+def test_callbacks_that_wait_do_not_pile_up_on_one_stack(served, client, callers_receive):
+    client.put(b"k", b"v")
+    depths = []
+
+    def ask(future):
+        client.get(b"k")
+        depths.append(len(inspect.stack(0)))
+
+    with served.lock:
+        for i in range(100):
+            client.put_nowait(b"k%d" % i, b"v").add_done_callback(ask)
+    while len(depths) < 100:
+        client.get(b"k")
+    assert max(depths) - min(depths) < 10
+
+
+def test_a_caller_receives_if_whoever_should_is_held_up(client, callers_receive, monkeypatch):
+    class Held:
+        """A lock that somebody else holds when it is first asked for."""
+
+        def __init__(self, lock):
+            self.lock = lock
+            self.asked = 0
+
+        def acquire(self, blocking=True):
+            self.asked += 1
+            return self.asked > 1 and self.lock.acquire(blocking)
+
+        def __getattr__(self, name):
+            return getattr(self.lock, name)
+
+        def __enter__(self):
+            return self.lock.__enter__()
+
+        def __exit__(self, *error):
+            return self.lock.__exit__(*error)
+
+    held = Held(client._io._receiving)
+    monkeypatch.setattr(client._io, "_receiving", held)
+    monkeypatch.setattr(iothread, "LONGEST_WAIT", MILLISECOND)
+    assert isinstance(client.put(b"k", b"v"), PutResult)
+    assert held.asked > 1
+
+
+def test_a_callback_that_does_not_return_does_not_hold_up_the_end(client, monkeypatch):
+    client.put(b"k", b"v")
+    thread = client._io._thread
+    entered, go_on = threading.Event(), threading.Event()
+    client.put_nowait(b"k", b"v").add_done_callback(lambda future: (entered.set(), go_on.wait()))
+    assert entered.wait(5)
+    monkeypatch.setattr(iothread, "GRACE", MILLISECOND)
+    client.close()
+    assert thread.is_alive()
+    go_on.set()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_no_more_futures_are_begun_than_callbacks_take(client, callers_receive, monkeypatch):
+    client.put(b"k", b"v")
+    monkeypatch.setattr(iothread, "CLIENT_QUEUE_OPS", 3)
+    with client._io._settling:  # as while a callback runs
+        begun = []
+        with pytest.raises(Overloaded, match="callback"):
+            while len(begun) < 100:
+                begun.append(client.put_nowait(b"k", b"v"))
+                client.get(b"k")
+        assert not any(future.done() for future in begun)
+    while not all(future.done() for future in begun):
+        client.get(b"k")
+    client.put_nowait(b"k", b"v")
+
+
+def test_a_pipeline_that_does_not_fit_does_nothing(served, client, monkeypatch):
+    client.put(b"k", b"v")
+    monkeypatch.setattr(protocol, "CLIENT_QUEUE_OPS", 8)
+    with client.pipeline() as pipe, pytest.raises(Overloaded):
+        for i in range(9):
+            pipe.put(b"p%d" % i, b"v")
+        pipe.execute()
+    client.put(b"k", b"w")
+    assert served.cluster.store == {b"k": b"w"}
+    with client.pipeline() as pipe:
+        for i in range(8):
+            pipe.put(b"p%d" % i, b"v")
+    assert len(served.cluster.store) == 9
+
+
+def test_the_client_goes_on_after_the_status_of_nonsense(client):
+    with pytest.raises(ValueError, match="no port"):
+        client.status("host")
+    assert client.status(client.members[2])["node"] == 2
+
+
+@pytest.mark.filterwarnings("ignore:Exception in thread:pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_dies_does_not_leave_callers_without_a_receiver(client, monkeypatch):
+    client.put(b"k", b"v")
+    io, turn = client._io, client._io._turn
+
+    def fail_on_the_thread(readable):
+        if threading.current_thread() is io._thread and io._receiving.locked():
+            raise RuntimeError
+        turn(readable)
+
+    monkeypatch.setattr(io, "_turn", fail_on_the_thread)
+    client.put_nowait(b"k", b"v")
+    io._thread.join(5)
+    assert not io._thread.is_alive()
+    assert client.get(b"k", timeout=5).value == b"v"
+    client.close()
+    io._release()  # as the thread would have
+
+
+def test_a_name_is_looked_up_by_one_thread_at_a_time(monkeypatch):
+    asked, entered, answer = [], threading.Event(), threading.Event()
+
+    def look_up(name):
+        asked.append(name)
+        entered.set()
+        answer.wait()
+
+    monkeypatch.setattr(iothread, "look_up", look_up)
+    with Client(["name.invalid:1"]) as client:
+        io = client._running()
+        for _ in range(3):
+            io.protocol.router.wanted.add("name.invalid:1")
+            io._turn(False)
+            assert entered.wait(5)
+        answer.set()
+    assert asked == ["name.invalid:1"]
 
 
 def test_pipelines(served, client):

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import socket
+import weakref
 from collections.abc import Iterable, Sequence
 from functools import partial
 from secrets import token_bytes
@@ -60,6 +61,8 @@ from quorumd.limits import CLIENT_TIMEOUT_S, SECOND
 from quorumd.types import Nanoseconds, NodeId
 
 LOG: Final = logging.getLogger("quorumd.client")
+
+_links: "weakref.WeakSet[_Link]" = weakref.WeakSet()
 
 
 class AsyncClient(AsyncLeaseCalls):
@@ -114,6 +117,9 @@ class AsyncClient(AsyncLeaseCalls):
                 f"no node answered within {self._timeout} s at {', '.join(self._endpoints)}: "
                 "nodes down, wrong addresses, another cluster id or another cluster key"
             ) from None
+        except asyncio.CancelledError:
+            await self.close()  # nobody else can, or knows that it is to be done
+            raise
 
     async def __aenter__(self) -> Self:
         await self._join()
@@ -125,19 +131,24 @@ class AsyncClient(AsyncLeaseCalls):
         await self.close()
 
     async def close(self) -> None:
-        """Ends what is under way with ConnectionLost, says goodbye to the cluster (at most 0.2 s), frees everything."""
+        """Ends what is under way with ConnectionLost, says goodbye to the cluster (at most 0.2 s), frees everything.
+
+        In a forked child, or on another loop than the calls before, it only frees: the session is its owner's.
+        """
         self._closed = True
         link, self._link = self._link, None
-        if link is not None:
+        if link is not None and link.usable:
             await link.stop()
+        elif link is not None:
+            link.release()
 
     def _running(self) -> "_Link":
         if self._closed:
             raise ConnectionLost("the client is closed")
         loop = asyncio.get_running_loop()
         link = self._link
-        if link is not None and (link.pid != os.getpid() or link.loop is not loop):
-            link.release()  # forked, or the loop is another one: nothing of the old link can be used
+        if link is not None and not link.usable:
+            link.release()
             link = None
         if link is None:
             protocol = ClientProtocol(
@@ -320,12 +331,12 @@ class AsyncClient(AsyncLeaseCalls):
         return AsyncWatch(self._running, make, start)
 
     async def status(self, node: NodeId | str = LEADER, *, timeout: float | None = None) -> dict[str, Any]:
-        """A node's own figures. node: its id, its "host:port", or LEADER."""
+        """A node's own figures. node: its id, its "host:port", or LEADER. Raises ValueError if it is no host:port."""
         return document_of(await self._running().call(status_operation(node, self._deadline(timeout))))
 
     async def transfer_leader(self, to: NodeId = 0, *, timeout: float | None = None) -> None:
-        """Asks the leader to hand over to `to`, 0: to whichever is most up to date. Raises Rejected with its reason."""
-        check_accepted(document_of(await self._running().call(transfer_operation(to, self._deadline(timeout)))))
+        """Asks the leader to hand over to `to`, 0: to whichever is most up to date. Errors as sync.Client's."""
+        check_accepted(await self._running().call(transfer_operation(to, self._deadline(timeout))))
 
     def _deadline(self, timeout: float | None) -> Nanoseconds:
         return deadline_after(monotonic_ns(), self._timeout if timeout is None else timeout)
@@ -343,7 +354,6 @@ class _Link:
     ) -> None:
         self.protocol = protocol
         self.loop = loop
-        self.pid = os.getpid()
         self.joined = asyncio.Event()
         """A node has answered."""
         self._listeners = listeners
@@ -353,6 +363,12 @@ class _Link:
         self._flushing = False
         self._released = False
         self._look_ups: set[asyncio.Future[None]] = set()
+        _links.add(self)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is this process's and the running loop's, and was not released."""
+        return not self._released and self.loop is asyncio.get_running_loop()
 
     def start(self) -> None:
         """Begins to look for the cluster."""
@@ -369,8 +385,9 @@ class _Link:
 
     def unwatch(self, watcher: Watcher) -> None:
         """Its user is done with it."""
-        self.protocol.watching.drop(watcher)
-        self._flush_soon()
+        if self.usable:
+            self.protocol.watching.drop(watcher)
+            self._flush_soon()
 
     def take_batch(self, watcher: Watcher) -> WatchBatch | None:
         """The watcher's next batch, if it has one. Raises ProtocolError if it is none."""
@@ -404,6 +421,8 @@ class _Link:
         self._put_out()
 
     def _readable(self) -> None:
+        if self._released:  # in a forked child, whose loop polls the parent's sockets
+            return
         now = monotonic_ns()
         for datagram, source in self._sockets.drain():
             self.protocol.receive(datagram, source, now)
@@ -430,11 +449,11 @@ class _Link:
             self.joined.set()
         for state in protocol.take_states():
             self._tell(state)
-        names, protocol.router.wanted = protocol.router.wanted, set()
-        for name in names:
-            task = self.loop.create_task(self._look_up(name))
-            self._look_ups.add(task)
-            task.add_done_callback(self._look_ups.discard)
+        if protocol.router.wanted:
+            for name in protocol.router.take_wanted():
+                task = self.loop.create_task(self._look_up(name))
+                self._look_ups.add(task)
+                task.add_done_callback(self._look_ups.discard)
         self._set_timer()
 
     def _set_timer(self) -> None:
@@ -474,12 +493,24 @@ class _Link:
 
     def release(self) -> None:
         """Frees everything at once."""
+        if not self._released and not self.loop.is_closed():
+            for task in self._look_ups:
+                task.cancel()
+            for udp in self._sockets.sockets():
+                self.loop.remove_reader(udp)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """In a forked child: closes this process's copies of the sockets. What its loop polls is the parent's too."""
         self._released = True
         if self._timer is not None:
             self._timer.cancel()
-        for task in self._look_ups:
-            task.cancel()
-        for udp in self._sockets.sockets():
-            if self.pid == os.getpid() and not self.loop.is_closed():
-                self.loop.remove_reader(udp)
         self._sockets.close()
+
+
+def _after_fork_in_child() -> None:
+    for link in list(_links):
+        link.abandon()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -21,7 +21,8 @@ from quorumd.commands import (
     encode,
     reads_only,
 )
-from quorumd.errors import ProtocolError, Rejected
+from quorumd.endpoint import parse_endpoint
+from quorumd.errors import ProtocolError, Rejected, Timeout
 from quorumd.limits import MAX_KEY_BYTES, MILLISECOND, SECOND
 from quorumd.types import Nanoseconds
 from quorumd_fastpath import wire
@@ -55,7 +56,9 @@ def operation_for(request: Op, deadline: Nanoseconds, *, stale: bool = False, re
 
 
 def status_operation(node: int | str, deadline: Nanoseconds) -> Operation:
-    """Asks a node (id, "host:port", LEADER) for its figures."""
+    """Asks a node (id, "host:port", LEADER) for its figures. Raises ValueError if the text is no host:port."""
+    if isinstance(node, str):
+        parse_endpoint(node)
     return Operation(Plane.CONTROL, wire.KIND_STATUS, b"", deadline, target=node)
 
 
@@ -72,10 +75,15 @@ def document_of(operation: Operation) -> dict[str, Any]:
     return operation.document
 
 
-def check_accepted(document: dict[str, Any]) -> None:
-    """Raises Rejected unless an admin command was accepted."""
-    if document.get("ok") is not True:
-        raise Rejected(str(document.get("error") or "the node refused"))
+def check_accepted(operation: Operation) -> None:
+    """Raises Rejected unless an admin command was accepted, Timeout if an earlier transmission of it may have been."""
+    document = document_of(operation)
+    if document.get("ok") is True:
+        return
+    reason = str(document.get("error") or "the node refused")
+    if operation.transmissions > 1:  # the answer that was lost may have been yes, and this one be no because of it
+        raise Timeout(f"an answer was lost, so it may have happened; the answer to a repetition was: {reason}")
+    raise Rejected(reason)
 
 
 def expect(kind: type[R], result: Result) -> R:

@@ -2,7 +2,8 @@
 
 Somebody has to receive, whatever it is and whomever it is for. A caller that waits does it itself if nobody else does:
 its answer then costs no change of thread. When it leaves and answers are still to come, the thread takes over; the
-thread also repeats what was lost and keeps the session alive while nobody waits. `_receiving` says who receives.
+thread also repeats what was lost and keeps the session alive while nobody waits. `_receiving` says who receives, and
+is given back before callbacks of futures run, which may call the client, close it, or take long.
 """
 
 import logging
@@ -10,8 +11,10 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from secrets import token_bytes
 from time import monotonic_ns
 from typing import Any, Final, TypeAlias
@@ -23,20 +26,20 @@ from quorumd.client.routing import SocketAddress
 from quorumd.client.sockets import UdpSockets, look_up, resolve_numeric
 from quorumd.client.states import StateListener
 from quorumd.client.watcher import WatchBatch, Watcher
-from quorumd.errors import Timeout
-from quorumd.limits import CLIENT_CLOSE_DEADLINE, CLIENT_FIRST_RETRY, MILLISECOND, SECOND
+from quorumd.errors import Overloaded, Timeout
+from quorumd.limits import CLIENT_FIRST_RETRY, CLIENT_QUEUE_OPS, MILLISECOND, SECOND
 from quorumd.types import Nanoseconds
 
 LOG: Final = logging.getLogger("quorumd.client")
 ACTIVE: Final = 200 * MILLISECOND  # after an operation the thread wakes often enough that the next need not wake it
 LONGEST_SLEEP: Final = 3600 * SECOND
-LONGEST_WAIT: Final = 100 * MILLISECOND  # a receiving caller looks at its own operation at least so often
+LONGEST_WAIT: Final = 100 * MILLISECOND  # a caller looks at its own operation, and for a receiver, at least so often
 GRACE: Final = 1 * SECOND  # beyond an operation's deadline, before its caller stops believing in the receiver
 PACKED_OPS: Final = 32  # this many fire-and-forget operations are sent without waiting for more
 
 WATCHED_DATAGRAMS: Final = 32  # taken at once while there are watchers, beside those that are awaited
 
-Output: TypeAlias = tuple[list[tuple[SocketAddress, bytes]], list[Operation], set[str], list[Watcher]]
+Output: TypeAlias = tuple[list[tuple[SocketAddress, bytes]], list[Operation], set[str] | None, list[Watcher]]
 
 
 class Promise:
@@ -76,6 +79,8 @@ class IoThread:
         self._listeners = listeners
         self._lock = threading.Lock()
         self._receiving = threading.Lock()
+        self._promised: deque[Operation] = deque()  # done, and their futures are not; submit() keeps it short
+        self._settling = threading.Lock()  # who holds it settles what is in `_promised` until there is nothing
         self._sockets = UdpSockets(self._watch)
         self._inbound: select.epoll | None = None  # the sockets
         self._idle: select.epoll | None = None  # the wake-up, and `_inbound` while the thread receives
@@ -102,40 +107,54 @@ class IoThread:
 
     def call(self, operation: Operation) -> Operation:
         """Performs the operation; it is done when this returns. Raises Timeout itself only if the receiver is stuck."""
-        waiter = threading.Lock()
+        waiter = operation.waiter = threading.Lock()
         waiter.acquire()
-        operation.waiter = waiter
         self._submit((operation,))
         try:
-            if self._receiving.acquire(blocking=False):
-                try:
-                    self._receive_until_done(operation)
-                finally:
-                    self._receiving.release()
-                    self._hand_over()
-            patience = operation.deadline - monotonic_ns() + GRACE
-            if not operation.done and not waiter.acquire(timeout=max(patience, 0) / SECOND):
-                raise Timeout("nobody ended the operation at its deadline: the client's thread is stuck or dead")
+            self._await(operation, waiter)
         finally:
             if not operation.done:
                 with self._lock:
                     self.protocol.cancel(operation)
         return operation
 
-    def submit(self, operations: Iterable[Operation], *, lazily: bool = False) -> None:
-        """Takes operations whose callers do not wait here; `lazily`: they may wait for others to share datagrams."""
+    def _await(self, operation: Operation, waiter: threading.Lock) -> None:
+        """Waits until the operation is done; who waits receives whenever nobody else does. Raises Timeout as call()."""
+        while not operation.done:
+            if not self._stopping and self._receiving.acquire(blocking=False):
+                self._receive(operation)
+            else:  # whoever receives now may leave to a thread that is held up by a callback
+                waiter.acquire(timeout=LONGEST_WAIT / SECOND)
+            if not operation.done and monotonic_ns() > operation.deadline + GRACE:
+                raise Timeout("nobody ended the operation at its deadline: the client's thread is stuck or dead")
+
+    def _receive(self, operation: Operation) -> None:
+        """Receives until the operation is done, or futures are to be settled; gives up `_receiving`, which is held."""
+        try:
+            self._receive_until_done(operation)
+        finally:
+            self._receiving.release()
+            self._hand_over()
+        self._settle()
+
+    def submit(self, operations: Sequence[Operation], *, lazily: bool = False) -> None:
+        """Takes operations whose callers do not wait here; `lazily`: they may wait for others to share datagrams.
+
+        All or none: raises Overloaded, ConnectionLost.
+        """
+        if len(self._promised) > CLIENT_QUEUE_OPS:
+            raise Overloaded(f"{CLIENT_QUEUE_OPS} futures wait for a callback to return")
         self._submit(operations, lazily=lazily)
         if not self._receiving.locked():
             self._wake()
 
-    def _submit(self, operations: Iterable[Operation], *, lazily: bool = False) -> None:
+    def _submit(self, operations: Sequence[Operation], *, lazily: bool = False) -> None:
         now = monotonic_ns()
         early = False
         with self._lock:
             protocol = self.protocol
-            for operation in operations:
-                protocol.submit(operation, now)
-                self._unpacked += 1
+            protocol.submit_all(operations, now)
+            self._unpacked += len(operations)
             if lazily and protocol.in_flight and self._unpacked < PACKED_OPS:
                 return  # whoever receives an answer, or repeats what was lost, sends these along
             self._unpacked = 0
@@ -187,7 +206,7 @@ class IoThread:
             return
         while not operation.done and not self._stopping:
             now = monotonic_ns()
-            if now > operation.deadline + GRACE:
+            if now > operation.deadline + GRACE or (self._promised and not self._settling.locked()):
                 return
             with self._lock:
                 due = self.protocol.next_deadline()
@@ -203,7 +222,7 @@ class IoThread:
             self._wake()
 
     def _turn(self, readable: bool) -> None:
-        """Takes in what has arrived (only whoever holds `_receiving` may), and does what is due."""
+        """Takes in what has arrived (only whoever holds `_receiving` may), and does what is due; then _settle()."""
         received: list[tuple[bytes, SocketAddress]] = []
         if readable:  # no more than was asked for: a receive that finds nothing costs as much as one that does
             watched = WATCHED_DATAGRAMS if self.protocol.watching.active else 0
@@ -239,11 +258,12 @@ class IoThread:
                 self._clear_wake()
             with self._lock:
                 self._asleep_until = 0
-            if mine:
-                self._turn(any(fd != self._wake_fd for fd, _ in events))
-                self._receiving.release()
-            else:
-                self._turn(False)
+            try:
+                self._turn(mine and any(fd != self._wake_fd for fd, _ in events))
+            finally:
+                if mine:
+                    self._receiving.release()
+            self._settle()
             self._tell()
         with self._receiving, self._lock:
             self._release()
@@ -279,25 +299,24 @@ class IoThread:
     def _take(self) -> Output:
         """What the protocol has for the world. Under the lock."""
         protocol = self.protocol
-        names = protocol.router.wanted
-        if names:
-            protocol.router.wanted = set()
+        router = protocol.router
+        names = router.take_wanted() if router.wanted else None
         return protocol.take_datagrams(), protocol.take_completed(), names, protocol.watching.take_news()
 
     def _put_out(
         self,
         datagrams: list[tuple[SocketAddress, bytes]],
         completed: list[Operation],
-        names: set[str],
+        names: set[str] | None,
         watchers: list[Watcher],
     ) -> None:
-        """Does what _take() brought. Not under the lock: futures have callbacks."""
+        """Does what _take() brought; futures are left to _settle(), which whoever receives calls next, or stop()."""
         for address, datagram in datagrams:
             self._sockets.send(address, datagram)
         for operation in completed:
             waiter = operation.waiter
             if isinstance(waiter, Promise):
-                waiter.settle(operation)
+                self._promised.append(operation)
             elif waiter is not None:
                 waiter.release()
         for watcher in watchers:
@@ -307,6 +326,20 @@ class IoThread:
             self.joined.set()
         if names:
             threading.Thread(target=self._look_up, args=(names,), name="quorumd-resolver", daemon=True).start()
+
+    def _settle(self) -> None:
+        """Gives futures their outcome, one after the other. Not holding `_receiving`: their callbacks are the user's.
+
+        What a callback's own calls of the client complete is left to whoever runs it, or the stack would grow with it.
+        """
+        promised = self._promised
+        while promised and self._settling.acquire(blocking=False):
+            try:
+                while promised:
+                    operation = promised.popleft()
+                    operation.waiter.settle(operation)
+            finally:
+                self._settling.release()
 
     def _look_up(self, names: Iterable[str]) -> None:
         for name in names:
@@ -329,21 +362,27 @@ class IoThread:
     # -- the end --------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Closes the session if it can, ends every operation with ConnectionLost, and waits for the thread."""
+        """Closes the session if it can, ends every operation with ConnectionLost, and waits for the thread.
+
+        Not for longer than GRACE: a callback of the user's may hold the thread up, which ends once that returns.
+        """
+        waiter = threading.Lock()
+        waiter.acquire()
         with self._lock:
             farewell = self.protocol.close(monotonic_ns())
             if farewell is not None:
-                farewell.waiter = threading.Lock()
-                farewell.waiter.acquire()
+                farewell.waiter = waiter
                 self.protocol.flush(monotonic_ns())
             output = self._take()
         self._wake()
         self._put_out(*output)
+        self._settle()
         if farewell is not None:
-            farewell.waiter.acquire(timeout=2 * CLIENT_CLOSE_DEADLINE / SECOND)
+            with suppress(Timeout):  # a courtesy; the cluster ends the session by itself
+                self._await(farewell, waiter)
         self.shut_down()
         if self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(GRACE / SECOND)
 
     def shut_down(self) -> None:
         """Tells the thread to end, without a farewell and without waiting for it."""

@@ -19,22 +19,34 @@ class Ledger:
     hold no operation, so a heap full of them costs little.
     """
 
-    __slots__ = ("_timers", "completed", "pending", "reads")
+    __slots__ = ("_timers", "completed", "next_seq", "pending", "reads", "stale")
 
     def __init__(self) -> None:
         self.pending: dict[Key, Operation] = {}
         self.completed: list[Operation] = []
         """Have their outcome, and wait for the IO layer."""
         self.reads = 0
-        """How many of `pending` are neither writes nor control frames."""
+        """How many of `pending` are reads by the leader, or what travels likewise."""
+        self.stale = 0
+        """How many of `pending` are stale reads."""
+        self.next_seq = 1
+        """The next number of what is no write, whose numbers are its session's."""
         self._timers: list[tuple[Nanoseconds, Key]] = []
 
     def admit(self, operation: Operation, key: Key) -> None:
         """From now on `key` finds it."""
         operation.key = key
         self.pending[key] = operation
-        if operation.plane in (Plane.READ, Plane.STALE):
+        if operation.plane is Plane.READ:
             self.reads += 1
+        elif operation.plane is Plane.STALE:
+            self.stale += 1
+
+    def admit_numbered(self, operation: Operation, kind: int, session_lo: int) -> None:
+        """Gives what is no write its number and admits it; kind, session_lo: what its reply will say."""
+        operation.seq = self.next_seq
+        self.next_seq += 1
+        self.admit(operation, (kind, session_lo, operation.seq))
 
     def set_timer(self, operation: Operation, at: Nanoseconds) -> None:
         """Something is to be done about it at that time, or at its deadline."""
@@ -74,5 +86,7 @@ class Ledger:
             return
         if operation.window is not None:
             operation.window.release(operation)
-        elif operation.plane is not Plane.CONTROL:
+        elif operation.plane is Plane.READ:
             self.reads -= 1
+        elif operation.plane is Plane.STALE:
+            self.stale -= 1

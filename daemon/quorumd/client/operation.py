@@ -110,7 +110,8 @@ class Operation:
 
     kind: of the record, or of the frame (Plane.CONTROL). command: its bytes. deadline: nanoseconds on the caller's
     monotonic clock. request: what `command` encodes, to decode the reply by. retry: whether a definite OVERLOADED is
-    retried until the deadline. target: for Plane.CONTROL a node id, or "host:port"; 0 is the leader.
+    retried until the deadline. target: for Plane.CONTROL a node id, or "host:port"; 0 is the leader, for an admin
+    command whoever leads when it is first sent.
     """
 
     __slots__ = (

@@ -67,7 +67,8 @@ class Pipeline:
     def execute(self, *, timeout: float | None = None, raise_first: bool = True) -> list[Result | QuorumdError]:
         """Performs what was added and empties the pipeline; the results, also in `results`.
 
-        Raises the first error among them, after all have ended, unless `raise_first` is False.
+        Raises the first error among them, after all have ended, unless `raise_first` is False. Raises Overloaded, and
+        performs nothing, if with these more than 65,536 operations would wait in the client.
         """
         requests, self._requests = self._requests, []
         self.results = self._execute(requests, timeout) if requests else []

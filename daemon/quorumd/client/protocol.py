@@ -21,6 +21,7 @@ from typing import Final
 
 from quorumd.auth import Mac
 from quorumd.client.channel import Channel, Hello
+from quorumd.client.control import CONTROL_REPLIES, Control
 from quorumd.client.ledger import Ledger
 from quorumd.client.operation import Operation, Plane, again, error_of
 from quorumd.client.routing import Resolve, Router, SocketAddress
@@ -37,6 +38,7 @@ from quorumd.limits import (
     CLIENT_QUEUE_OPS,
     CLIENT_READS_IN_FLIGHT,
     CLIENT_REFUSED_RETRY,
+    CLIENT_STALE_IN_FLIGHT,
     CLIENT_SUSPENDED_AFTER,
     SESSION_TTL,
 )
@@ -44,7 +46,6 @@ from quorumd.types import NOBODY, Nanoseconds, NodeId
 from quorumd_fastpath import wire
 
 _FOR_THE_LEADER: Final = (Plane.WRITE, Plane.READ)
-_CONTROL_REPLIES: Final = {wire.KIND_STATUS: wire.KIND_STATUS_REPLY, wire.KIND_ADMIN: wire.KIND_ADMIN_REPLY}
 
 
 class ClientProtocol:
@@ -77,13 +78,14 @@ class ClientProtocol:
         self._ttl: Nanoseconds = SESSION_TTL
         self._writes: deque[Operation] = deque()  # have no sequence number yet
         self._reads: deque[Operation] = deque()  # likewise
-        self._elsewhere: deque[Operation] = deque()  # stale reads and control frames to be sent, again or first
-        self._due: deque[Operation] = deque()  # for the leader, to be sent again
-        self._oldest_deadline: Nanoseconds | None = None  # not above that of anything in _writes, _reads, _elsewhere
+        self._stale: deque[Operation] = deque()  # likewise
+        self._due: deque[Operation] = deque()  # admitted, for the leader, to be sent again or first
+        self._stale_due: deque[Operation] = deque()  # stale reads to be sent again
+        self._oldest_deadline: Nanoseconds | None = None  # not above that of anything in _unsent()
         self._ledger = Ledger()
         self._transmitter = Transmitter(self._channel, self._ledger)
+        self._control = Control(self._ledger, self._transmitter, self.router, self._channel.counters)
         self.watching = Watching(self._channel, self.router, self._nonce)
-        self._next_read = 1
         self._opening: Operation | None = None
         self._keep_alive_at: Nanoseconds | None = None
         self._session_lost = False
@@ -130,8 +132,8 @@ class ClientProtocol:
 
     @property
     def waiting(self) -> int:
-        """Operations never sent yet."""
-        return len(self._writes) + len(self._reads)
+        """Operations never sent yet, and control frames to be sent again."""
+        return len(self._writes) + len(self._reads) + len(self._stale) + len(self._control.waiting)
 
     @property
     def session_safe_until(self) -> Nanoseconds | None:
@@ -157,11 +159,16 @@ class ClientProtocol:
 
     def submit(self, operation: Operation, now: Nanoseconds) -> None:
         """Takes an operation; it leaves with flush(). Raises Overloaded (too many wait), ConnectionLost (closed)."""
+        self.submit_all((operation,), now)
+
+    def submit_all(self, operations: Sequence[Operation], now: Nanoseconds) -> None:
+        """Takes all of them, or raises as submit() and takes none: what is refused definitely does not happen."""
         if self._closed:
             raise ConnectionLost("the client is closed")
-        if self.waiting >= CLIENT_QUEUE_OPS:
-            raise Overloaded(f"{CLIENT_QUEUE_OPS} operations wait in this client already")
-        self._enqueue(operation)
+        if self.waiting + len(operations) > CLIENT_QUEUE_OPS:
+            raise Overloaded(f"more than {CLIENT_QUEUE_OPS} operations would wait in this client")
+        for operation in operations:
+            self._enqueue(operation)
         if self.router.searching_since is not None:
             self.router.hurry(now)
 
@@ -185,8 +192,8 @@ class ClientProtocol:
                 self._on_replies(frame, payload, now)
             elif frame.kind == wire.KIND_WATCH_EVENTS:
                 self.watching.receive(frame, payload, source, now)
-            elif frame.kind in _CONTROL_REPLIES.values():
-                self._on_control_reply(frame, payload)
+            elif frame.kind in CONTROL_REPLIES.values():
+                self._control.receive(frame, payload)
 
     def tick(self, now: Nanoseconds) -> None:
         """Everything that time alone brings about, then flush()."""
@@ -209,8 +216,10 @@ class ClientProtocol:
                 self._channel.send(address, wire.KIND_CLIENT_HELLO, index=self._nonce)
         if not self.cluster:
             return
-        if self._elsewhere:
-            self._flush_elsewhere(now)
+        if self._control.waiting:
+            self._control.flush(now)
+        if self._stale or self._stale_due:
+            self._flush_stale(now)
         waiting = self._writes or self._reads or self._due
         target = self.router.target() if waiting else None
         self._channel.greet_due = None
@@ -236,7 +245,7 @@ class ClientProtocol:
         self._closed = True
         self.watching.close(now)
         self._opening = self._keep_alive_at = None
-        for operation in (*self._ledger.pending.values(), *self._writes, *self._reads, *self._elsewhere):
+        for operation in (*self._ledger.pending.values(), *self._unsent()):
             self._ledger.complete(operation, ConnectionLost("the client was closed with the operation under way"))
         session, self.session = self.session, None
         if session is None or not session.opened:
@@ -294,8 +303,8 @@ class ClientProtocol:
                 self._on_success(operation, reply, frame.sender, now)
             elif operation.may_pass(reply.status):
                 self._on_refusal(operation, reply.status, reply.body, frame.sender, now)
-            elif reply.status is Status.SESSION_EXPIRED and operation.kind != Kind.CLOSE_SESSION:
-                self._lose_session(error_of(reply.status, reply.body))
+            elif reply.status is Status.SESSION_EXPIRED and (session := self._session_of(operation)) is not None:
+                self._lose_session(session, error_of(reply.status, reply.body))
             else:
                 error = error_of(reply.status, reply.body)
                 self._ledger.complete(operation, error)
@@ -343,21 +352,6 @@ class ClientProtocol:
         operation.backoff = min(max(2 * operation.backoff, CLIENT_REFUSED_RETRY), CLIENT_MAX_RETRY)
         self._ledger.set_timer(operation, now + operation.backoff)
 
-    def _on_control_reply(self, frame: wire.Frame, payload: bytes) -> None:
-        operation = self._ledger.pending.get((frame.kind, 0, frame.index))
-        if operation is None:
-            self.counters["stray"] += 1
-            return
-        try:
-            document = json.loads(payload)
-        except (ValueError, RecursionError):
-            document = None
-        if not isinstance(document, dict):
-            self.counters["malformed"] += 1
-            return
-        operation.document = document
-        self._ledger.complete(operation, None)
-
     # -- time -----------------------------------------------------------------------------------------------------
 
     def _on_timer(self, operation: Operation, now: Nanoseconds) -> None:
@@ -372,19 +366,26 @@ class ClientProtocol:
         """An admitted operation is to be sent again as soon as there is somebody to send it to."""
         if not operation.queued:
             operation.queued = True
-            (self._due if operation.plane in _FOR_THE_LEADER else self._elsewhere).append(operation)
+            if operation.plane in _FOR_THE_LEADER:
+                self._due.append(operation)
+            else:
+                (self._stale_due if operation.plane is Plane.STALE else self._control.waiting).append(operation)
             self._ledger.set_timer(operation, operation.deadline)
 
     def _expire_queues(self, now: Nanoseconds) -> None:
         """Ends what was never sent and is past its deadline."""
         self._oldest_deadline = None
-        for operation in (*self._writes, *self._reads, *self._elsewhere):
+        for operation in self._unsent():
             if operation.done:
                 continue
             if now >= operation.deadline:
                 self._ledger.complete(operation, self._verdict_at_deadline(operation))
             else:
                 self._note_deadline(operation)
+
+    def _unsent(self) -> tuple[Operation, ...]:
+        """What has no timer since it was never sent, and control frames to be sent again."""
+        return (*self._writes, *self._reads, *self._stale, *self._control.waiting)
 
     def _note_deadline(self, operation: Operation) -> None:
         oldest = self._oldest_deadline
@@ -411,7 +412,8 @@ class ClientProtocol:
             self._keep_alive_at = now + self._ttl // 3
             ping = Operation(Plane.READ, Kind.KEEP_ALIVE, b"", self._keep_alive_at)
             ping.session = session.id
-            self._enqueue(ping)
+            self._admit_read(ping)  # before all reads that wait, and it ends with the session
+            self._again(ping)
 
     def _open_session(self, now: Nanoseconds) -> Operation:
         session = self.session = Session(self._entropy(16))
@@ -426,12 +428,14 @@ class ClientProtocol:
             if patient or not write.retry:
                 self._ledger.complete(write, again(error))
 
-    def _lose_session(self, error: QuorumdError) -> None:
+    def _session_of(self, operation: Operation) -> Session | None:
+        """The session, if the operation is of the one that there is now."""
+        session = self.session
+        return session if session is not None and operation.session == session.id else None
+
+    def _lose_session(self, session: Session, error: QuorumdError) -> None:
         """The cluster ended the session: what was sent in it may have happened; what was not waits for a new one."""
-        session, self.session = self.session, None
-        self._opening = self._keep_alive_at = None
-        if session is None:
-            return
+        self.session = self._opening = self._keep_alive_at = None
         for operation in [each for each in self._ledger.pending.values() if each.session == session.id]:
             self._ledger.complete(operation, again(error))
         self._session_lost = True
@@ -455,15 +459,15 @@ class ClientProtocol:
             self._writes.append(operation)
         elif operation.plane is Plane.READ:
             self._reads.append(operation)
+        elif operation.plane is Plane.STALE:
+            self._stale.append(operation)
         else:
-            self._elsewhere.append(operation)
+            self._control.waiting.append(operation)
         self._note_deadline(operation)
 
     def _admit_read(self, operation: Operation) -> None:
-        operation.seq = self._next_read
-        self._next_read += 1
         operation.session = operation.session or self._reader
-        self._ledger.admit(operation, (operation.kind, session_halves(operation.session)[1], operation.seq))
+        self._ledger.admit_numbered(operation, operation.kind, session_halves(operation.session)[1])
 
     def _take_reads(self, batch: list[Operation]) -> None:
         while self._reads and self._ledger.reads < CLIENT_READS_IN_FLIGHT:
@@ -490,38 +494,15 @@ class ClientProtocol:
                 self._ledger.admit(operation, (operation.kind, session.low, operation.seq))
                 batch.append(operation)
 
-    def _flush_elsewhere(self, now: Nanoseconds) -> None:
-        """Sends stale reads to any one node, another one each time, and control frames to the node they name."""
-        queue, self._elsewhere = self._elsewhere, deque()
-        stale: list[Operation] = []
-        for operation in queue:
-            if operation.done:
-                continue
-            if operation.plane is Plane.STALE:
-                if not operation.key[0]:
-                    self._admit_read(operation)
-                stale.append(operation)
-            elif not self._send_control(operation, now):
-                self._elsewhere.append(operation)
-        choice = self.router.any_node(self._next_read + sum(operation.transmissions for operation in stale))
-        if stale and choice is not None:
-            self._transmitter.records(stale, 0, *choice, now)
-
-    def _send_control(self, operation: Operation, now: Nanoseconds) -> bool:
-        """Whether there was somebody to send it to."""
-        if operation.target == 0:
-            target = self.router.target()
-            if target is None:
-                return False
-            node, address = target
-        else:
-            node = operation.target if isinstance(operation.target, int) else 0
-            address = self.router.address_of(operation.target)
-            if address is None:
-                return False
-        if not operation.transmissions:
-            operation.seq = self._next_read
-            self._next_read += 1
-            self._ledger.admit(operation, (_CONTROL_REPLIES[operation.kind], 0, operation.seq))
-        self._transmitter.control(operation, node, address, now)
-        return True
+    def _flush_stale(self, now: Nanoseconds) -> None:
+        """Sends stale reads to any one node, another one each time."""
+        batch = [operation for operation in self._stale_due if not operation.done]
+        self._stale_due.clear()
+        while self._stale and self._ledger.stale < CLIENT_STALE_IN_FLIGHT:
+            operation = self._stale.popleft()
+            if not operation.done:
+                self._admit_read(operation)
+                batch.append(operation)
+        choice = self.router.any_node(self._ledger.next_seq + sum(operation.transmissions for operation in batch))
+        if batch and choice is not None:
+            self._transmitter.records(batch, 0, *choice, now)

@@ -22,7 +22,7 @@ from quorumd.types import NOBODY, Nanoseconds, NodeId, Term
 SocketAddress: TypeAlias = Hashable
 """Whatever the IO layer sends to and receives from."""
 Resolve: TypeAlias = Callable[[str], SocketAddress | None]
-"""Address of "host:port"; None for a name, which is then listed in Router.wanted. Raises ValueError for nonsense."""
+"""Address of "host:port"; None for a name, which is then one of Router.wanted. Raises ValueError for nonsense."""
 
 
 class Router:
@@ -35,7 +35,8 @@ class Router:
         self._members: dict[NodeId, str] = {}
         self._proven: dict[NodeId, SocketAddress] = {}  # where a node answered from
         self.wanted: set[str] = set()
-        """Names to be looked up; the IO layer takes them and calls resolved()."""
+        """Names to be looked up."""
+        self._looked_up: set[str] = set()  # taken and not resolved yet: a look-up may take longer than a search
         self.leader: NodeId = NOBODY
         self.term: Term = 0
         self.doubted = True
@@ -57,8 +58,15 @@ class Router:
         if self._addresses[text] is None:
             self.wanted.add(text)
 
+    def take_wanted(self) -> set[str]:
+        """Names for the IO layer to look up, each of which then ends in resolved(); none is looked up twice at once."""
+        taken, self.wanted = self.wanted - self._looked_up, set()
+        self._looked_up |= taken
+        return taken
+
     def resolved(self, text: str, address: SocketAddress | None) -> None:
-        """The outcome of looking up one of `wanted`; None: it has no address now."""
+        """The outcome of looking up a name; None: it has no address now."""
+        self._looked_up.discard(text)
         if text in self._addresses:
             self._addresses[text] = address or self._addresses[text]
 

@@ -128,7 +128,10 @@ class Client(LeaseCalls):
         self.close()
 
     def close(self) -> None:
-        """Ends what is under way with ConnectionLost, says goodbye to the cluster (at most 0.2 s), frees everything."""
+        """Ends what is under way with ConnectionLost, says goodbye to the cluster (at most 0.2 s), frees everything.
+
+        It waits a second at most for a callback or listener that runs on the client's thread.
+        """
         with self._lock:
             self._closed = True
             io, self._io = self._io, None
@@ -342,7 +345,8 @@ class Client(LeaseCalls):
     def submit(self, request: Op, *, stale: bool = False, timeout: float | None = None) -> "Future[Result]":
         """Begins an operation; its result or error comes with the future, which cannot be cancelled.
 
-        Operations of one client that are under way together may execute in any order.
+        Operations of one client that are under way together may execute in any order. Callbacks of futures run one at a
+        time, on the client's thread or on any that calls it; they may call the client too, but not wait for futures.
         """
         return self._begin(request, Operation.result, stale=stale, timeout=timeout)
 
@@ -368,12 +372,15 @@ class Client(LeaseCalls):
     # -- the cluster ----------------------------------------------------------------------------------------------
 
     def status(self, node: NodeId | str = LEADER, *, timeout: float | None = None) -> dict[str, Any]:
-        """A node's own figures. node: its id, its "host:port", or LEADER."""
+        """A node's own figures. node: its id, its "host:port", or LEADER. Raises ValueError if it is no host:port."""
         return document_of(self._running().call(status_operation(node, self._deadline(timeout))))
 
     def transfer_leader(self, to: NodeId = 0, *, timeout: float | None = None) -> None:
-        """Asks the leader to hand over to `to`, 0: to whichever is most up to date. Raises Rejected with its reason."""
-        check_accepted(document_of(self._running().call(transfer_operation(to, self._deadline(timeout)))))
+        """Asks the leader to hand over to `to`, 0: to whichever is most up to date.
+
+        Raises Rejected with its reason, or Timeout if it refuses a repetition: the answer that was lost may be yes.
+        """
+        check_accepted(self._running().call(transfer_operation(to, self._deadline(timeout))))
 
     # -- below ----------------------------------------------------------------------------------------------------
 

@@ -144,6 +144,8 @@ class AsyncWatch:
             if not self._begun:
                 self.revision = await self._start() - 1
                 self._begun = True
+            if self._closed:  # meanwhile
+                raise ConnectionLost("the watch is closed")
             link = self._running()
             if link is not self._link or self._watcher is None:
                 watcher = self._make(self.revision + 1)
