@@ -7,7 +7,7 @@ reads anything but the YAML file itself. Imports leaf modules only.
 
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
