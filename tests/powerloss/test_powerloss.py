@@ -43,7 +43,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_done_twice(library, tmp_pat
 def test_a_build_that_forgets_to_sync_is_caught(library, tmp_path):
     shadow = without_fdatasync(tmp_path)
     outcome = Trial(tmp_path, library, seed=SEED, shadows=[shadow]).run(ROUNDS_TO_BE_CAUGHT, cut_at_founding=False)
-    assert "acknowledged writes" in outcome.broken, outcome
+    assert "acknowledged" in outcome.broken, outcome  # a write, or the later value of a register
     assert outcome.acknowledged > 0
     shutil.rmtree(tmp_path)
 
@@ -51,7 +51,7 @@ def test_a_build_that_forgets_to_sync_is_caught(library, tmp_path):
 def test_replies_before_the_sync_are_caught(library, tmp_path):
     shadow = with_early_replies(tmp_path)
     outcome = Trial(tmp_path, library, seed=SEED, shadows=[shadow]).run(ROUNDS_TO_BE_CAUGHT, cut_at_founding=False)
-    assert "acknowledged writes are lost" in outcome.broken, outcome
+    assert "acknowledged" in outcome.broken, outcome
     shutil.rmtree(tmp_path)
 
 
