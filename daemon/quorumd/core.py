@@ -43,8 +43,8 @@ from quorumd.ports import Disk, Meta
 from quorumd.recovery import recover
 from quorumd.settings import NodeRandom, Settings
 from quorumd.storage import Storage
-from quorumd.transport import BOOTSTRAPPING, HAS_STATE, VOTER, Identity, Peer, Transport
-from quorumd.types import Incarnation, Nanoseconds, NodeId
+from quorumd.transport import BOOTSTRAPPING, HAS_STATE, VOTER, Identity, Transport
+from quorumd.types import NOBODY, Incarnation, Nanoseconds, NodeId
 from quorumd_fastpath import wire
 from quorumd_fastpath.apply import Store
 from quorumd_fastpath.ring import Ring
@@ -53,10 +53,6 @@ from quorumd_fastpath.wire import OVERFLOW, READS, STALE, WRITES, Outbox, Slab
 CHORES_AT_REST = 1 * limits.SECOND
 CHORES_EVERY = 5 * limits.MILLISECOND
 DIVERGENCE_HEARTBEATS = 10  # for how long nothing genuine may contradict a claim of divergence (digests.py)
-
-
-def _lives(peer: Peer, now: Nanoseconds) -> bool:
-    return now - peer.heard_at < limits.SECOND
 
 
 class Core:
@@ -393,19 +389,22 @@ class Core:
     def _hand_over(self, engine: Engine, now: Nanoseconds, why: str) -> None:
         """A leader whose disk hangs or is full, while a quorum of followers is alive, gives leadership away."""
         self._transfer_told = now
-        peers = self.transport.peers.values()
-        if sum(_lives(peer, now) for peer in peers) >= self.admission.electing:
+        silent, peers = self._silent(now), self.transport.peers
+        if len(peers) - len(silent) >= self.admission.electing:
             self.log_event(why, pending_ms=self.disk.oldest_pending_ns() // limits.MILLISECOND)
-            full = {peer.node for peer in peers if peer.disk_full}
-            engine.step(TransferLeadership(0, self._silent(now) | full))
+            full = {peer.node for peer in peers.values() if peer.disk_full}
+            engine.step(TransferLeadership(0, silent | full))
 
     def _silent(self, now: Nanoseconds) -> frozenset[NodeId]:
-        return frozenset(peer.node for peer in self.transport.peers.values() if not _lives(peer, now))
+        """Peers that seem dead. A leader at rest reads what they say once in an election timeout."""
+        since = now - max(limits.SECOND, 2 * self.settings.consensus.election_timeout_ns)
+        return frozenset(peer.node for peer in self.transport.peers.values() if peer.heard_at < since)
 
-    def resign(self, now: Nanoseconds) -> None:
-        """Gives leadership, if it is here, to the most up-to-date follower that lives."""
+    def give_away(self, now: Nanoseconds, to: NodeId = NOBODY) -> None:
+        """Gives leadership, if it is here, to `to`, or to the most up-to-date follower, one that lives if any does."""
         if self.engine is not None:
-            self.engine.step(TransferLeadership(0, self._silent(now)))
+            silent = self._silent(now)
+            self.engine.step(TransferLeadership(to, silent if len(silent) < len(self.transport.peers) else frozenset()))
 
     def stalled(self, now: Nanoseconds, late: Nanoseconds) -> None:
         """The process did not run for a while, so that this turn is `late`: time known from before is stale.
@@ -473,7 +472,7 @@ class Core:
             return "'to' is a node's id, or 0 for any"
         if target and target not in self.settings.peers:
             return f"no node {target} in this cluster"
-        engine.step(TransferLeadership(target, self._silent(self._now)))
+        self.give_away(self._now, target)
         return ""
 
     def status(self) -> dict[str, Any]:

@@ -240,13 +240,13 @@ class RealDisk:
     def _collect(self) -> None:
         self._worker_signalled = False
         for kind, tag, error, data in self._worker.done():
-            self._reading.pop(tag, None)
-            if kind == "prepare":
+            if kind == "prepare":  # its tags are numbers apart from those of reads
                 self._done.append((self._preparing.pop(tag), error))
-            elif error or data is None:
+                continue
+            self._reading.pop(tag)
+            if error or data is None:
                 raise DiskError(f"{self.directory}: reading the log back failed: {os.strerror(error or errno.EIO)}")
-            else:
-                self._read.append((tag, data))
+            self._read.append((tag, data))
 
     def prepared(self) -> Sequence[tuple[int, int]]:
         if self._worker_signalled:

@@ -4,6 +4,12 @@ Definite: the operation did not happen and never will. Indefinite: it may have h
 A leaf: imports nothing of ours.
 """
 
+import errno
+from typing import Final
+
+SHORTAGES: Final = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""Of the kernel's, by errno: they pass, and say nothing of the disk."""
+
 
 class QuorumdError(Exception):
     """Base of everything quorumd raises on purpose."""

@@ -228,7 +228,7 @@ class Node:
         core, disk, clock = self.core, self.disk, time.monotonic_ns
         peer_fd, client_fd = self.peer_socket.fileno(), self.client_socket.fileno()
         now = clock()
-        due, hears_at, resting = core.deadline(now), core.hears_at, False
+        due, hears_at, resting, lost = core.deadline(now), core.hears_at, False, 0
         while not (self.stopping and self._stopped(now)):
             if resting:
                 due = now = self._repeat_beats(but_peers, due)
@@ -237,7 +237,7 @@ class Node:
             began = clock()
             if woken and disk.signalled(woken):
                 core.disk_woke = True
-            late = began - now - wait
+            late = began - now - wait + lost
             if peer_fd in woken or 0 < hears_at <= began or late > self._half_heartbeat:
                 self._drain_peers(clock)
             if late > self._half_heartbeat:
@@ -245,12 +245,16 @@ class Node:
                 self._note("stalled", began, late_ms=late // limits.MILLISECOND)
             staged = self._take_clients(clock) if client_fd in woken else 0
             now = clock()  # not before everything was read: a timer or a lease that begins here must not begin early
+            if now - began > self._half_heartbeat:
+                core.stalled(now, now - began)
+            read = now
             core.finish(now)
             due, hears_at = core.deadline(now), core.hears_at
             resting = core.rests_until >= due + self._heartbeat
             # The last thing: it wakes the peers, who on a shared core take over with their own memory.
             self._send(keep_beats=resting)
             now = clock()
+            lost = now - read if now - read > self._half_heartbeat else 0  # the next turn counts it as a stall
             self.turns += 1
             if now - began > self._half_heartbeat:
                 self._note("slow_turn", now, ms=(now - began) // limits.MILLISECOND, datagrams=staged)
@@ -280,7 +284,7 @@ class Node:
         if not self._stop_deadline:
             os.read(self._wake[0], 64)
             self._stop_deadline = now + 2 * self.config.timing.election_timeout_ms * limits.MILLISECOND
-            self.core.resign(now)
+            self.core.give_away(now)
         return now >= self._stop_deadline
 
     def _drain_peers(self, clock: Callable[[], Nanoseconds]) -> None:

@@ -33,7 +33,6 @@ from quorumd_fastpath.apply import Store
 from quorumd_fastpath.walframe import ScanResult, SegmentHeader
 
 LOOK_AHEAD = 64  # records of a segment that are kept when another one is read
-NEWER_VERSIONS = 64  # of the log that are believed to be such, and no flipped bit
 UNWRITTEN_SEGMENTS = 4  # that a node had written to and not synced: two it wrote over the end of, two made ahead
 
 
@@ -116,7 +115,7 @@ class _Scan:
     def _check_version(self, number: int, data: memoryview) -> None:
         """A newer version's segments must not be taken for damaged ones, and cut."""
         version = walframe.segment_version(data)
-        if version is not None and walframe.FORMAT_VERSION < version <= walframe.FORMAT_VERSION + NEWER_VERSIONS:
+        if version is not None and version > walframe.FORMAT_VERSION:
             raise ConfigError(
                 f"{self.storage.disk.path(number)}: has log format {version}, this version of quorumd reads up to "
                 f"{walframe.FORMAT_VERSION}; start the newer one again. Nothing was changed"

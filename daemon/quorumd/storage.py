@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from quorumd import limits
 from quorumd.consensus.engine import Append, HardState
-from quorumd.errors import DiskError
+from quorumd.errors import SHORTAGES, DiskError
 from quorumd.invariants import invariant
 from quorumd.log import Log, RecordAt, skip_entries
 from quorumd.ports import Disk
@@ -25,7 +25,7 @@ from quorumd_fastpath.walframe import Batch
 BATCH_OVERHEAD = 64 + limits.SECTOR_BYTES
 RECORD_HEADER = struct.Struct("<4xIIB3xQ8xQ")  # payload CRC, payload length, kind, index, term; see wal_layout.h
 RECORD_OVERHEAD = walframe.RECORD_HEADER_BYTES
-FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, *SHORTAGES)  # for a segment, for now
 # Kept free in every segment, so that a hard state and an empty entry always find room.
 SEGMENT_MARGIN = 16 * limits.KIB
 
@@ -160,11 +160,11 @@ class Storage:
         return self._room_here() - limits.MAX_ENTRY_BYTES < self.segment_bytes // 4
 
     def maintain(self, now: Nanoseconds) -> None:
-        """Keeps segments prepared ahead; tries again later when the disk is full. Raises DiskError for other errors."""
+        """Keeps segments prepared ahead; tries again later when there is no room. Raises DiskError for other errors."""
         for number, error in self.disk.prepared():
             self._preparing = False
             self._prepare_errno = error
-            if error not in (0, *FULL):
+            if error not in (0, *NO_ROOM):
                 raise DiskError(f"{self.disk.path(number)}: cannot be made: {errno.errorcode.get(error, error)}")
             if error:
                 self._prepare_again = now + limits.PREPARE_RETRY

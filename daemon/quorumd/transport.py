@@ -337,7 +337,8 @@ class Transport:
     def _refusal(self, peer: Peer, hashes: dict[str, int], versions: tuple[int, int]) -> str:
         for key, value in hashes.items():
             if value != self.identity.hashes[key]:
-                return f"its config differs in '{key}'; give every node the same file"
+                more = ", or in raft.lease_reads and timing with it" if key == "engine" else ""
+                return f"its config differs in '{key}'{more}; give every node the same file"
         if self.cluster and peer.cluster and peer.cluster != self.cluster:
             return f"it belongs to cluster {peer.cluster:016x}, this node to {self.cluster:016x}"
         if not versions[0] <= wire.WIRE_VERSION <= versions[1]:

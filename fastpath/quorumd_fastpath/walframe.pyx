@@ -382,8 +382,8 @@ cdef bint valid_segment(uint64_t number, uint64_t segment_bytes) noexcept nogil:
     return segment_bytes % SECTOR == 0 and segment_bytes > SECTOR and number < UINT64_MAX // segment_bytes
 
 
-def decode_segment_header(object data):
-    """The SegmentHeader that `data` (512 bytes or more) begins with; None if damaged or of an unknown version."""
+# Whether the first sector is a segment's and undamaged, of whatever version: magic, CRC and version keep their places.
+cdef bint whole_header(object data, qwal_segment_packed* header) except -1:
     cdef Py_buffer view
     cdef char block[SECTOR]
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
@@ -392,29 +392,33 @@ def decode_segment_header(object data):
         memcpy(block, view.buf, SECTOR)
     PyBuffer_Release(&view)
     if not whole:
-        return None
-    cdef qwal_segment_packed header
-    memcpy(&header, block, sizeof(header))
+        return False
+    memcpy(header, block, sizeof(header[0]))
     cdef uint32_t crc = header.crc
     header.crc = 0
-    memcpy(block, &header, sizeof(header))
-    cdef bint readable = OLDEST <= header.version <= VERSION
-    if memcmp(header.magic, b"QRMDWAL1", 8) != 0 or not readable or header.reserved != 0:
+    memcpy(block, header, sizeof(header[0]))
+    header.crc = crc
+    return memcmp(header.magic, b"QRMDWAL1", 8) == 0 and crc32c_update(0, block, SECTOR) == crc
+
+
+def decode_segment_header(object data):
+    """The SegmentHeader that `data` (512 bytes or more) begins with; None if damaged or of an unknown version."""
+    cdef qwal_segment_packed header
+    if not whole_header(data, &header) or not OLDEST <= header.version <= VERSION or header.reserved != 0:
         return None
-    if crc32c_update(0, block, SECTOR) != crc or not valid_segment(header.number, header.segment_bytes):
+    if not valid_segment(header.number, header.segment_bytes):
         return None
     cdef uint64_t nonce = header.nonce
+    cdef uint32_t crc = header.crc
     return SegmentHeader(header.number, header.segment_bytes, nonce, header.cluster, header.node, header.term,
                          header.vote, header.first_index, header.commit, header.prev_chain,
                          crc32c_update(crc, &nonce, 8))
 
 
 def segment_version(object data):
-    """The version that `data` claims to be in, CRC unchecked, or None if it is no segment: to refuse a newer format."""
-    cdef bytes start = bytes(memoryview(data)[:12])
-    if len(start) < 12 or start[:8] != b"QRMDWAL1":
-        return None
-    return int.from_bytes(start[8:12], "little")
+    """The version of the segment that `data` begins, be it a newer one; None if it is no segment, or damaged."""
+    cdef qwal_segment_packed header
+    return header.version if whole_header(data, &header) else None
 
 
 # -- reading --------------------------------------------------------------------------------------------------------

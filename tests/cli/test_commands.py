@@ -378,10 +378,11 @@ def test_what_keeps_a_check_from_its_verdict_is_3(cli, monkeypatch, error):
     assert err == f"quorumd: the simulation could not go on, so nothing is judged: {error}\n"
 
 
-def test_a_page_that_cannot_be_written_is_no_violation(cli):
-    code, _, err = cli("check", HISTORY, "--html", "/dev/full")
-    assert code == 3
-    assert err.startswith("quorumd: the check could not go on, so nothing is judged: [Errno 28] ")
+def test_a_page_that_cannot_be_written_changes_no_verdict(cli):
+    plain, _, _ = cli("check", HISTORY)
+    code, out, err = cli("check", HISTORY, "--html", "/dev/full")
+    assert code == plain and b"shown in" not in out
+    assert err.startswith("quorumd: /dev/full was not written: [Errno 28] ")
 
 
 # -- which cluster ----------------------------------------------------------------------------------------------------

@@ -136,10 +136,12 @@ def test_segment_sizes_no_segment_can_have():
         assert walframe.decode_segment_header(reference.encode_segment_header(Header(number, size, *[1] * 9))) is None
 
 
-def test_version_is_read_without_trusting_the_rest():
+def test_the_version_of_a_newer_format_is_told_from_a_flipped_bit():
     block = bytearray(reference.encode_segment_header(make_header()))
     assert walframe.segment_version(block) == walframe.FORMAT_VERSION
     block[8] = 7
+    assert walframe.segment_version(block) is None
+    block = reference.encode_segment_header(make_header(), version=7)
     assert walframe.segment_version(block) == 7
     assert walframe.decode_segment_header(block) is None
     assert walframe.segment_version(b"QRMDWAL1\x01") is None

@@ -84,11 +84,11 @@ def catalogue() -> list[Mutant]:
     return [load(patch) for patch in sorted(PATCHES.glob("*.patch"))]
 
 
-def copy_project(directory: Path) -> Path:
-    """A copy of the project with its built modules, in `directory`, which must not exist."""
+def copy_project(directory: Path, of: Path = ROOT) -> Path:
+    """A copy of the project `of` with its built modules, in `directory`, which must not exist."""
     directory.mkdir()
     for part in PARTS:
-        source = ROOT / part
+        source = of / part
         if source.is_dir():
             shutil.copytree(source, directory / part, ignore=LEAVE_OUT)
         else:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
-from mutant import ENGINES, BadMutant, Mutant, apply, build, catalogue, copy_project, environment
+from mutant import ENGINES, ROOT, BadMutant, Mutant, apply, build, catalogue, copy_project, environment
 
 SOUND_SEEDS = 5
 SIM_SECONDS = 7200
@@ -65,12 +65,12 @@ def run_tests(copy: Path, tests: Iterable[str]) -> subprocess.CompletedProcess[s
     )
 
 
-def judge(mutant: Mutant, directory: Path, max_seeds: int, jobs: int) -> Result:
-    """Makes the mutant in a copy of its own and runs its check."""
+def judge(mutant: Mutant, directory: Path, max_seeds: int, jobs: int, of: Path = ROOT) -> Result:
+    """Makes the mutant in a copy of its own, of the project `of`, and runs its check."""
     began = time.monotonic()
     by, seeds, detail, caught = "", 0, "", False
     try:
-        copy = copy_project(directory / mutant.name)
+        copy = copy_project(directory / mutant.name, of)
         apply(mutant, copy)
         build(mutant, copy)
         if mutant.tests:
@@ -110,13 +110,14 @@ def main(only: tuple[str, ...], max_seeds: int, jobs: int, to: str | None) -> No
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
         directory = Path(name)
-        reason = sound(copy_project(directory / "unmutated"), [test for m in mutants for test in m.tests], jobs)
+        original = copy_project(directory / "unmutated")  # all are made of it: the tree may be worked on meanwhile
+        reason = sound(original, [test for m in mutants for test in m.tests], jobs)
         if reason:
             click.echo(f"the unmutated project fails: {reason}")
             sys.exit(1)
         click.echo("| mutant | verdict | by | seeds | seconds |\n|---|---|---|---|---|")
         for mutant in mutants:
-            result = judge(mutant, directory, max_seeds, jobs)
+            result = judge(mutant, directory, max_seeds, jobs, original)
             results.append(result)
             click.echo(result.row())
             if not result.caught:

@@ -41,15 +41,18 @@ def test_what_a_thread_still_reads_stays_open(disk):
     disk.create(1, BYTES)
     disk.begin_segment(1, b"header of 1")
     assert disk.read(1, 0, 11, 7)
-    for number in range(2, 3 * limits.OPEN_SEGMENTS):
+    for number in range(2, 3 * limits.OPEN_SEGMENTS):  # its tag is that of one of these too
         disk.create(number, BYTES)
         if not disk._read:  # the answer is not taken in yet
+            assert disk._reading == {7: 1}
+            disk._close_idle()
             assert 1 in disk._fds
         disk.begin_segment(number, b"header")
     while not (answers := disk.reads()):
         disk._wait_for_worker(1.0)
         disk._worker_signalled = True
     assert list(answers) == [(7, b"header of 1")]
+    assert disk._reading == {}
 
 
 def test_a_segment_that_is_removed_is_closed(disk):

@@ -11,6 +11,7 @@ from quorumd.commands import Kind, PutResult
 from quorumd.consensus.engine import Append, TransferLeadership
 from quorumd.errors import ConfigError, DiskError
 from quorumd_fastpath.apply import Store
+from quorumd_fastpath.crc import crc32c
 from quorumd_fastpath.walframe import FORMAT_VERSION
 from quorumd_fastpath.wire import Slab
 
@@ -145,7 +146,8 @@ def test_a_segment_cut_short_is_corruption():
 def test_a_segment_of_a_newer_format_is_not_taken_for_a_torn_one():
     world, disk = filled_segments(6)
     newest = max(n for n in disk.segments() if any(disk.cache[n][:512]))
-    disk.cache[newest][8:12] = (FORMAT_VERSION + 1).to_bytes(4, "little")
+    disk.cache[newest][8:16] = (FORMAT_VERSION + 1).to_bytes(4, "little") + bytes(4)
+    disk.cache[newest][12:16] = crc32c(bytes(disk.cache[newest][:512])).to_bytes(4, "little")
     before = bytes(disk.cache[newest])
     with pytest.raises(ConfigError, match=rf"log format {FORMAT_VERSION + 1}, .* start the newer one again"):
         world.start(1)
@@ -159,6 +161,34 @@ def test_a_segment_that_cannot_be_made_stops_the_node():
     fill_disk(world.members[leader], errno.EIO)
     with pytest.raises(DiskError, match=r"wal-\d+.seg: cannot be made: EIO"):
         world.step(3000)
+
+
+def test_a_flipped_bit_in_a_version_is_damage_and_no_newer_format():
+    world, disk = filled_segments(6)
+    disk.cache[2][8] ^= 1
+    refused_untouched(world, disk)
+
+
+def test_a_shortage_of_the_kernels_stops_no_node():
+    world = World(3, seed=16)
+    leader = world.elect()
+    fill_disk(world.members[leader], errno.ENFILE)
+    world.step(1500)
+    world.members[leader].disk.prepare_errno = 0
+    world.step(1500)
+    assert world.members[leader].core.storage._ahead
+
+
+def test_peers_of_a_leader_that_seldom_listens_are_not_taken_for_dead():
+    world = World(3, seed=17)
+    leader = world.elect()
+    core = world.members[leader].core
+    rarely = core.settings.consensus._replace(election_timeout_ns=3000 * MS)
+    core.settings = core.settings._replace(consensus=rarely)
+    assert core._silent(world.now + 2500 * MS) == frozenset()
+    assert len(core._silent(world.now + 6500 * MS)) == 2
+    core.give_away(world.now + 6500 * MS)  # to one of them all the same: nobody knows better
+    assert world.until(lambda: world.leader() and world.leader().settings.node != leader, 500)
 
 
 def test_leadership_of_a_full_node_goes_to_one_with_room():
@@ -184,7 +214,7 @@ def test_a_leader_that_is_to_stop_gives_leadership_to_one_that_lives():
     world.step(1500)
     for peer in world.leader().engine._s.peers.values():
         peer.active = False  # as right after each look of check-quorum, which is when a leader at rest is asked
-    world.members[leader].core.resign(world.now)
+    world.members[leader].core.give_away(world.now)
     world.until(lambda: world.leader() and world.leader().settings.node == other, 60)
 
 

@@ -30,7 +30,7 @@ from quorumd.checker.history import pair
 from quorumd.checker.linearizability import check
 from quorumd.checker.page import write_page
 from quorumd.config import Config
-from quorumd.errors import HistoryError, QuorumdError
+from quorumd.errors import HistoryError, QuorumdError, Stopped
 
 WATCH_S: Final = 0.25
 POLL_S: Final = 0.05
@@ -123,8 +123,13 @@ class ChaosRun:
                     final = await self._watched(self._drive())
                 except Violated as violation:
                     self.report.violations.append(str(violation))
+        except Stopped as error:
+            if not self.report.violations:
+                raise
+            self._tell(str(error))
         finally:
-            self._write_history()
+            self._write(self.history, self.workload.recorder.dump)
+            self._write(self.history.with_suffix(".timeline.jsonl"), self.timeline.dump)
         self.report.seconds = round(time.monotonic() - self._begun_s, 1)
         self._sum_up(final)
         self._check_history()
@@ -269,9 +274,12 @@ class ChaosRun:
         found = [*self._what_is_wrong(), *(broken_promises(tally, final) if final is not None else ())]
         report.violations += [each for each in dict.fromkeys(found) if each not in report.violations]
 
-    def _write_history(self) -> None:
-        self.workload.recorder.dump(self.history)
-        self.timeline.dump(self.history.with_suffix(".timeline.jsonl"))
+    def _write(self, path: Path, write: Callable[[Path], None]) -> None:
+        """Evidence; that it could not be written changes no verdict."""
+        try:
+            write(path)
+        except OSError as error:
+            self._tell(f"{path} was not written: {error}")
 
     def _check_history(self) -> None:
         try:
@@ -288,7 +296,7 @@ class ChaosRun:
         self.report.linearizable = verdict.ok
         if verdict.ok is False:
             page = self.history.with_suffix(".html")
-            write_page(page, operations, verdict)
+            self._write(page, lambda path: write_page(path, operations, verdict))
             self.report.violations.append(f"not linearizable: {verdict.reason} ({page.name} shows it)")
         elif verdict.ok is None:
             self.report.undecided = verdict.reason

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from quorumd.cli.options import Finite, OutputFile, judging
+from quorumd.cli.options import Finite, OutputFile, evidence, judging
 from quorumd.limits import CHECK_SECONDS
 
 if TYPE_CHECKING:
@@ -54,8 +54,9 @@ def check(history: str, page: Path | None, seconds: float) -> int:
     if page is None and verdict.ok is False:
         page = Path(f"{history.removesuffix('.jsonl')}.html")
     if page is not None:
-        write_page(page, operations, verdict)
-        click.echo(f"shown in {page}")
+        with evidence(page):
+            write_page(page, operations, verdict)
+            click.echo(f"shown in {page}")
     return EXIT_CODES[verdict.ok]
 
 

@@ -63,6 +63,15 @@ def judging(what: str) -> Iterator[None]:
         raise Unjudged(f"{what} could not go on, so nothing is judged: {sentence(error)}") from error
 
 
+@contextmanager
+def evidence(what: object) -> Iterator[None]:
+    """Around the writing of `what`, beside a verdict: that it failed is told, and changes no verdict."""
+    try:
+        yield
+    except OSError as error:
+        click.echo(f"quorumd: {what} was not written: {error}", err=True)
+
+
 def sentence(error: OSError | QuorumdError) -> str:
     """The message, or the words of the error's class when it has none."""
     return str(error) or (type(error).__doc__ or type(error).__name__).partition(".")[0]

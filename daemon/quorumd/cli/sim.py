@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from quorumd.cli.options import Finite, OutputFile, judging
+from quorumd.cli.options import Finite, OutputFile, evidence, judging
 from quorumd.limits import COMMAND_SECONDS
 from quorumd.types import ENGINES
 
@@ -208,12 +208,13 @@ def _one_run(scenario: "Scenario", trace: Path | None, history: Path | None, *, 
         run = Run(scenario, file if trace else None)
         outcome = run.go()
     elapsed = time.process_time() - began
-    if history and run.history is not None:
-        run.history.dump(history)
     if as_json:
         click.echo(json.dumps(_facts(outcome, elapsed)))
     else:
         _tell(outcome, elapsed)
+    if history and run.history is not None:
+        with evidence(history):
+            run.history.dump(history)
     if outcome.violation and shrink:
         from quorumd.sim.shrink import shrink as make_smaller  # noqa: PLC0415
 

@@ -36,10 +36,13 @@ class StatusProbe:
         self._nonce = secrets.randbits(63)
 
     def open(self) -> "StatusProbe":
-        """Raises OSError if an address cannot be resolved."""
+        """Raises OSError if an address cannot be resolved, or they are not all of one family."""
         for node in self.config.nodes:
             self._addresses[node.id] = node.client_endpoint.resolve(), node.client_endpoint.port
-        family = socket.AF_INET6 if any(":" in host for host, _ in self._addresses.values()) else socket.AF_INET
+        families = {":" in host for host, _ in self._addresses.values()}
+        if len(families) > 1:
+            raise OSError(f"{self.config.source.name}: the nodes' client addresses are IPv4 and IPv6; use one for all")
+        family = socket.AF_INET6 if True in families else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         return self

@@ -12,6 +12,7 @@ from typing import Any
 from quorumd.checker.history import Recorder
 from quorumd.checker.leases import Change, LeaseRules, Shown
 from quorumd.commands import Kind, Range, RangeResult, Status, decode, encode
+from quorumd.consensus.engine import Role
 from quorumd.core import CHORES_EVERY, Core
 from quorumd.limits import MILLISECOND
 from quorumd.sim.machine import Machine
@@ -65,7 +66,7 @@ class LeaseObserver:
         machine.after_turn = after_turn
 
     def _stand_between(self, core: Core) -> None:
-        stepped: Any = Stepped(core.store, self)
+        stepped: Any = Stepped(core, self)
         core.store = core.applier.store = stepped
         self.caught_up(core.store)
 
@@ -145,8 +146,9 @@ def _txn(writes: list[list[str | None]]) -> dict[str, Any]:
 class Stepped:
     """A node's store, applied entry by entry where nobody has applied before."""
 
-    def __init__(self, store: Store, observer: LeaseObserver) -> None:
-        self._store = store
+    def __init__(self, core: Core, observer: LeaseObserver) -> None:
+        self._core = core
+        self._store = core.store
         self._observer = observer
 
     def __getattr__(self, name: str) -> Any:
@@ -189,8 +191,9 @@ class Stepped:
         self._store.rearm(now_ns)
 
     def put_off(self, by_ns: Nanoseconds) -> None:
-        """See Store.put_off."""
-        self._observer.stalled(by_ns)
+        """See Store.put_off. Deadlines of nodes that do not lead mean nothing."""
+        if self._core.engine is not None and self._core.engine.role is Role.LEADER:
+            self._observer.stalled(by_ns)
         self._store.put_off(by_ns)
 
 

@@ -27,7 +27,7 @@ from quorumd import environment, eventlog, limits
 from quorumd.client.probe import Status
 from quorumd.config import Config
 from quorumd.endpoint import Endpoint
-from quorumd.errors import ConfigError, Rejected, Stopped
+from quorumd.errors import SHORTAGES, ConfigError, Rejected, Stopped
 from quorumd.supervisor import record
 from quorumd.supervisor.display import Display
 from quorumd.supervisor.figures import NodeFigures, ProcessMeter, RateMeter, leader_ready, node_figures
@@ -37,8 +37,6 @@ from quorumd.supervisor.process import NodeProcess, node_command
 from quorumd.types import NodeId
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-SHORTAGES: Final = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-"""Of processes, memory, file descriptors: they pass, and say nothing of the disk."""
 Command = Callable[[Config, NodeId, int | None], list[str]]
 
 
