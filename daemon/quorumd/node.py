@@ -241,20 +241,17 @@ class Node:
             if peer_fd in woken or 0 < hears_at <= began or late > self._half_heartbeat:
                 self._drain_peers(clock)
             if late > self._half_heartbeat:
-                core.stalled(clock(), late)
+                core.stalled(began, late)
                 self._note("stalled", began, late_ms=late // limits.MILLISECOND)
             staged = self._take_clients(clock) if client_fd in woken else 0
-            now = clock()  # not before everything was read: a timer or a lease that begins here must not begin early
-            if now - began > self._half_heartbeat:
-                core.stalled(now, now - began)
-            read = now
-            core.finish(now)
-            due, hears_at = core.deadline(now), core.hears_at
+            # By the time before the sockets were read: no timer runs out over a message that came since then.
+            core.finish(began)
+            due, hears_at = core.deadline(began), core.hears_at
             resting = core.rests_until >= due + self._heartbeat
             # The last thing: it wakes the peers, who on a shared core take over with their own memory.
             self._send(keep_beats=resting)
             now = clock()
-            lost = now - read if now - read > self._half_heartbeat else 0  # the next turn counts it as a stall
+            lost = now - began if now - began > self._half_heartbeat else 0  # the next turn counts it as a stall
             self.turns += 1
             if now - began > self._half_heartbeat:
                 self._note("slow_turn", now, ms=(now - began) // limits.MILLISECOND, datagrams=staged)
