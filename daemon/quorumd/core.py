@@ -195,7 +195,7 @@ class Core:
 
     def on_peers(self, slab: Slab, now: Nanoseconds) -> None:
         """One slab of datagrams from peers, read before `now`. Clear it only after finish() or settle()."""
-        self._now = now
+        self._now = now  # a leadership won in settle() begins now, not when the turn before ended
         messages = self.transport.receive(slab, now)
         engine, storage = self.engine, self.storage
         if engine is None or storage is None:
@@ -213,7 +213,7 @@ class Core:
                 engine.step(message)
 
     def on_clients(self, slab: Slab, now: Nanoseconds) -> None:
-        """One slab of datagrams from clients, read before `now`."""
+        """One slab of datagrams from clients."""
         clients = self.clients
         clients.collect(slab, now)
         stage = clients.stage

@@ -243,7 +243,7 @@ class Node:
             if late > self._half_heartbeat:
                 core.stalled(began, late)
                 self._note("stalled", began, late_ms=late // limits.MILLISECOND)
-            staged = self._take_clients(clock) if client_fd in woken else 0
+            staged = self._take_clients(began) if client_fd in woken else 0
             # By the time before the sockets were read: no timer runs out over a message that came since then.
             core.finish(began)
             due, hears_at = core.deadline(began), core.hears_at
@@ -298,12 +298,12 @@ class Node:
             core.settle()
             slab.clear()
 
-    def _take_clients(self, clock: Callable[[], Nanoseconds]) -> int:
+    def _take_clients(self, now: Nanoseconds) -> int:
         received = self.client_socket.receive(self.client_slab)
         if received:
             if self.client_mac is not None:
                 self.client_mac.check_slab(self.client_slab, self.core.clients.counters)
-            self.core.on_clients(self.client_slab, clock())
+            self.core.on_clients(self.client_slab, now)
         return received
 
     def _repeat_beats(self, poller: select.epoll, due: Nanoseconds) -> Nanoseconds:
