@@ -4,7 +4,7 @@ The loop that matters (node.py runs it on Linux, the simulator on simulated port
 
     on_peers(slab)     frames -> engine messages -> engine
     on_clients(slab)   operations staged (C), proposed as one batch, redirected or refused
-    finish(now)        durable? -> tick -> Ready -> log, WAL, messages -> apply (C) -> answers (C)
+    finish(now, ..)    durable? -> tick -> Ready -> log, WAL, messages -> apply (C) -> answers (C)
 
 Rules kept here:
 - Nothing is acknowledged before it is durable on a quorum: client answers leave only from apply, apply follows only
@@ -253,9 +253,13 @@ class Core:
 
     # -- the turn -----------------------------------------------------------------------------------------------
 
-    def finish(self, now: Nanoseconds) -> None:
-        """Ends a loop turn: everything that follows from its inputs happens, and the outboxes are full afterwards."""
-        self._now = now
+    def finish(self, now: Nanoseconds, latest: Nanoseconds) -> None:
+        """Ends a loop turn: everything that follows from its inputs happens, and the outboxes are full afterwards.
+
+        now: before the sockets were read; what waits for a time, waits for this one. latest: after they were read;
+        from then on lasts what is promised for a time. See Tick.
+        """
+        self._now = latest
         engine, storage = self.engine, self.storage
         if engine is None or storage is None:
             if not self.out_of_quorum:
@@ -263,14 +267,14 @@ class Core:
         else:
             if storage.busy or self._durable_seq < self._last_seq:
                 self._durable(engine, storage, now)
-            engine.step(Tick(now))
+            engine.step(Tick(now, latest))
             self.transport.term = term = engine.term
             if now >= self._chores_due or self.disk_woke:
                 self._chores(engine, storage, now)
             self.settle()
-            self.applier.advance(now, term, engine.leader)
+            self.applier.advance(latest, term, engine.leader)
         self.transport.tick(now)
-        self.clients.finish(now)
+        self.clients.finish(latest)
 
     def _durable(self, engine: Engine, storage: Storage, now: Nanoseconds) -> None:
         durable = storage.poll(now)

@@ -243,9 +243,8 @@ class Node:
             if late > self._half_heartbeat:
                 core.stalled(began, late)
                 self._note("stalled", began, late_ms=late // limits.MILLISECOND)
-            staged = self._take_clients(began) if client_fd in woken else 0
-            # By the time before the sockets were read: no timer runs out over a message that came since then.
-            core.finish(began)
+            staged = self._take_clients(clock) if client_fd in woken else 0
+            core.finish(began, clock())
             due, hears_at = core.deadline(began), core.hears_at
             resting = core.rests_until >= due + self._heartbeat
             # The last thing: it wakes the peers, who on a shared core take over with their own memory.
@@ -298,12 +297,12 @@ class Node:
             core.settle()
             slab.clear()
 
-    def _take_clients(self, now: Nanoseconds) -> int:
+    def _take_clients(self, clock: Callable[[], Nanoseconds]) -> int:
         received = self.client_socket.receive(self.client_slab)
         if received:
             if self.client_mac is not None:
                 self.client_mac.check_slab(self.client_slab, self.core.clients.counters)
-            self.core.on_clients(self.client_slab, now)
+            self.core.on_clients(self.client_slab, clock())
         return received
 
     def _repeat_beats(self, poller: select.epoll, due: Nanoseconds) -> Nanoseconds:

@@ -838,6 +838,21 @@ def test_the_lease_is_judged_by_the_tick_that_follows_not_by_an_old_clock():
     assert [m.granted for m in h.ready().messages_after_durable] == [True]
 
 
+@pytest.mark.parametrize(("asked", "granted"), [(H + T - 1, []), (H + T, [True])])
+def test_the_lease_lasts_from_the_time_after_the_leader_was_heard(asked, granted):
+    """A process stopped amid a turn for H hears what was sent meanwhile: its sender is promised T from then on."""
+    h = Harness([1]).step(Heartbeat(2, 1, 1, 0, 1), Tick(0, H))
+    h.ready()
+    h.step(vote_request(2, (1, 1), sender=3)).wait(asked)
+    assert [m.granted for m in of_type(h.ready().messages_after_durable, RequestVoteReply)] == granted
+
+
+def test_no_timer_runs_out_by_the_time_after_the_sockets_were_read():
+    h = Harness([1]).step(Heartbeat(2, 1, 1, 0, 1)).wait(1)
+    h.step(Tick(h.now, h.now + LATE))
+    assert h.raft.role == Role.FOLLOWER
+
+
 def test_the_lease_does_not_stop_an_election_the_leader_asked_for():
     """4.2.3 / 3.10: "include a special flag ... : it is okay to disrupt the leader"."""
     h = Harness([1]).step(Heartbeat(2, 1, 1, 0, 1)).wait(1)
@@ -950,7 +965,35 @@ def test_leases_are_off_unless_asked_for():
         h = Harness(config=CONFIG._replace(lease_reads=lease)).leader().ack(1)
         h.wait(CONFIG.heartbeat_ns).ready()
         h.step(HeartbeatReply(2, 1, 1, 1, 1)).ready()
-        assert reads_of(h.step(ReadIndex(9)).ready()) == expected
+        assert reads_of(h.step(ReadIndex(9)).wait(0).ready()) == expected
+
+
+@pytest.mark.parametrize(("passed", "expected"), [(T - T // 4 - 1, [(9, 1)]), (T - T // 4, [])])
+def test_a_lease_is_judged_by_the_time_after_the_sockets_were_read(passed, expected):
+    """6.4.1: a leader stopped between its first look at the clock and the read may have a successor by then."""
+    h = Harness(config=CONFIG._replace(lease_reads=True)).leader().ack(1)
+    h.wait(CONFIG.heartbeat_ns).ready()
+    h.step(HeartbeatReply(2, 1, 1, 1, 1)).ready()
+    assert reads_of(h.step(ReadIndex(9), Tick(h.now, h.now + passed)).ready()) == expected
+
+
+def test_no_read_is_answered_by_a_lease_between_two_ticks():
+    """What piled up while this process was stopped is stepped before the tick that tells how long that was."""
+    h = Harness(config=CONFIG._replace(lease_reads=True)).leader().ack(1)
+    h.wait(CONFIG.heartbeat_ns).ready()
+    h.step(ReadIndex(9), HeartbeatReply(2, 1, 1, 1, 1))
+    assert reads_of(h.ready()) == []
+
+
+def test_a_node_alone_answers_reads_at_once_lease_or_not():
+    for lease in (False, True):
+        h = Harness(members=(1,), config=CONFIG._replace(lease_reads=lease)).wait()
+        h.ready()
+        h.durable()
+        assert h.raft.role == Role.LEADER
+        h.ready()
+        h.durable().ready()
+        assert reads_of(h.step(ReadIndex(9)).wait(H).ready()) == [(9, 1)]
 
 
 def test_a_restarted_voter_keeps_quiet_for_a_lease_it_may_have_promised():

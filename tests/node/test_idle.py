@@ -146,7 +146,7 @@ def at_rest(seed, **settings):
 def beat_now(core, due):
     """A turn of a leader without input, at the time of its heartbeat."""
     core.peer_outbox.clear()
-    core.finish(due)
+    core.finish(due, due)
 
 
 def test_what_a_leader_at_rest_sends_again_is_what_it_would_have_said():
@@ -202,7 +202,7 @@ def test_only_a_leader_rests_and_only_after_heartbeats_with_nothing_under_way():
 
 def test_a_turn_between_two_heartbeats_ends_the_rest():
     world, core = at_rest(14)
-    core.finish(world.now + 7 * MS)
+    core.finish(world.now + 7 * MS, world.now + 7 * MS)
     core.deadline(world.now + 7 * MS)
     assert core.rests_until == 0
 

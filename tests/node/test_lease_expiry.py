@@ -142,6 +142,15 @@ def test_a_leader_that_stalls_again_and_again_ends_leases_all_the_same():
     assert world.now - over <= (200 + LATE_MS) * MS
 
 
+def test_a_process_that_stops_amid_a_turn_gives_a_full_ttl_from_when_it_goes_on():
+    """What it reads then may have been sent just before, long after the turn first looked at the clock."""
+    world, holder = ready()
+    world.amid = 15 * MS
+    assert holder.keep_alive() == Status.OK
+    world.amid = 0
+    assert 15 <= holder.ends(2 * TTL_MS) <= 15 + LATE_MS
+
+
 def test_a_stall_does_not_bring_back_a_lease_whose_expiry_is_under_way():
     world, holder = ready()
     leader = world.elect()

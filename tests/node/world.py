@@ -204,6 +204,7 @@ class World:
     ):
         self.rng = random.Random(seed)
         self.now = 1_000 * MS
+        self.amid = 0  # how long a process stops between looking at the clock and reading its sockets
         self.ids = list(range(1, n + 1))
         self.mtu = mtu
         self.engine = engine or ENGINE
@@ -304,7 +305,7 @@ class World:
             core.on_peers(member.peers, self.now)
         if len(member.clients):
             core.on_clients(member.clients, self.now)
-        core.finish(self.now)
+        core.finish(self.now, self.now + self.amid)
         self._carry(i, core)
         member.peers.clear()
         member.clients.clear()

@@ -39,6 +39,7 @@ class EngineState:
         "handlers",
         "hard_dirty",
         "hard_seq",
+        "latest",
         "leader",
         "members",
         "messages",
@@ -97,6 +98,7 @@ class EngineState:
         self.commit: Index = 0  # never falls; handed <= commit
         self.handed: Index = 0  # highest index handed out in Ready.committed
         self.now: Nanoseconds = now  # never falls
+        self.latest: Nanoseconds = now  # of the last tick; >= now, never falls
         self.timeout_ns: Nanoseconds = 0  # this node's last draw
         self.election_deadline: Nanoseconds = NEVER
         self.spared = False  # a stall put off the timer that runs: the next one does not do so again
@@ -147,6 +149,11 @@ class EngineState:
         self.role = role
         self.handlers = self.table[role]
         self.spared = False
+
+    def move_clock(self, now: Nanoseconds, latest: Nanoseconds = 0) -> None:
+        """The only place that moves time (see Tick)."""
+        self.now = max(self.now, now)
+        self.latest = max(self.latest, self.now, latest)
 
     def release(self, read_ids: Sequence[int]) -> None:
         """These reads may be answered."""

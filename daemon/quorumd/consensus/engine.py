@@ -42,9 +42,15 @@ class Role(enum.IntEnum):
 
 
 class Tick(NamedTuple):
-    """Time has come to `now`; never goes back. Given at every loop turn after the peer socket was drained."""
+    """Time has come to `now`; never goes back. Given at every loop turn after the peer socket was drained.
+
+    Two readings of the clock, as a process may be stopped between any two lines. `now` was read before the sockets: no
+    timer runs out over a message that came since. `latest` was read after them, so that everything stepped was sent
+    before it: promises made to a sender last from then on, and those made to this node are judged by it. 0: `now`.
+    """
 
     now: Nanoseconds
+    latest: Nanoseconds = 0
 
 
 class Propose(NamedTuple):

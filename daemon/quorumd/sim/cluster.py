@@ -219,7 +219,7 @@ def engine_config(scenario: Scenario) -> RaftConfig | PaxosConfig:
     datagram_bytes = scenario.mtu - limits.HEADER_BYTES - limits.MAC_BYTES - BODY_APPEND.size
     if scenario.engine == PAXOS:
         return PaxosConfig(*common, datagram_bytes=datagram_bytes, phase1=scenario.phase1, phase2=scenario.phase2)
-    return RaftConfig(*common, datagram_bytes=datagram_bytes)
+    return RaftConfig(*common, lease_reads=scenario.lease_reads, datagram_bytes=datagram_bytes)
 
 
 def watch_room(scenario: Scenario) -> WatchRoom:

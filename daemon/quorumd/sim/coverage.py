@@ -8,7 +8,7 @@ from collections import Counter
 from quorumd.sim.cluster import Cluster
 
 COMMON = (
-    "elections", "transfers", "quorums lost", "stalls noticed", "cut tails",
+    "elections", "transfers", "quorums lost", "stalls noticed", "turns interrupted", "cut tails",
     "refused damage", "lives", "segments begun",
     "deduplicated retries", "expired sessions", "revisions compacted", "reads confirmed", "redirects and refusals",
     "unknown outcomes",
@@ -51,6 +51,7 @@ def reach(cluster: Cluster) -> Counter[str]:
     reached["entries evicted"] += max((core.log.ring.first - 1 for core in cores), default=0)
     reached["revisions compacted"] += max((core.store.compacted for core in cores), default=0)
     for machine in cluster.machines.values():
+        reached["turns interrupted"] += machine.interrupted
         reached["sectors lost"] += machine.disk.sectors_lost
         reached["sectors read anew"] += machine.disk.sectors_distrusted
         reached["segments begun"] += machine.disk.segments_begun

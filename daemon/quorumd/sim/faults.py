@@ -378,7 +378,7 @@ class Faults:
         machine = self._machine(dice)
         if not machine.runs:
             return None
-        machine.pause()
+        machine.pause(amid_turn=dice.random() < 0.5)
         return machine.resume
 
     def _transfer(self, dice: random.Random, number: int) -> Undo | None:

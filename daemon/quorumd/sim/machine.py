@@ -2,7 +2,8 @@
 
 A turn is node.py's turn on simulated ports, step for step: drain the peer socket, notice a stall, one slab of client
 datagrams, finish, send; between two turns a leader at rest sends its heartbeats again. Where node.py changes its order,
-this changes with it.
+this changes with it. A turn takes no simulated time, but where a pause strikes amid one: after the turn looked at the
+clock and before it reads its sockets, which is where most of what it believes of time can be wrong.
 """
 
 import random
@@ -72,9 +73,11 @@ class Machine:
         self.on_stop: Callable[[Core], None] = lambda core: None
         self.core: Core | None = None
         self.paused = False
+        self.pausing = False  # amid the next turn
         self.failed = ""  # why the last process ended by itself
         self.lives = 0
         self.turns = 0
+        self.interrupted = 0  # of them
         self._settings = settings
         self._turn_ns = turn_ns
         self._heartbeat: Nanoseconds = 0
@@ -90,6 +93,8 @@ class Machine:
         self._beats: list[tuple[bytes, Address]] = []  # what is sent again while the node rests
         self._disk_signalled = False  # since the last turn
         self._idle_until: Nanoseconds = 0  # local: until when the last turn was ready to sleep
+        self._began: Nanoseconds = 0  # local: of the turn that a pause interrupted; 0: none
+        self._lost: Nanoseconds = 0  # to a pause amid the last turn
         self._busy_until: Nanoseconds = 0
         disk.woke = self._disk_woke
         world.endpoints[self._peer_address] = self._from_peer
@@ -108,7 +113,7 @@ class Machine:
             return False
         self.lives += 1
         self.failed = ""
-        self.paused = False
+        self.paused = self.pausing = False
         settings = self._settings(bootstrap)
         self._heartbeat = settings.consensus.heartbeat_ns
         self._half_heartbeat = self._heartbeat // 2
@@ -132,6 +137,7 @@ class Machine:
         self.core = core
         self.world.tell(f"node {self.node}", "started", life=self.lives)
         self._idle_until, self._hears_at, self._beats = self.clock, 0, []
+        self._began = self._lost = 0
         self.after_turn(self)
         self._wake(self.world.now)
         return True
@@ -145,18 +151,22 @@ class Machine:
         if self.core is not None:
             self.on_stop(self.core)
         self.core = None
-        self.paused = False
+        self.paused = self.pausing = False
         self._turn_at = None
         self._peer_queue.clear()
         self._client_queue.clear()
 
-    def pause(self) -> None:
-        """SIGSTOP."""
+    def pause(self, *, amid_turn: bool = False) -> None:
+        """SIGSTOP; now, or in the middle of the next turn."""
+        if amid_turn:
+            self.pausing = True
+            return
         self.paused = True
         self._turn_at = None
 
     def resume(self) -> None:
         """SIGCONT."""
+        self.pausing = False
         if self.paused:
             self.paused = False
             self._wake(self.world.now)
@@ -200,13 +210,19 @@ class Machine:
         self._turn_at = None
         if core is None:
             return
-        began = self.clock
-        if self._beats and self._repeats_beats(core, began):
+        began = self._began or self.clock
+        if self._beats and not self._began and self._repeats_beats(core, began):
             return
+        if self.pausing:
+            self.pausing, self._began = False, began
+            self.interrupted += 1
+            self.pause()
+            return
+        self._began = 0
         self.turns += 1
         try:
             self._inputs(core, began)
-            core.finish(began)
+            core.finish(began, self.clock)
         except DiskError as error:
             self.world.tell(f"node {self.node}", "stopped", reason=str(error))
             self.failed = str(error)
@@ -223,7 +239,8 @@ class Machine:
         self._clients.clear()
         self.after_turn(self)
         self._busy_until = self.world.now + between(self.rng, self._turn_ns)
-        self._sleep(began, due)
+        self._lost = self.clock - began if self.clock - began > self._half_heartbeat else 0
+        self._sleep(self.clock, due)
 
     def _sleep(self, now: Nanoseconds, due: Nanoseconds) -> None:
         """Until `due`, or what wakes it earlier."""
@@ -246,25 +263,25 @@ class Machine:
 
     def _inputs(self, core: Core, now: Nanoseconds) -> None:
         self._disk_signalled = False
-        late = now - self._idle_until
+        late = now - self._idle_until + self._lost
         heard_late = late > self._half_heartbeat
         if self._peer_queue and (heard_late or self._hears_at <= now):
-            self._drain_peers(core, now)
+            self._drain_peers(core)
         if heard_late:
             core.stalled(now, late)
         if self._client_queue:
             for _ in range(min(len(self._client_queue), SLOTS)):
                 self._clients.push(*self._client_queue.popleft())
-            core.on_clients(self._clients, now)
+            core.on_clients(self._clients, self.clock)
 
-    def _drain_peers(self, core: Core, now: Nanoseconds) -> None:
+    def _drain_peers(self, core: Core) -> None:
         for _ in range(PEER_SLABS_PER_TURN):
             count = min(len(self._peer_queue), SLOTS)
             if not count:
                 return
             for _ in range(count):
                 self._peers.push(*self._peer_queue.popleft())
-            core.on_peers(self._peers, now)
+            core.on_peers(self._peers, self.clock)
             if count < SLOTS:
                 return
             core.settle()

@@ -61,6 +61,7 @@ class Scenario:
     seconds: float = MIN_SECONDS  # of the safety phase; longer until enough operations ended
     heartbeat_ms: int = 40
     election_timeout_ms: int = 120
+    lease_reads: bool = False  # of Raft
     session_ttl_ms: int = 30_000
     mtu: int = 65_000
     mac_bytes: int = 0
@@ -155,7 +156,9 @@ def draw(
     scenario = replace(scenario, faults=fitting, retain=scenario.rng("retain").choice(RETAINED))
     scenario = replace(scenario, holders=scenario.rng("leases").choice(HOLDERS))
     scenario = _with_ring(_with_watchers(scenario))
-    return scenario if engine == "raft" else _with_paxos(scenario, more_faults=only is None)
+    if engine == "raft":
+        return replace(scenario, lease_reads=scenario.rng("lease reads").random() < 0.25)
+    return _with_paxos(scenario, more_faults=only is None)
 
 
 def _faults(dice: random.Random, of_partial: random.Random) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from quorumd.types import Nanoseconds
 
 def on_tick(s: State, m: Tick) -> None:
     """Everything of this turn has been stepped: now look at the clock."""
-    s.now = max(s.now, m.now)
+    s.move_clock(m.now, m.latest)
     role = s.role
     if role == Role.LEADER:
         on_tick_leader(s)
@@ -56,7 +56,7 @@ def on_stalled(s: State, m: Stalled) -> None:
 
     The same wait once only: see raft/clock.py.
     """
-    s.now = max(s.now, m.now)
+    s.move_clock(m.now)
     s.event("stalled")
     spared, s.spared = s.spared, True
     if s.role == Role.LEADER:

@@ -12,7 +12,7 @@ _LEADER, _FOLLOWER = Role.LEADER, Role.FOLLOWER
 
 def on_tick(s: State, m: Tick) -> None:
     """Everything of this turn has been stepped: now look at the clock."""
-    s.now = max(s.now, m.now)
+    s.move_clock(m.now, m.latest)
     role = s.role
     if role is _LEADER:
         on_tick_leader(s)
@@ -39,7 +39,7 @@ def on_stalled(s: State, m: Stalled) -> None:
     A leader neither steps down for answers that wait in its socket, nor trusts a lease from before. The same wait is
     put off once only: where every wake-up is late, leaders would else neither be missed nor miss their followers.
     """
-    s.now = max(s.now, m.now)
+    s.move_clock(m.now)
     s.event("stalled")
     spared, s.spared = s.spared, True
     if s.role == Role.LEADER:

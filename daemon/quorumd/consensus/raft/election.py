@@ -176,7 +176,7 @@ def on_tick_follower(s: State) -> None:
     """Resets the timer for what was heard since the last tick, then looks at it."""
     if s.heard:
         s.heard = False
-        s.quiet_until = s.now + s.config.election_timeout_ns
+        s.quiet_until = s.latest + s.config.election_timeout_ns  # no earlier than T after the leader spoke
         s.start_timer()
     elif s.rest:
         s.start_timer()

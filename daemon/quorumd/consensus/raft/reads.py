@@ -22,12 +22,23 @@ def flush(s: State) -> None:
     if not s.reads_waiting or s.commit < s.term_start:
         # Until the no-op commits, the commit index may lag behind what an earlier leader acknowledged (6.4).
         return
-    if not s.others or lease_holds(s):
-        s.read_index = s.commit
-        s.release(s.reads_waiting)
-        s.reads_waiting = []
+    if not s.others:
+        release_waiting(s)
     elif not s.read_round:
         begin_round(s)
+
+
+def on_tick(s: State) -> None:
+    """Releases the reads that wait if a lease covers them. At a tick only: between two of them `latest` grows old."""
+    if s.commit >= s.term_start and lease_holds(s):
+        release_waiting(s)
+
+
+def release_waiting(s: State) -> None:
+    """The reads that wait may be answered without a round."""
+    s.read_index = s.commit
+    s.release(s.reads_waiting)
+    s.reads_waiting = []
 
 
 def begin_round(s: State) -> None:
@@ -78,11 +89,11 @@ def lease_holds(s: State) -> bool:
     A quarter of the election timeout is left for clocks that run at different speeds. Off unless configured: it
     trusts clocks, and a process stopped between this check and the answer.
     """
-    if not s.config.lease_reads or s.lease_broken:
+    if not s.config.lease_reads or s.lease_broken or not s.others:
         return False
     sent = sorted((p.confirmed_at for p in s.peers.values()), reverse=True)[majority(len(s.members)) - 2]
     timeout: Nanoseconds = s.config.election_timeout_ns
-    return sent >= 0 and s.now < sent + timeout - timeout // 4
+    return sent >= 0 and s.latest < sent + timeout - timeout // 4
 
 
 def _remember_round(s: State) -> None:

@@ -279,6 +279,8 @@ def on_tick_leader(s: State) -> None:
         handover.abort(s)
     if now >= s.check_at:
         check_quorum(s)
+    if s.reads_waiting:
+        reads.on_tick(s)
 
 
 def on_other_leader(s: State, m: AppendEntries | Heartbeat) -> None:
