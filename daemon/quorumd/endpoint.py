@@ -49,6 +49,11 @@ def numeric(host: str) -> str:
     return "127.0.0.1" if host.lower() == "localhost" or host.lower().endswith(".localhost") else host
 
 
+def family_of(host: str) -> socket.AddressFamily:
+    """Of a numeric address, as `Endpoint.resolve` gives it."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
 def parse_endpoint(text: str) -> Endpoint:
     """`host:port` or `[ipv6]:port`. Raises ValueError("what; remedy")."""
     host, colon, port_text = text.rpartition(":")

@@ -22,6 +22,7 @@ from hdrh.histogram import HdrHistogram
 from quorumd.cli.options import Finite, config_option, load
 from quorumd.client.probe import Status, StatusProbe, sample
 from quorumd.config import Config, load_config
+from quorumd.endpoint import family_of
 from quorumd.environment import read_key
 from quorumd.errors import Rejected
 from quorumd.supervisor.launch import temporary
@@ -132,8 +133,7 @@ def prepare(config: Config, plan: Plan) -> tuple[LoadGenerator, list[psutil.Proc
 def _own_address(targets: Iterable[tuple[str, int]]) -> str:
     """The address of this machine from which the nodes are reached."""
     target = next(iter(targets))
-    family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as unsent:
+    with socket.socket(family_of(target[0]), socket.SOCK_DGRAM) as unsent:
         unsent.connect(target)
         return str(unsent.getsockname()[0])
 

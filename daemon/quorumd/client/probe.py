@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from quorumd.auth import Mac
 from quorumd.config import Config
+from quorumd.endpoint import family_of
 from quorumd.types import NodeId
 from quorumd_fastpath import wire
 
@@ -39,11 +40,10 @@ class StatusProbe:
         """Raises OSError if an address cannot be resolved, or they are not all of one family."""
         for node in self.config.nodes:
             self._addresses[node.id] = node.client_endpoint.resolve(), node.client_endpoint.port
-        families = {":" in host for host, _ in self._addresses.values()}
+        families = {family_of(host) for host, _ in self._addresses.values()}
         if len(families) > 1:
             raise OSError(f"{self.config.source.name}: the nodes' client addresses are IPv4 and IPv6; use one for all")
-        family = socket.AF_INET6 if True in families else socket.AF_INET
-        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        self._socket = socket.socket(families.pop(), socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         return self
 

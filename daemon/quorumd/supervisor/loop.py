@@ -26,7 +26,7 @@ from quorumd import config as configs
 from quorumd import environment, eventlog, limits
 from quorumd.client.probe import Status
 from quorumd.config import Config
-from quorumd.endpoint import Endpoint
+from quorumd.endpoint import Endpoint, family_of
 from quorumd.errors import SHORTAGES, ConfigError, Rejected, Stopped
 from quorumd.supervisor import record
 from quorumd.supervisor.display import Display
@@ -403,5 +403,5 @@ def check_addresses(config: Config) -> None:
 
 def _bind_once(endpoint: Endpoint) -> None:
     host = endpoint.resolve()
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as taken:
+    with socket.socket(family_of(host), socket.SOCK_DGRAM) as taken:
         taken.bind((host, endpoint.port))
