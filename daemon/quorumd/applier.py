@@ -59,19 +59,19 @@ class Applier:
         """The read may be answered once `index` is applied."""
         self._points.append((index, read_id))
 
-    def advance(self, now: Nanoseconds, term: Term, leader: NodeId) -> None:
+    def advance(self, now: Nanoseconds, latest: Nanoseconds, term: Term, leader: NodeId) -> None:
         """Applies a bounded number of entries, answers the reads whose point was reached, and judges digests heard.
 
-        Raises Diverged if this replica must stop.
+        now, latest: see Core.finish. Raises Diverged if this replica must stop.
         """
         transport = self.transport
         if self.storage.reads or transport.runs.recalls:
-            self._recalled(now, term)
+            self._recalled(latest, term)
         if self.applied < self.commit:
-            self._apply(now)
+            self._apply(latest)
         points = self._points
         while points and points[0][0] <= self.applied:
-            self.store.read(self.clients.reads, points.popleft()[1], self.clients.replies, now)
+            self.store.read(self.clients.reads, points.popleft()[1], self.clients.replies, latest)
         if transport.claims or transport.verdicts or self.judge.doubts:
             self._compare(now, term, leader)
 

@@ -272,9 +272,9 @@ class Core:
             if now >= self._chores_due or self.disk_woke:
                 self._chores(engine, storage, now)
             self.settle()
-            self.applier.advance(latest, term, engine.leader)
+            self.applier.advance(now, latest, term, engine.leader)
         self.transport.tick(now)
-        self.clients.finish(latest)
+        self.clients.finish(now)
 
     def _durable(self, engine: Engine, storage: Storage, now: Nanoseconds) -> None:
         durable = storage.poll(now)

@@ -237,7 +237,7 @@ class Node:
             began = clock()
             if woken and disk.signalled(woken):
                 core.disk_woke = True
-            late = began - now - wait + lost
+            late = max(began - now - wait, 0) + lost
             if peer_fd in woken or 0 < hears_at <= began or late > self._half_heartbeat:
                 self._drain_peers(clock)
             if late > self._half_heartbeat:

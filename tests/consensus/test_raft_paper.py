@@ -844,7 +844,16 @@ def test_the_lease_lasts_from_the_time_after_the_leader_was_heard(asked, granted
     h = Harness([1]).step(Heartbeat(2, 1, 1, 0, 1), Tick(0, H))
     h.ready()
     h.step(vote_request(2, (1, 1), sender=3)).wait(asked)
-    assert [m.granted for m in of_type(h.ready().messages_after_durable, RequestVoteReply)] == granted
+    ready = h.ready()
+    assert [m.granted for m in of_type(ready.messages_after_durable if ready else (), RequestVoteReply)] == granted
+
+
+def test_who_promised_a_leader_not_to_vote_does_not_run_either():
+    """6.4.1: an election within T of the leader's heartbeat breaks its lease, whoever asks for it."""
+    h = Harness([1]).step(Heartbeat(2, 1, 1, 0, 1), Tick(0, H))
+    assert h.raft.deadline() >= H + T
+    h.wait(H + T - 1)
+    assert h.raft.role == Role.FOLLOWER
 
 
 def test_no_timer_runs_out_by_the_time_after_the_sockets_were_read():

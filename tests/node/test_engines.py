@@ -195,7 +195,7 @@ def test_chosen_slots_that_wait_behind_a_full_ring_are_applied_in_their_turn():
     core.applier.log = core.storage.log = log
     core.storage.written = core.applier.commit = log.committed = last
     for _ in range(20):
-        core.applier.advance(world.now, 1, 1)
+        core.applier.advance(world.now, world.now, 1, 1)
         assert core.applier.behind == (core.applier.applied < min(last, log.ring.last))
     assert core.applier.applied == core.store.applied == last
     assert log.islands == 0

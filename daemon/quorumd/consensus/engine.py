@@ -46,7 +46,8 @@ class Tick(NamedTuple):
 
     Two readings of the clock, as a process may be stopped between any two lines. `now` was read before the sockets: no
     timer runs out over a message that came since. `latest` was read after them, so that everything stepped was sent
-    before it: promises made to a sender last from then on, and those made to this node are judged by it. 0: `now`.
+    before it: what a sender is promised for a time, not to vote and not to run, lasts from then on, and what this node
+    was promised is judged by it. 0: `now`.
     """
 
     now: Nanoseconds

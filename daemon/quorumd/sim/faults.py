@@ -378,7 +378,10 @@ class Faults:
         machine = self._machine(dice)
         if not machine.runs:
             return None
-        machine.pause(amid_turn=dice.random() < 0.5)
+        amid_turn = dice.random() < 0.5
+        machine.pause(amid_turn=amid_turn)
+        if amid_turn and dice.random() < 0.5:  # most promises last about as long
+            self.world.after(dice.randint(0, self.scenario.election_timeout_ms * limits.MILLISECOND), machine.resume)
         return machine.resume
 
     def _transfer(self, dice: random.Random, number: int) -> Undo | None:

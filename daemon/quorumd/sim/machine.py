@@ -93,7 +93,8 @@ class Machine:
         self._beats: list[tuple[bytes, Address]] = []  # what is sent again while the node rests
         self._disk_signalled = False  # since the last turn
         self._idle_until: Nanoseconds = 0  # local: until when the last turn was ready to sleep
-        self._began: Nanoseconds = 0  # local: of the turn that a pause interrupted; 0: none
+        # Of the turn that a pause interrupted: when it began, local, and whether either socket had something then.
+        self._interrupted: tuple[Nanoseconds, bool, bool] | None = None
         self._lost: Nanoseconds = 0  # to a pause amid the last turn
         self._busy_until: Nanoseconds = 0
         disk.woke = self._disk_woke
@@ -137,7 +138,7 @@ class Machine:
         self.core = core
         self.world.tell(f"node {self.node}", "started", life=self.lives)
         self._idle_until, self._hears_at, self._beats = self.clock, 0, []
-        self._began = self._lost = 0
+        self._interrupted, self._lost = None, 0
         self.after_turn(self)
         self._wake(self.world.now)
         return True
@@ -210,18 +211,13 @@ class Machine:
         self._turn_at = None
         if core is None:
             return
-        began = self._began or self.clock
-        if self._beats and not self._began and self._repeats_beats(core, began):
+        woken = self._wakes(core)
+        if woken is None:
             return
-        if self.pausing:
-            self.pausing, self._began = False, began
-            self.interrupted += 1
-            self.pause()
-            return
-        self._began = 0
+        began = woken[0]
         self.turns += 1
         try:
-            self._inputs(core, began)
+            self._inputs(core, *woken)
             core.finish(began, self.clock)
         except DiskError as error:
             self.world.tell(f"node {self.node}", "stopped", reason=str(error))
@@ -242,6 +238,22 @@ class Machine:
         self._lost = self.clock - began if self.clock - began > self._half_heartbeat else 0
         self._sleep(self.clock, due)
 
+    def _wakes(self, core: Core) -> tuple[Nanoseconds, bool, bool] | None:
+        """When the turn begins, or began, and whether either socket woke it; None: no turn, or none now."""
+        if self._interrupted is not None:
+            woken, self._interrupted = self._interrupted, None
+            return woken
+        now = self.clock
+        if self._beats and self._repeats_beats(core, now):
+            return None
+        woken = now, bool(self._peer_queue) and not self._hears_at, bool(self._client_queue)
+        if not self.pausing:
+            return woken
+        self.pausing, self._interrupted = False, woken
+        self.interrupted += 1
+        self.pause()
+        return None
+
     def _sleep(self, now: Nanoseconds, due: Nanoseconds) -> None:
         """Until `due`, or what wakes it earlier."""
         self._idle_until = max(due, now)
@@ -261,15 +273,15 @@ class Machine:
         self._sleep(now, due + self._heartbeat)
         return True
 
-    def _inputs(self, core: Core, now: Nanoseconds) -> None:
+    def _inputs(self, core: Core, now: Nanoseconds, from_peers: bool, from_clients: bool) -> None:
         self._disk_signalled = False
-        late = now - self._idle_until + self._lost
+        late = max(now - self._idle_until, 0) + self._lost
         heard_late = late > self._half_heartbeat
-        if self._peer_queue and (heard_late or self._hears_at <= now):
+        if from_peers or 0 < self._hears_at <= now or heard_late:
             self._drain_peers(core)
         if heard_late:
             core.stalled(now, late)
-        if self._client_queue:
+        if from_clients:
             for _ in range(min(len(self._client_queue), SLOTS)):
                 self._clients.push(*self._client_queue.popleft())
             core.on_clients(self._clients, self.clock)

@@ -254,5 +254,5 @@ class State(EngineState):
         is asked each time: one draw serves for as long as a leader does.
         """
         late = self.config.election_timeout_ns // 2 if self.commit < self.highest_chosen else 0
-        self.election_deadline = self.now + self.timeout_ns + late
+        self.election_deadline = self.latest + self.timeout_ns + late
         self.spared = False

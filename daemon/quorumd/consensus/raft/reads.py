@@ -87,7 +87,8 @@ def lease_holds(s: State) -> bool:
     """Whether a majority answered heartbeats that left so recently that its members still refuse to vote (6.4.1).
 
     A quarter of the election timeout is left for clocks that run at different speeds. Off unless configured: it
-    trusts clocks, and a process stopped between this check and the answer.
+    trusts them. For a process that is stopped now the answer is old, and right: at `latest`, when the read had come,
+    nobody else led.
     """
     if not s.config.lease_reads or s.lease_broken or not s.others:
         return False

@@ -172,6 +172,9 @@ class State(EngineState):
         self.start_timer()
 
     def start_timer(self) -> None:
-        """The timeout last drawn, from now on."""
-        self.election_deadline = self.now + self.timeout_ns
+        """The timeout last drawn, from now on.
+
+        Not before what was heard was sent: who promised a leader not to vote within T promised not to run either.
+        """
+        self.election_deadline = self.latest + self.timeout_ns
         self.spared = False
