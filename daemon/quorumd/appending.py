@@ -107,7 +107,7 @@ class SlotAppender(Appender):
             self.storage.yield_ring()
             log.absorb()
         if changed:
-            self.applier.superseded(changed)
+            self.applier.superseded(changed, item.last)
 
     def _own_size(self) -> tuple[int, int]:
         """(bytes, entries) of what this leader proposes."""

@@ -38,9 +38,7 @@ class Applier:
         self.clients = clients
         self.applied = applied
         self.commit = applied
-        self.judge = DigestJudge(
-            transport.identity.node, len(transport.peers) + 1, store.digest_at, divergence_stands
-        )
+        self.judge = DigestJudge(transport.identity.node, len(transport.peers) + 1, store.digest_at, divergence_stands)
         self._points: deque[tuple[Index, int]] = deque()  # (index, read id), in order of index
         self._recalling: Index = 0  # first index being read back for apply; 0: none
         self._regime: tuple[Term, NodeId] = (0, 0)  # term and leader under which digests are compared
@@ -116,12 +114,14 @@ class Applier:
                 transport.on_recalled(wanted, term, now)
         transport.runs.recalls = {first for first in sorted(transport.runs.recalls) if not self.storage.recall(first)}
 
-    def superseded(self, first: Index) -> None:
-        """Entries from `first` on were replaced: what was read back, or is being read, may be of the old ones."""
+    def superseded(self, first: Index, last: Index | None = None) -> None:
+        """Entries first..last, or all from `first` on, were replaced: what was read back, or is being read, may be of
+        the old ones, and so may be what clients wait for.
+        """
         self.log.forget_recalled()
         self.storage.forget_reads()
         self.transport.runs.forget_parked()
-        self.clients.pending.drop_from(first)
+        self.clients.pending.drop(first, last)
         self._recalling = 0
 
     def report(self) -> Report:

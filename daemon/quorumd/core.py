@@ -68,7 +68,7 @@ class Core:
         self.peer_outbox.set_tail_room(settings.mac_bytes)
         self.client_outbox.set_tail_room(settings.mac_bytes)
         self.log = make_log(settings.engine, Ring(settings.ring_bytes, settings.ring_entries))
-        self.store = Store(settings.quota_bytes, limits.MAX_SESSIONS)
+        self.store = Store(settings.quota_bytes, limits.MAX_SESSIONS, random.u64())
         self.compaction = CompactionPolicy(settings.compaction)
         self.expiry = ExpiryPolicy(settings.session_ttl)
         self.engine: Engine | None = None

@@ -27,7 +27,9 @@ class Expirable(Protocol):
     @property
     def next_lease_due(self) -> Nanoseconds: ...
 
-    def expired(self, now_ns: Nanoseconds, ttl_ns: Nanoseconds, limit: int = ...) -> list[tuple[SessionId, int]]: ...
+    def expired(
+        self, now_ns: Nanoseconds, ttl_ns: Nanoseconds, again_ns: Nanoseconds, limit: int = ...
+    ) -> list[tuple[SessionId, int]]: ...
 
     def leases_due(self, now_ns: Nanoseconds, again_ns: Nanoseconds, limit: int = ...) -> list[tuple[int, int]]: ...
 
@@ -76,7 +78,8 @@ class ExpiryPolicy:
         """What to propose now; what is not proposed after all is named again in a while."""
         sessions: list[tuple[SessionId, int]] = []
         if now >= self._sessions_at:
-            self._sessions_at = now + EXPIRE_SESSIONS_EVERY
-            sessions = store.expired(now, self.session_ttl, MAX_EXPIRIES_PER_TURN)
+            sessions = store.expired(now, self.session_ttl, now + EXPIRE_AGAIN, MAX_EXPIRIES_PER_TURN)
+            more = len(sessions) == MAX_EXPIRIES_PER_TURN
+            self._sessions_at = now if more else now + EXPIRE_SESSIONS_EVERY
         leases = store.leases_due(now, now + EXPIRE_AGAIN, MAX_EXPIRIES_PER_TURN - len(sessions))
         return Expiries(sessions, leases)

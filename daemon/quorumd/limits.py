@@ -38,6 +38,8 @@ EXPIRE_SESSIONS_EVERY: Final = 1 * SECOND
 # Sessions
 SESSION_WINDOW_OPS: Final = 1024
 SESSION_WINDOW_BYTES: Final = 1 * MIB
+ALL_SESSIONS_BYTES: Final = 256 * MIB  # answers that all windows keep: above it the oldest of all go first
+ALL_SESSIONS_OPS: Final = 4 * 1024 * 1024  # slots of all windows: above it no window grows beyond a few
 MAX_SESSIONS: Final = 100_000
 SESSION_TTL: Final = 30 * SECOND
 

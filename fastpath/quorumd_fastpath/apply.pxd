@@ -100,6 +100,10 @@ cdef extern from "machine.h" namespace "quorumd" nogil:
         vector[DueLease] due(uint64_t now, uint64_t again, size_t limit) except +
         uint64_t next_due()
 
+    cdef cppclass Holdings:
+        size_t bytes
+        size_t ops
+
     cdef cppclass Sessions:
         size_t size()
         size_t limit()
@@ -107,13 +111,14 @@ cdef extern from "machine.h" namespace "quorumd" nogil:
         void expiring(SessionId id)
         void rearm(uint64_t now)
         void put_off(uint64_t by)
-        vector[Expired] expired(uint64_t now, uint64_t ttl, size_t limit) except +
+        vector[Expired] expired(uint64_t now, uint64_t ttl, uint64_t again, size_t limit) except +
+        const Holdings& holdings()
 
     cdef cppclass Machine:
         KeyStore store
         Leases leases
         Sessions sessions
-        Machine(uint64_t quota, size_t session_limit) except +
+        Machine(uint64_t quota, size_t session_limit, uint64_t key) except +
         uint64_t applied()
         uint64_t digest()
         uint64_t executed()
@@ -136,6 +141,8 @@ cdef extern from "machine.h" namespace "quorumd" nogil:
     const size_t PAGE_LIMIT "quorumd::PAGE_SIZE"
     const uint64_t WINDOW_OPS_LIMIT "quorumd::WINDOW_OPS"
     const size_t WINDOW_BYTES_LIMIT "quorumd::WINDOW_BYTES"
+    const size_t ALL_BYTES_LIMIT "quorumd::ALL_WINDOWS_BYTES"
+    const size_t ALL_OPS_LIMIT "quorumd::ALL_WINDOWS_OPS"
     const size_t ENDED_LIMIT "quorumd::ENDED_KEPT"
     const uint64_t OVERHEAD "quorumd::KEY_OVERHEAD"
     const uint64_t OVERHEAD_OF_VERSION "quorumd::VERSION_OVERHEAD"

@@ -16,6 +16,8 @@ MAX_LEASE_TTL_MS: int
 RANGE_PAGE_BYTES: int
 SESSION_WINDOW_OPS: int
 SESSION_WINDOW_BYTES: int
+ALL_SESSIONS_BYTES: int
+ALL_SESSIONS_OPS: int
 ENDED_SESSIONS_KEPT: int
 """Ended sessions that are remembered, so that a late copy of the request that opened one does not open it again."""
 KEY_OVERHEAD_BYTES: int
@@ -37,7 +39,8 @@ class Store:
     MemoryError from any method leaves an entry half applied: the process must stop.
     """
 
-    def __init__(self, quota_bytes: int, session_limit: int = 100_000) -> None: ...
+    def __init__(self, quota_bytes: int, session_limit: int = 100_000, key: int = 0) -> None:
+        """key: 64 bits that no client knows; nothing that is replicated depends on them."""
     def apply(
         self,
         ring: Ring,
@@ -94,8 +97,9 @@ class Store:
         ValueError: the revision is compacted.
         """
 
-    def expired(self, now_ns: int, ttl_ns: int, limit: int = ...) -> list[tuple[bytes, int]]:
-        """(session id, generation) of up to `limit` sessions not seen for `ttl_ns`, by id; each is named once a TTL."""
+    def expired(self, now_ns: int, ttl_ns: int, again_ns: int, limit: int = ...) -> list[tuple[bytes, int]]:
+        """(session id, generation) of up to `limit` sessions not seen for `ttl_ns`, by id; each is named again from
+        `again_ns` on, unless it was seen since."""
 
     def session_expiring(self, session: bytes) -> None:
         """The session's expiry was proposed: keep-alives are refused from now on, until it does something."""
@@ -172,6 +176,10 @@ class Store:
 
     @property
     def quota_bytes(self) -> int: ...
+    @property
+    def windows(self) -> tuple[int, int]:
+        """(bytes of answers, slots beyond a few each) that the windows of all sessions hold."""
+
     @property
     def sessions(self) -> int:
         """Open sessions."""

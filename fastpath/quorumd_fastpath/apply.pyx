@@ -29,6 +29,8 @@ MAX_LEASE_TTL_MS = MAX_TTL
 RANGE_PAGE_BYTES = PAGE_LIMIT
 SESSION_WINDOW_OPS = WINDOW_OPS_LIMIT
 SESSION_WINDOW_BYTES = WINDOW_BYTES_LIMIT
+ALL_SESSIONS_BYTES = ALL_BYTES_LIMIT
+ALL_SESSIONS_OPS = ALL_OPS_LIMIT
 ENDED_SESSIONS_KEPT = ENDED_LIMIT
 KEY_OVERHEAD_BYTES = OVERHEAD
 VERSION_OVERHEAD_BYTES = OVERHEAD_OF_VERSION
@@ -79,8 +81,8 @@ cdef class Store:
     """Ordered keys, leases, sessions and digest of one group; what `quota_bytes` and `session_limit` refuse is
     replicated state, so all nodes must be given the same ones."""
 
-    def __cinit__(self, uint64_t quota_bytes, size_t session_limit=100_000):
-        self.machine = new Machine(quota_bytes, session_limit)
+    def __cinit__(self, uint64_t quota_bytes, size_t session_limit=100_000, uint64_t key=0):
+        self.machine = new Machine(quota_bytes, session_limit, key)
 
     def __dealloc__(self):
         del self.machine
@@ -272,10 +274,11 @@ cdef class Store:
             number += 1
         return found
 
-    def expired(self, uint64_t now_ns, uint64_t ttl_ns, size_t limit=SIZE_MAX):
-        """(session id, generation) of up to `limit` sessions not seen for `ttl_ns`, by id; each is named once a TTL."""
+    def expired(self, uint64_t now_ns, uint64_t ttl_ns, uint64_t again_ns, size_t limit=SIZE_MAX):
+        """(session id, generation) of up to `limit` sessions not seen for `ttl_ns`, by id; each is named again from
+        `again_ns` on, unless it was seen since."""
         cdef Expired one
-        cdef vector[Expired] found = self.machine.sessions.expired(now_ns, ttl_ns, limit)
+        cdef vector[Expired] found = self.machine.sessions.expired(now_ns, ttl_ns, again_ns, limit)
         return [(session_bytes(&one.id), one.generation) for one in found]
 
     def session_expiring(self, bytes session not None):
@@ -393,6 +396,11 @@ cdef class Store:
     @property
     def quota_bytes(self):
         return self.machine.store.quota()
+
+    @property
+    def windows(self):
+        """(bytes of answers, slots beyond a few each) that the windows of all sessions hold."""
+        return self.machine.sessions.holdings().bytes, self.machine.sessions.holdings().ops
 
     @property
     def sessions(self):

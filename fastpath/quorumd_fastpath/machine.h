@@ -58,8 +58,9 @@ struct Checkpoint {
 
 class Machine {
 public:
-    Machine(uint64_t quota, size_t session_limit)
-        : store(quota), sessions(session_limit), executor_(&store, &leases) {}
+    // `key`: anything that clients cannot know; nothing that is replicated depends on it.
+    Machine(uint64_t quota, size_t session_limit, uint64_t key)
+        : store(quota), sessions(session_limit, key), executor_(&store, &leases) {}
 
     KeyStore store;
     Leases leases;
@@ -168,8 +169,8 @@ private:
         Window& window = session->window;
         window.advance(entry.answered_below);
         if (entry.seq < window.base()) return answer({ANSWERED, ""});
-        if (entry.seq - window.base() >= WINDOW_OPS) return answer({WINDOW_FULL, ""});
         if (const Done* done = window.find(entry.seq)) return replay(*done);
+        if (!window.fits(entry.seq)) return answer({WINDOW_FULL, ""});
         ++executed_;
         Verdict verdict = command_.parse(entry.command, entry.size);
         if (verdict.ok()) verdict = execute(entry, now);
@@ -194,7 +195,8 @@ private:
     static Answer replay(const Done& done) {
         // Only a body that mattered makes a difference: a refusal without its reason is still that refusal.
         bool lost = done.state == Done::EVICTED && done.status == OK;
-        return {lost ? REPLY_EVICTED : done.status, done.revision, done.body, done.size};
+        const char* body = done.body != nullptr ? done.body->data() : nullptr;
+        return {lost ? REPLY_EVICTED : done.status, done.revision, body, done.body != nullptr ? done.body->size : 0};
     }
 
     // A session that did something after the leader gave it up lives on.

@@ -14,7 +14,7 @@ operations and by the same calls. That makes this file longer than most.
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
 
@@ -564,19 +564,21 @@ cdef class Pending:
             return None
         return PyBytes_FromStringAndSize(<const char*>raw.data, raw.length)
 
-    def drop_from(self, uint64_t index):
-        """Forgets everyone who waits for `index` or a later one: whether those will happen is not known here."""
+    def drop(self, uint64_t first, object last=None):
+        """Forgets everyone who waits for first..last, or for `first` and all after it: whether those will happen is
+        not known here."""
+        cdef uint64_t upto = UINT64_MAX if last is None else last
         cdef uint64_t slot
         if self.count == 0:
             return
         for slot in range(self.capacity):
-            if self.indexes[slot] >= index and self.indexes[slot] != 0:
+            if first <= self.indexes[slot] <= upto and self.indexes[slot] != 0:
                 self.indexes[slot] = 0
                 self.count -= 1
 
     def clear(self):
         """Forgets everyone."""
-        self.drop_from(0)
+        self.drop(0)
 
 
 cdef class ReadQueue:

@@ -23,9 +23,14 @@ namespace quorumd {
 // limits.py has the same numbers; a test compares them.
 constexpr uint64_t WINDOW_OPS = 1024;
 constexpr size_t WINDOW_BYTES = 1024 * 1024;
+// Of all sessions together: the bodies of answers, and the slots of windows beyond SMALL_WINDOW each.
+constexpr size_t ALL_WINDOWS_BYTES = 256 * 1024 * 1024;
+constexpr size_t ALL_WINDOWS_OPS = 4 * 1024 * 1024;
+constexpr uint64_t SMALL_WINDOW = 4;
 // Ended sessions that are remembered. Datagrams are duplicated and delayed: without this, a late copy of the request
-// that opened a session would open it again, empty, and late copies of its writes would execute a second time.
-constexpr size_t ENDED_KEPT = 4096;
+// that opened a session would open it again, empty, and late copies of its writes would execute a second time. As many
+// as may end at once, when a partition outlasts their TTL, and those of the minute before.
+constexpr size_t ENDED_KEPT = 128 * 1024;
 
 // 128 random bits; `high` and `low` are the two little-endian halves of the 16 bytes.
 struct SessionId {
@@ -40,34 +45,77 @@ struct SessionId {
     }
 };
 
+// Clients choose their ids: without a secret key they could choose ids that all fall together. Differs between nodes;
+// the order of the tables is nothing that anybody sees.
 struct SessionHash {
+    uint64_t key = 0;
+
     size_t operator()(const SessionId& id) const {
-        uint64_t mixed = (id.high ^ (id.low * 0x9e3779b97f4a7c15ull)) * 0xbf58476d1ce4e5b9ull;
-        return mixed ^ (mixed >> 32);
+        auto product = static_cast<unsigned __int128>(id.high ^ key ^ 0x9e3779b97f4a7c15ull) * ((id.low ^ turned()) | 1);
+        return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64) ^ id.low;
+    }
+
+private:
+    uint64_t turned() const { return (key << 32 | key >> 32) * 0xbf58476d1ce4e5b9ull; }
+};
+
+class Window;
+
+// The body of an answer; its bytes follow the struct. In the order of the log among those of all sessions.
+struct Held {
+    Held* older;
+    Held* newer;
+    Window* window;
+    uint64_t seq;
+    uint32_t size;
+
+    char* data() { return reinterpret_cast<char*>(this + 1); }
+};
+
+// What the windows of all sessions hold, and the oldest of it.
+struct Holdings {
+    Held* oldest = nullptr;
+    Held* newest = nullptr;
+    size_t bytes = 0;
+    size_t ops = 0;  // slots of windows, beyond SMALL_WINDOW each
+
+    void add(Held* held) {
+        held->older = newest;
+        held->newer = nullptr;
+        (newest != nullptr ? newest->newer : oldest) = held;
+        newest = held;
+        bytes += held->size;
+    }
+
+    void remove(Held* held) {
+        (held->older != nullptr ? held->older->newer : oldest) = held->newer;
+        (held->newer != nullptr ? held->newer->older : newest) = held->older;
+        bytes -= held->size;
+        std::free(held);
     }
 };
 
 // One executed operation and its answer.
 struct Done {
-    enum State : uint8_t { NOTHING, HELD, EVICTED };
+    enum State : uint8_t { NOTHING, KEPT, EVICTED };
 
     uint64_t revision;
-    char* body;
-    uint32_t size;
+    Held* body;
     Status status;
     State state;
 };
 
 // The executed operations of one session with base <= seq < base + WINDOW_OPS. Memory grows with the distance between
-// the oldest unanswered operation and the newest executed one: none for an idle session, a few slots for most.
+// the oldest unanswered operation and the newest executed one: a few slots for most, and the last answer, of which the
+// client says with its next operation only that it has it. `all` must outlive the window.
 class Window {
 public:
-    Window() = default;
+    explicit Window(Holdings* all) : all_(all) {}
     Window(const Window&) = delete;
     Window& operator=(const Window&) = delete;
     ~Window() {
         drop(span_);
-        std::free(ring_);
+        resize(0);
     }
 
     // Everything below is answered: the client's answered_below, the highest seen.
@@ -86,52 +134,71 @@ public:
         drop(std::min<uint64_t>(base - base_, span_));
         base_ = base;
         oldest_body_ = std::max(oldest_body_, base);
-        if (span_ == 0 && capacity_ > SMALL) {
-            std::free(ring_);
-            ring_ = nullptr;
-            capacity_ = 0;
-        }
+        if (span_ == 0 && capacity_ > SMALL_WINDOW) resize(0);
     }
 
-    // base <= seq < base + WINDOW_OPS, and find(seq) is nullptr.
+    // Whether an operation that is not below base is within the window, and all windows together have room for it.
+    bool fits(uint64_t seq) const {
+        if (seq - base_ >= WINDOW_OPS) return false;
+        uint64_t capacity = capacity_for(seq - base_ + 1);
+        return capacity <= std::max(capacity_, SMALL_WINDOW) ||
+               all_->ops + excess(capacity) - excess(capacity_) <= ALL_WINDOWS_OPS;
+    }
+
+    // base <= seq, fits(seq), and find(seq) is nullptr.
     void add(uint64_t seq, Status status, uint64_t revision, const std::string& body) {
         uint64_t offset = seq - base_;
-        reserve(offset + 1);
+        if (uint64_t capacity = capacity_for(offset + 1); capacity > capacity_) resize(capacity);
         for (; span_ <= offset; ++span_) slot(base_ + span_) = Done{};
         Done& done = slot(seq);
         done.revision = revision;
         done.status = status;
-        done.state = Done::HELD;
-        done.size = static_cast<uint32_t>(body.size());
-        if (done.size == 0) return;
-        done.body = static_cast<char*>(allocate(done.size));
-        std::memcpy(done.body, body.data(), done.size);
-        bytes_ += done.size;
+        done.state = Done::KEPT;
+        if (body.empty()) return;
+        done.body = static_cast<Held*>(allocate(sizeof(Held) + body.size()));
+        *done.body = {nullptr, nullptr, this, seq, static_cast<uint32_t>(body.size())};
+        std::memcpy(done.body->data(), body.data(), body.size());
+        all_->add(done.body);
+        bytes_ += body.size();
         oldest_body_ = std::min(oldest_body_, seq);
         evict(seq);
+        // This answer, which is on its way, is the newest of all, and smaller than the limit.
+        while (all_->bytes > ALL_WINDOWS_BYTES) all_->oldest->window->forget(all_->oldest->seq);
     }
 
 private:
-    static constexpr uint64_t SMALL = 4;
-
     Done& slot(uint64_t seq) const { return ring_[seq & (capacity_ - 1)]; }
 
-    void reserve(uint64_t span) {
-        if (span <= capacity_) return;
-        uint64_t capacity = std::max(capacity_, SMALL);
+    static uint64_t excess(uint64_t capacity) { return capacity > SMALL_WINDOW ? capacity - SMALL_WINDOW : 0; }
+
+    uint64_t capacity_for(uint64_t span) const {
+        uint64_t capacity = std::max(capacity_, SMALL_WINDOW);
         while (capacity < span) capacity *= 2;
-        auto* ring = static_cast<Done*>(allocate(capacity * sizeof(Done)));
+        return capacity;
+    }
+
+    // The slots in use fit `capacity`: a power of two, or 0.
+    void resize(uint64_t capacity) {
+        auto* ring = capacity != 0 ? static_cast<Done*>(allocate(capacity * sizeof(Done))) : nullptr;
         for (uint64_t i = 0; i < span_; ++i) ring[(base_ + i) & (capacity - 1)] = slot(base_ + i);
         std::free(ring_);
         ring_ = ring;
+        all_->ops = all_->ops + excess(capacity) - excess(capacity_);
         capacity_ = capacity;
     }
 
     void release(Done& done) {
-        std::free(done.body);
-        bytes_ -= done.size;
+        if (done.body == nullptr) return;
+        bytes_ -= done.body->size;
+        all_->remove(done.body);
         done.body = nullptr;
-        done.size = 0;
+    }
+
+    // Of an operation only what is in its slot is known from now on.
+    void forget(uint64_t seq) {
+        Done& done = slot(seq);
+        release(done);
+        done.state = Done::EVICTED;
     }
 
     // Forgets the `count` oldest slots.
@@ -144,15 +211,13 @@ private:
     // Over the limit the bodies of the lowest seqs go first, never that of `newest`: its answer is on its way.
     void evict(uint64_t newest) {
         for (; bytes_ > WINDOW_BYTES && oldest_body_ - base_ < span_; ++oldest_body_) {
-            Done& done = slot(oldest_body_);
-            if (oldest_body_ == newest || done.size == 0) continue;
-            release(done);
-            done.state = Done::EVICTED;
+            if (oldest_body_ != newest && slot(oldest_body_).body != nullptr) forget(oldest_body_);
         }
         // A gap that was skipped may still be filled, and `newest` may be evicted later.
         if (oldest_body_ > newest) oldest_body_ = newest;
     }
 
+    Holdings* all_;
     Done* ring_ = nullptr;
     uint64_t capacity_ = 0;  // a power of two, or 0
     uint64_t base_ = 1;
@@ -162,9 +227,12 @@ private:
 };
 
 struct Session {
+    explicit Session(Holdings* all) : window(all) {}
+
     uint64_t generation = 0;  // raised by every applied entry of the session
     // Of this node alone, neither replicated nor digested.
     uint64_t last_seen = 0;  // ns of its monotonic clock
+    uint64_t named_at = 0;   // expired() does not name it again before
     bool expiring = false;   // its expiry was proposed; void once the generation moves
     Window window;
 };
@@ -176,9 +244,10 @@ struct Expired {
 
 class Sessions {
 public:
-    explicit Sessions(size_t limit) : limit_(limit) {}
+    Sessions(size_t limit, uint64_t key) : open_(8, SessionHash{key}), ended_(8, SessionHash{key}), limit_(limit) {}
 
     size_t size() const { return open_.size(); }
+    const Holdings& holdings() const { return holdings_; }
     size_t limit() const { return limit_; }
 
     Session* find(SessionId id) {
@@ -192,7 +261,7 @@ public:
         if (session == nullptr) {
             if (ended_.count(id) != 0) return {SESSION_EXPIRED, "the session has ended"};
             if (open_.size() >= limit_) return {TOO_MANY_SESSIONS, ""};
-            session = &open_[id];
+            session = &open_.try_emplace(id, &holdings_).first->second;
         }
         seen(session, now);
         return GOOD;
@@ -235,6 +304,7 @@ public:
     void rearm(uint64_t now) {
         for (auto& [id, session] : open_) {
             session.last_seen = now;
+            session.named_at = 0;
             session.expiring = false;
         }
         oldest_seen_ = now;
@@ -246,25 +316,21 @@ public:
         oldest_seen_ += by;
     }
 
-    // Sessions not seen for `ttl`, by id, at most `limit`. Each is then left alone for another TTL: should its Expire
-    // entry be lost, it is named again, but not on every tick until the entry is applied.
-    std::vector<Expired> expired(uint64_t now, uint64_t ttl, size_t limit) {
+    // Sessions not seen for `ttl`, by id, at most `limit`. Each is named again from `again` on: its Expire entry may not
+    // have been proposed, or be lost.
+    std::vector<Expired> expired(uint64_t now, uint64_t ttl, uint64_t again, size_t limit) {
         std::vector<Expired> found;
         if (age(oldest_seen_, now) < ttl) return found;
         oldest_seen_ = now;
         for (const auto& [id, session] : open_) {
-            if (age(session.last_seen, now) >= ttl) {
+            oldest_seen_ = std::min(oldest_seen_, session.last_seen);
+            if (age(session.last_seen, now) >= ttl && session.named_at <= now) {
                 found.push_back({id, session.generation});
-            } else {
-                oldest_seen_ = std::min(oldest_seen_, session.last_seen);
             }
         }
         std::sort(found.begin(), found.end(), [](const Expired& a, const Expired& b) { return a.id < b.id; });
-        if (found.size() > limit) {
-            oldest_seen_ = 0;  // the others are still due
-            found.resize(limit);
-        }
-        for (const Expired& expired : found) find(expired.id)->last_seen = now;
+        if (found.size() > limit) found.resize(limit);
+        for (const Expired& expired : found) find(expired.id)->named_at = again;
         return found;
     }
 
@@ -276,6 +342,7 @@ private:
 
     static uint64_t age(uint64_t seen, uint64_t now) { return now > seen ? now - seen : 0; }
 
+    Holdings holdings_;
     std::unordered_map<SessionId, Session, SessionHash> open_;
     std::unordered_set<SessionId, SessionHash> ended_;
     std::vector<SessionId> ended_order_;  // a ring once it is full

@@ -328,6 +328,26 @@ def test_nothing_new_is_proposed_before_all_that_may_be_chosen_is():
     assert {(m.to, m.first, m.entries) for m in of_type(ready.messages, Accept)} == {(2, 2, 2), (3, 2, 2)}
 
 
+def test_what_a_leader_knew_to_be_chosen_before_its_election_does_not_overtake_what_it_has_to_propose():
+    """Slots 2..3 are chosen, in a ballot of which it has no values: they are proposed again, and counted, like all
+    above the base of a promise; the watermark waits for that although slot 1, once it comes, closes the gap."""
+    h = Harness(promised=B1)
+    h.step(Heartbeat(node_of(B1), 1, B1, 3, 1)).wait(1)
+    h.step(Values(node_of(B1), 1, B1, 2, 2, B1, True, "before"))
+    h.ready()
+    h.candidate().durable()
+    h.step(h.promise(2, Run(2, 3, ballot(1, 3)), chosen=1))
+    assert h.paxos.role == Role.LEADER
+    h.ready()
+    h.step(Values(2, 1, h.paxos.term, 1, 1, B1, True, "first")).wait(1)
+    assert h.paxos.commit == 1
+    h.step(Values(2, 1, h.paxos.term, 2, 2, ballot(1, 3), False, "again")).wait(1)
+    h.ready()
+    h.durable()
+    h.step(Accepted(2, 1, h.paxos.term, 4, ())).ready()
+    assert h.paxos.commit == 4
+
+
 def test_a_missing_value_is_asked_of_those_who_have_it_again_and_again():
     h = Harness(promised=LATER, members=(1, 2, 3, 4, 5)).leader(
         Harness().promise(2, Run(1, 1, B1)), Harness().promise(3, Run(1, 1, B1))

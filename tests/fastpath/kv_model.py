@@ -9,7 +9,7 @@ from mvcc_model import Mvcc, Refused, parse, writes
 from quorumd.commands import Kind, LeaseKeepAlive, LeaseList, LeaseTimeToLive, Record, Reply, Status, session_halves
 from quorumd.limits import SESSION_WINDOW_BYTES, SESSION_WINDOW_OPS
 
-ENDED_KEPT = 4096
+ENDED_KEPT = 128 * 1024
 
 
 @dataclass

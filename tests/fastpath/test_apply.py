@@ -527,6 +527,57 @@ def test_large_replies_are_evicted_oldest_first():
     assert driver.store.session(S)[2] < 100
 
 
+def sessions_of(count):
+    return [struct.pack("<QQ", n, n) for n in range(count)]
+
+
+def test_all_sessions_together_keep_so_many_bytes_of_answers_and_lose_the_oldest_first():
+    """An answer stays until the client's next operation: idle sessions are many, and read much with little."""
+    driver = Driver(session_limit=1000)
+    driver.apply(Kind.COMMAND, S, 1, 1, encode(Put(b"k", bytes(1024 * 1024))))
+    ids, read = sessions_of(300), encode(Range(b"k"))
+    for session in ids:
+        driver.apply(Kind.OPEN_SESSION, session)
+        driver.apply(Kind.COMMAND, session, 1, 1, read)
+    kept, _ = driver.store.windows
+    assert limits.ALL_SESSIONS_BYTES - 1_100_000 < kept <= limits.ALL_SESSIONS_BYTES
+    again = [driver.apply(Kind.COMMAND, session, 1, 1, read).status for session in ids]
+    lost = again.count(Status.REPLY_EVICTED)
+    assert again == [Status.REPLY_EVICTED] * lost + [Status.OK] * (300 - lost)
+    assert 300 - lost == limits.ALL_SESSIONS_BYTES // (kept // (300 - lost))
+    for session in ids[:-1]:
+        driver.apply(Kind.CLOSE_SESSION, session)
+    driver.apply(Kind.COMMAND, ids[-1], 2, 2, encode(Put(b"small", b"")))
+    assert driver.store.windows[0] < 100
+
+
+def test_all_sessions_together_have_so_many_slots_and_each_a_few_of_its_own():
+    wide = limits.ALL_SESSIONS_OPS // (limits.SESSION_WINDOW_OPS - 4)
+    driver = Driver(session_limit=5000)
+    ids = sessions_of(wide + 1)
+    for session in ids:
+        driver.apply(Kind.OPEN_SESSION, session)
+    last = limits.SESSION_WINDOW_OPS
+    assert {driver.apply(Kind.COMMAND, session, last, 1, PUT).status for session in ids[:-1]} == {Status.OK}
+    assert driver.apply(Kind.COMMAND, ids[-1], last, 1, PUT).status is Status.WINDOW_FULL
+    assert driver.apply(Kind.COMMAND, ids[-1], 4, 1, PUT).status is Status.OK
+    assert driver.store.windows[1] <= limits.ALL_SESSIONS_OPS
+    driver.apply(Kind.COMMAND, ids[0], last + 1, last + 1, PUT)  # it has every answer, and needs no room for them
+    assert driver.apply(Kind.COMMAND, ids[-1], last, 1, PUT).status is Status.OK
+
+
+def test_nothing_that_is_replicated_depends_on_the_key_of_the_tables():
+    one, other = Store(1 << 40, 1000, 1), Store(1 << 40, 1000, 2**64 - 1)
+    for store in (one, other):
+        driver = Driver()
+        driver.store = store
+        for session in sessions_of(50):
+            driver.apply(Kind.OPEN_SESSION, session)
+            driver.apply(Kind.COMMAND, session, 1, 1, PUT)
+    assert one.digest == other.digest
+    assert one.expired(10**9, 1, 10**9) == other.expired(10**9, 1, 10**9) != []
+
+
 def test_sessions_open_and_end_once():
     driver = Driver(session_limit=2, sessions=())
     assert driver.apply(Kind.COMMAND, S, 1, 1, PUT).status is Status.SESSION_EXPIRED
@@ -571,21 +622,21 @@ def test_deadlines():
     for now, session in enumerate(ids):
         driver.apply(Kind.OPEN_SESSION, session, now_ns=100 + now)
     store = driver.store
-    assert store.expired(199, 100) == []
-    assert store.expired(202, 100) == [(ids[1], 1), (ids[0], 1), (ids[2], 1)]
-    assert store.expired(203, 100) == [(ids[3], 1)]  # each is named once a TTL
-    assert store.expired(301, 100) == []
+    assert store.expired(199, 100, 299) == []
+    assert store.expired(202, 100, 302) == [(ids[1], 1), (ids[0], 1), (ids[2], 1)]
+    assert store.expired(203, 100, 303) == [(ids[3], 1)]
+    assert store.expired(301, 100, 401) == []
     driver.apply(Kind.COMMAND, ids[0], 1, 1, PUT, now_ns=250)
-    assert store.expired(302, 100) == [(ids[1], 1), (ids[2], 1)]
+    assert store.expired(302, 100, 402) == [(ids[1], 1), (ids[2], 1)]  # the proposal may have been lost
     store.rearm(1000)
-    assert store.expired(1099, 100) == []
-    assert store.expired(1100, 100) == sorted((session, 2 if session == ids[0] else 1) for session in ids)
-    store.put_off(900)  # seen at 1000, named at 1100: again at 1200
-    assert store.expired(2099, 100) == []
-    assert [store.expired(2100, 100, 3) for _ in range(3)] == [
+    assert store.expired(1099, 100, 1199) == []
+    assert store.expired(1100, 100, 1150) == sorted((session, 2 if session == ids[0] else 1) for session in ids)
+    store.put_off(900)  # seen at 1000
+    assert store.expired(1999, 100, 2099) == []
+    assert [store.expired(2000, 100, 2100, 3) for _ in range(3)] == [
         [(ids[1], 1), (ids[3], 1), (ids[0], 2)], [(ids[2], 1)], [],
     ]
-    assert store.expired(0, 100) == []  # a clock that was elsewhere before
+    assert store.expired(0, 100, 100) == []  # a clock that was elsewhere before
 
 
 # ---------------------------------------------------------------- commands
@@ -867,14 +918,14 @@ def test_apply_from_the_ring_answers_who_waits():
     entries, pending = ring.Ring(1 << 20, 64), ring.Pending(64)
     entries.reset(1)
     assert entries.append_staged(stage, 1, pending)
-    pending.drop_from(4)
+    pending.drop(4)
     driver.store.apply(entries, 1, 4, pending, driver.replies, 5)
     answers = by_client(driver)
     assert [(addr, reply.status, reply.seq, reply.revision) for addr, (reply,) in sorted(answers.items())] == [
         (b"client0", Status.OK, 0, 1), (b"client1", Status.OK, 1, 2), (b"client2", Status.OK, 2, 3),
     ]
     assert len(pending) == 0
-    assert driver.store.expired(105, 100) == sorted([(S, 3), (T, 1)])
+    assert driver.store.expired(105, 100, 205) == sorted([(S, 3), (T, 1)])
     with pytest.raises(LookupError):
         driver.store.apply(entries, 5, 5)
     with pytest.raises(ValueError, match="follow"):
@@ -936,7 +987,7 @@ def test_keep_alives():
     driver = Driver(sessions=(S, T))
     before = driver.store.digest
     assert keep_alive(driver, 1000, S, b"?" * 16) == [Status.OK, Status.SESSION_EXPIRED]
-    assert driver.store.expired(1050, 100) == [(T, 1)]
+    assert driver.store.expired(1050, 100, 1150) == [(T, 1)]
     assert driver.store.digest == before
 
 
@@ -956,6 +1007,7 @@ def test_a_session_that_is_expiring_is_kept_alive_by_nobody_until_it_does_someth
 
 @pytest.mark.parametrize("name", [
     "MAX_KEY_BYTES", "MAX_VALUE_BYTES", "MAX_TXN_OPS", "RANGE_PAGE_BYTES", "SESSION_WINDOW_OPS", "SESSION_WINDOW_BYTES",
+    "ALL_SESSIONS_BYTES", "ALL_SESSIONS_OPS",
     "DIGEST_EVERY", "MAX_TXN_DEPTH", "MAX_TXN_TOTAL", "MAX_LEASES", "MIN_LEASE_TTL_MS", "MAX_LEASE_TTL_MS",
 ])
 def test_limits_agree_with_the_native_side(name):

@@ -335,8 +335,12 @@ def test_pending_answers_each_index_once():
     pending.add(5, b"later")  # takes the slot of index 1
     assert pending.pop(1) is None
     assert len(pending) == 3
-    pending.drop_from(4)
+    pending.drop(4)
     assert [pending.pop(index) for index in range(6)] == [None, None, None, b"client3", None, None]
+    for index in range(1, 5):
+        pending.add(index, b"again%d" % index)
+    pending.drop(2, 3)
+    assert [pending.pop(index) for index in range(6)] == [None, b"again1", None, None, b"again4", None]
     pending.add(7, b"x")
     pending.clear()
     assert len(pending) == 0

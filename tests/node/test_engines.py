@@ -23,7 +23,7 @@ from quorumd.sources import BytesSource, SlabSource
 from quorumd.storage import Storage
 from quorumd.types import PAXOS, RAFT
 from quorumd_fastpath.ring import Pending, Ring
-from quorumd_fastpath.wire import Slab, Stage
+from quorumd_fastpath.wire import KIND_ACCEPTED, KIND_APPEND_ENTRIES_REPLY, Slab, Stage, parse_datagram
 
 # -- directories ----------------------------------------------------------------------------------------------------
 
@@ -97,13 +97,15 @@ class Bench:
     """A SlotAppender with a ring of its own, and what it did to those beside it."""
 
     def __init__(self, ring_bytes=2000):
-        self.superseded: list[int] = []
+        self.superseded: list[tuple[int, int]] = []
         self.log = SlotLog(Ring(ring_bytes, 64))
         self.clients = SimpleNamespace(stage=Stage(64), pending=Pending(64))
         self.yields = 0
         self.appender = SlotAppender(
-            self.log, SimpleNamespace(yield_ring=self.yield_ring),
-            SimpleNamespace(superseded=self.superseded.append), self.clients,
+            self.log,
+            SimpleNamespace(yield_ring=self.yield_ring),
+            SimpleNamespace(superseded=lambda *range_: self.superseded.append(range_)),
+            self.clients,
         )
 
     def yield_ring(self):
@@ -171,11 +173,21 @@ def test_only_other_bytes_supersede():
     bench.append(2, 4, BytesSource(b"".join(records[1:]), 0))
     assert (bench.superseded, bench.appender.leads_from) == ([], 3)
     bench.append(2, 3, BytesSource(records[1] + put(rng, 9), 0))
-    assert bench.superseded == [3]
+    assert bench.superseded == [(3, 3)]
     bench.append(1, 1, NOOP)
-    assert (bench.superseded, bench.appender.leads_from) == ([3, 1], 3)
+    assert (bench.superseded, bench.appender.leads_from) == ([(3, 3), (1, 1)], 3)
     with pytest.raises(InvariantBroken, match="source"):
         bench.append(9, 9, "what")
+
+
+def test_only_those_who_wait_for_a_slot_that_was_overwritten_are_forgotten():
+    world = World(1, seed=4, engine=PAXOS)
+    world.elect()
+    core = world.members[1].core
+    for slot in (7, 8, 9):
+        core.clients.pending.add(slot, b"client%d" % slot)
+    core.applier.superseded(7, 8)
+    assert [core.clients.pending.pop(slot) for slot in (7, 8, 9)] == [None, None, b"client9"]
 
 
 def test_chosen_slots_that_wait_behind_a_full_ring_are_applied_in_their_turn():
@@ -199,3 +211,37 @@ def test_chosen_slots_that_wait_behind_a_full_ring_are_applied_in_their_turn():
         assert core.applier.behind == (core.applier.applied < min(last, log.ring.last))
     assert core.applier.applied == core.store.applied == last
     assert log.islands == 0
+
+
+# -- a lost acknowledgement -----------------------------------------------------------------------------------------
+
+
+class Forgetful(World):
+    """Loses every datagram of a kind that a node sends to its peers, while `loses` is set."""
+
+    loses = 0
+
+    def send(self, source, dest, data):
+        lost = any(frame.kind == self.loses for frame, _ in parse_datagram(data))
+        if not (lost and source[:4] == b"peer"):
+            super().send(source, dest, data)
+
+
+@pytest.mark.parametrize(("engine", "kind"), [(RAFT, KIND_APPEND_ENTRIES_REPLY), (PAXOS, KIND_ACCEPTED)])
+def test_an_acknowledgement_that_was_lost_is_asked_for_again_without_another_write(engine, kind):
+    """The new leader's first entry is on two nodes, and the one that leads does not know it: nobody could read."""
+    world = Forgetful(3, seed=5, engine=engine)
+    first = world.elect()
+    caller = Caller(world).open()
+    caller.put(b"k", b"v")
+    world.step(300)
+    world.stop(first)
+    world.loses = kind
+    world.until(lambda: world.leader() is not None)
+    world.step(200)
+    leader = world.leader()
+    assert leader.engine.commit < leader.engine.last
+    world.loses = 0
+    world.until(lambda: leader.engine.commit == leader.engine.last, 200)
+    caller.target = leader.settings.node
+    assert caller.get(b"k") == b"v"

@@ -29,12 +29,18 @@ def hear(s: State, chosen: Index) -> None:
 
 
 def advance(s: State) -> None:
-    """Moves the watermark over what is accepted in the leader's ballot, and over what was learned otherwise."""
+    """Moves the watermark over what is accepted in the leader's ballot, and over what was learned otherwise.
+
+    A leader's only up to its base: what it knows beyond from before its election it proposes again all the same, so
+    that its acceptors have it in this ballot, and it may still be missing the value that it has to propose.
+    """
     known = s.known
+    leads = s.role == Role.LEADER
     while True:
         upto = min(s.watermark, s.received)
         if known.ranges:
-            upto = max(upto, known.end(s.commit + 1))
+            learned = known.end(s.commit + 1)
+            upto = max(upto, min(learned, s.base) if leads else learned)
         if upto <= s.commit:
             return
         s.advance_commit(upto)
