@@ -15,6 +15,7 @@ from quorumd.invariants import InvariantBroken
 from quorumd.limits import (
     FRAGMENT_DEADLINE,
     FRAGMENT_RTO,
+    FRAGMENT_SPAN,
     FRAGMENT_WINDOW,
     HEADER_BYTES,
     MAC_BYTES,
@@ -151,6 +152,26 @@ def test_the_window_bounds_what_is_in_flight_per_destination():
     (dest, first), *_ = out
     assert sender.on_ack(dest, first.message_id, first.total, b"\x07" + bytes((first.total - 1) // 8), 1)
     assert len(sender.poll(1)) == 3
+
+
+def test_no_message_runs_further_ahead_of_one_that_is_held_up_than_a_window_of_numbers():
+    sender: Fragmenter[str] = Fragmenter(MIN_MTU, first_id=0)
+    small, begun = message(HEADER_BYTES + 10), set()
+
+    def turn(acknowledged):
+        while sender.send("peer", small, SECOND):
+            pass
+        for _, fragment in sender.poll(SECOND):
+            begun.add(fragment.message_id)
+        for number in sorted(begun & acknowledged):
+            assert sender.on_ack("peer", number, 1, b"\x01", SECOND)
+
+    for _ in range(20):
+        turn(set(range(1, 10_000)))  # all but the first
+    assert max(begun) == FRAGMENT_SPAN - 1
+    turn({0})
+    turn(set())
+    assert max(begun) > FRAGMENT_SPAN
 
 
 def test_a_slow_path_is_learned_and_not_flooded():

@@ -3,8 +3,10 @@
 A message is one complete encoded frame (its own header and CRC). It is cut into fragments of equal size, the last one
 shorter; each travels as the payload of a FRAGMENT frame behind an 8-byte prefix. The receiver answers each fragment
 with the bitmap of what it holds; the sender resends only what is missing, keeps at most `window` fragments
-unacknowledged per destination, and gives a message up after `deadline`. A message may arrive twice (its acknowledgement
-was lost and forgotten): whatever is inside must be idempotent, as every datagram is anyway.
+unacknowledged per destination, and gives a message up after `deadline`. It begins none that stands FRAGMENT_SPAN places
+or more behind the oldest unacknowledged one: in a receiver's window of so many numbers none falls behind. A message may
+arrive twice (its acknowledgement was lost and forgotten): whatever is inside must be idempotent, as every datagram is
+anyway.
 
 FRAGMENT frame: term = message id, index = fragment number, count = fragments in all, commit = bytes in all.
 FRAGMENT_ACK frame: term = message id, count = fragments in all, payload = bitmap, bit i = fragment i is there; a full
@@ -22,6 +24,7 @@ from quorumd.limits import (
     FRAGMENT_QUEUE_BYTES,
     FRAGMENT_QUEUE_MESSAGES,
     FRAGMENT_RTO,
+    FRAGMENT_SPAN,
     FRAGMENT_WINDOW,
     HEADER_BYTES,
     KIB,
@@ -67,12 +70,13 @@ class _Outgoing:
     """One message on its way. Fragments below `next` were sent at least once; bit i of `acked` = fragment i arrived."""
 
     __slots__ = (
-        *("acked", "chunk", "content", "count", "data", "first_at", "id", "inner", "next", "resent", "sent_at"),
-        "started",
+        *("acked", "chunk", "content", "count", "data", "first_at", "id", "inner", "next", "place", "resent"),
+        *("sent_at", "started"),
     )
 
-    def __init__(self, message_id: int, data: bytes, limit: int, content: Hashable) -> None:
+    def __init__(self, message_id: int, place: int, data: bytes, limit: int, content: Hashable) -> None:
         self.id = message_id
+        self.place = place  # among all that ever waited in its lane
         self.content = content
         self.data = data
         self.count = -(-len(data) // limit)
@@ -100,10 +104,11 @@ class _Outgoing:
 class _Lane:
     """What waits for one destination, oldest message first."""
 
-    __slots__ = ("heard", "messages", "room_since", "round_trip", "rto", "timed_at")
+    __slots__ = ("heard", "messages", "places", "room_since", "round_trip", "rto", "timed_at")
 
     def __init__(self, rto: Nanoseconds) -> None:
         self.messages: deque[_Outgoing] = deque()
+        self.places = 0
         self.rto = rto
         self.round_trip = 0  # smoothed, 0 = no sample yet
         self.timed_at: Nanoseconds | None = None  # the last sample that loss cannot have spoilt
@@ -188,7 +193,8 @@ class Fragmenter(Generic[K]):
             return False
         if lane is None:
             lane = self._lanes[dest] = _Lane(self._rto)
-        lane.messages.append(_Outgoing(self._next_id, message, self.chunk_bytes, content))
+        lane.messages.append(_Outgoing(self._next_id, lane.places, message, self.chunk_bytes, content))
+        lane.places += 1
         lane.has_room(now)
         self._next_id = (self._next_id + 1) & 0xFFFF_FFFF_FFFF_FFFF
         self.bytes_waiting += len(message)
@@ -268,7 +274,10 @@ class Fragmenter(Generic[K]):
         lane.room_since = None
         room = self._window - lane.in_flight()
         fragments: list[Fragment] = []
+        end = lane.messages[0].place + FRAGMENT_SPAN
         for message in lane.messages:
+            if room <= 0 or message.place >= end:
+                break
             while room > 0 and message.next < message.count:
                 if message.started is None:
                     message.started = now
@@ -276,8 +285,6 @@ class Fragmenter(Generic[K]):
                 fragments.append(message.cut(message.next, now))
                 message.next += 1
                 room -= 1
-            if room <= 0:
-                break
         return fragments
 
     def _resend(self, lane: _Lane, now: Nanoseconds) -> list[Fragment]:

@@ -60,6 +60,7 @@ REPLY_SCRATCH_BYTES: Final = 16 * MIB
 
 # Fragments
 FRAGMENT_WINDOW: Final = 64  # unacknowledged fragments in flight to one peer
+FRAGMENT_SPAN: Final = 256  # of messages under way to one destination; what an anti-replay window tells apart
 FRAGMENT_RTO: Final = 20 * MILLISECOND
 FRAGMENT_DEADLINE: Final = 5 * SECOND  # a message not reassembled or not acknowledged by then is given up
 REASSEMBLY_BYTES: Final = 64 * MIB  # all senders together
@@ -168,7 +169,7 @@ COMPARE_WITHOUT_S: Final = 2.0  # likewise when too many nodes may be down, at l
 
 # The client library
 CLIENT_LIVES: Final = 64  # nodes whose lives a client remembers
-CLIENT_WINDOWS: Final = 65_536  # clients whose copied datagrams a node can tell
+CLIENT_WINDOWS: Final = 65_536  # clients whose copied datagrams a node can tell; one with large requests is two
 CLIENT_DATAGRAM_LIFE: Final = 60 * SECOND  # no copy of a datagram is older
 CLIENT_FIRST_RETRY: Final = 40 * MILLISECOND  # an unanswered request is repeated after this, then ever more slowly
 CLIENT_MAX_RETRY: Final = 200 * MILLISECOND

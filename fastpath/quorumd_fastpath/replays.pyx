@@ -8,11 +8,13 @@ anti-replay window of RFC 4303, section 3.4.3). What is older than the window is
 sent again.
 
 Room is bounded. A client not heard of for `life` may be forgotten; a copy that is older than that passes. While
-nobody can be forgotten, the datagrams of further clients are dropped and counted.
+nobody can be forgotten, the datagrams of further clients are dropped and counted. So where there is no window, nothing
+was taken within a `life`: of the numbers below a client's first one none is a copy, they were only overtaken.
 """
 
-from libc.stdint cimport UINT64_MAX, uint64_t
+from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 
 cdef enum:
     WAYS = 8        # windows that one client may have; a group of them is searched
@@ -59,9 +61,8 @@ cdef class ReplayWindows:
         oldest.client = client
         oldest.used_at = now
         oldest.highest = number
-        # Of whatever came before it nothing is known: taken for copies.
-        for way in range(4):
-            oldest.seen[way] = UINT64_MAX
+        memset(oldest.seen, 0, sizeof(oldest.seen))
+        oldest.seen[0] = 1
         return True
 
     def take(self, uint64_t client, uint64_t number, uint64_t now):

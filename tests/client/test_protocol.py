@@ -821,6 +821,55 @@ def test_what_needs_no_leader_is_limited_too_while_nobody_answers():
             client.submit(operation, world.now)
 
 
+@pytest.mark.parametrize(
+    "make", [put, get, lambda world: get(world, stale=True), lambda world: status_operation(2, world.now + 5 * SECOND)]
+)
+def test_what_ran_out_of_time_while_nobody_answers_waits_no_more(make):
+    world = World(FakeCluster())
+    world.cluster.deaf = {1, 2, 3}
+    client = world.client()
+    client.submit_all([make(world) for _ in range(CLIENT_QUEUE_OPS)], world.now)
+    world.run(SECOND)
+    assert client.waiting == CLIENT_QUEUE_OPS
+    world.run(5 * SECOND)
+    assert client.waiting == 0
+    late = make(world)
+    client.submit(late, world.now)
+    assert (client.waiting, client.next_deadline() <= late.deadline) == (1, True)
+
+
+def test_what_is_cancelled_while_nobody_answers_does_not_fill_the_client():
+    world = World(FakeCluster())
+    world.cluster.deaf = {1, 2, 3}
+    client = world.client()
+    patient = [put(world) for _ in range(1000)]
+    client.submit_all(patient, world.now)
+    for _ in range(CLIENT_QUEUE_OPS):
+        operation = get(world)
+        client.submit(operation, world.now)
+        client.cancel(operation)
+    assert client.waiting < 1100
+    world.cluster.deaf = set()
+    assert world.run(SECOND, done(*patient))
+    assert sorted(seq for _, seq in writes_seen(world.cluster)) == list(range(1, 1001))
+
+
+def test_writes_that_fail_for_want_of_a_session_leave_the_others_waiting():
+    world = World(FakeCluster())
+    client = world.client()
+    full = [True]
+    world.cluster.verdict = lambda _, record: (
+        Status.OVERLOADED if record.kind is Kind.OPEN_SESSION and full[0] else None
+    )
+    patient, hasty = put(world), [put(world, retry=False) for _ in range(10)]
+    world.submit(client, patient, *hasty)
+    assert world.run(SECOND, done(*hasty))
+    assert (client.waiting, patient.done) == (1, False)
+    full[0] = False
+    assert world.run(SECOND, done(patient))
+    assert patient.error is None
+
+
 def test_stale_reads_that_wait_hold_up_no_other_reads_and_are_limited():
     world = World(FakeCluster(mtu=60_000))
     client = connected(world)

@@ -1,10 +1,12 @@
 """A numbered request datagram is taken once, in the life of the node that it names, whatever copies of it arrive."""
 
 import json
+import random
 
 import pytest
 
 from quorumd import commands, limits
+from quorumd.client.channel import Channel
 from quorumd.clientplane import ClientPlane
 from quorumd.commands import Kind
 from quorumd.fragments import Fragmenter
@@ -91,3 +93,87 @@ def test_a_large_request_that_is_put_together_twice_is_taken_once(receiver):
             plane.plane.collect(slab, limits.SECOND)
     hellos = [kind for kind, _, _ in plane.answers() if kind == wire.KIND_CLIENT_HELLO_REPLY]
     assert (plane.plane.stage.writes, plane.copies, len(hellos)) == ((1, 1, 0) if receiver == LIFE else (0, 0, 2))
+
+
+class Sender:
+    """A client's channel and a node's plane, with nothing between them but what a test holds back."""
+
+    def __init__(self):
+        self.node = Plane()
+        self.channel = Channel(random.Random(1).randbytes, None)
+        self.channel.join(CLUSTER, 576)
+        self.channel.met("node", LIFE)
+        self.now = limits.SECOND
+        self.staged = 0
+        self.queued = 0
+
+    def large(self):
+        self.queued += self.channel.send_large("node", record(bytes(900)), self.now) is not None
+
+    def small(self):
+        self.channel.send_records("node", [record(b"v")])
+
+    def out(self):
+        self.channel.poll(self.now)
+        datagrams, self.channel.datagrams = self.channel.datagrams, []
+        return [datagram for _, datagram in datagrams]
+
+    def arrive(self, *datagrams):
+        """Some arrive in one turn, and what is acknowledged is heard at once."""
+        self.staged += self.node.hear(*datagrams, now=self.now) if datagrams else 0
+        for data, _ in self.node.outbox.drain():
+            list(self.channel.receive(data, "node", self.now))
+
+
+def record(value):
+    return commands.encode_record(Kind.COMMAND, bytes(16), 1, 1, commands.encode(commands.Put(b"k", value)))
+
+
+def test_large_requests_are_no_copies_however_many_small_ones_arrive_before_them():
+    sender = Sender()
+    sender.large()  # before any small one: nothing of the client is known yet
+    sender.large()
+    fragments = sender.out()
+    for _ in range(300):
+        sender.small()
+        sender.arrive(*sender.out())
+    sender.arrive(*fragments)
+    assert (sender.staged, sender.node.copies) == (302, 0)
+
+
+def test_a_large_request_that_the_next_one_overtakes_is_no_copy():
+    sender = Sender()
+    sender.large()
+    sender.large()
+    fragments = sender.out()
+    sender.arrive(*fragments[1:], fragments[0])
+    assert (sender.staged, sender.node.copies) == (2, 0)
+
+
+def test_a_large_request_that_lost_a_fragment_is_no_copy_however_many_follow():
+    sender = Sender()
+    sender.large()
+    rest = sender.out()[1:]
+    sender.arrive(*rest)
+    for _ in range(50):  # each turn more than the queue takes: what is refused has no number
+        for _ in range(100):
+            sender.large()
+        sender.small()
+        sender.arrive(*sender.out())
+    assert sender.staged == 255 + 50
+    sender.now += limits.FRAGMENT_RTO
+    while datagrams := sender.out():
+        sender.arrive(*datagrams)
+    assert sender.staged == sender.queued + 50 > 256 + 50
+    assert sender.node.copies == 0
+
+
+def test_a_copy_of_a_large_request_is_refused_after_its_fragments_are_forgotten():
+    sender = Sender()
+    sender.large()
+    fragments = sender.out()
+    sender.arrive(*fragments)
+    sender.arrive(*fragments)  # still known as one that was whole
+    sender.now += limits.FRAGMENT_DEADLINE + 1
+    sender.arrive(*fragments)
+    assert (sender.staged, sender.node.copies) == (1, 1)

@@ -61,10 +61,14 @@ class Channel:
         self._entropy = entropy
         self._mac = mac
         self._tail_bytes = MAC_BYTES if mac is not None else 0
-        self.incarnation: Incarnation = int.from_bytes(entropy(8), "little") | 1
-        # Requests name the life of the node that they are for, and their number in it (fastpath replays.pyx).
+        # What leaves in fragments arrives after smaller requests that left later, and by any number of them. Within one
+        # sequence it would fall out of the node's window, so it has its own, under an id that is no client's first.
+        self.incarnation: Incarnation = int.from_bytes(entropy(8), "little") | 3
+        self._large_id: Incarnation = self.incarnation ^ 1
+        # Requests name the life of the node that they are for, and their number there (fastpath replays.pyx).
         self._lives: dict[SocketAddress, Incarnation] = {}
-        self._numbers: dict[SocketAddress, int] = {}
+        self._numbers: Counter[SocketAddress] = Counter()
+        self._large_numbers: Counter[SocketAddress] = Counter()
         # When a node is asked again which life it is in, and how often it was asked in vain.
         self._asked: dict[SocketAddress, tuple[Nanoseconds, int]] = {}
         self.greet_due: Nanoseconds | None = None
@@ -114,14 +118,6 @@ class Channel:
     def is_silent(self, address: SocketAddress) -> bool:
         """Whether a node did not say which life it is in when it was asked."""
         return self._asked.get(address, (0, 0))[1] > 1
-
-    def _next_number(self, address: SocketAddress) -> tuple[Incarnation, int]:
-        """(life, number) of the next request datagram; (0, 0), which is not numbered, for a node in an unknown life."""
-        life = self._lives.get(address, 0)
-        if not life:
-            return 0, 0
-        number = self._numbers[address] = self._numbers.get(address, 0) + 1
-        return life, number
 
     # -- out ------------------------------------------------------------------------------------------------------
 
@@ -184,7 +180,9 @@ class Channel:
             self._send_request(address, packed)
 
     def _send_request(self, address: SocketAddress, records: list[bytes]) -> None:
-        life, number = self._next_number(address)
+        life = self.life(address)
+        self._numbers[address] += 1
+        number = self._numbers[address] if life else 0  # 0: not numbered
         self.send(
             address, wire.KIND_REQUEST, receiver=life, index=number, count=len(records), payload=b"".join(records)
         )
@@ -194,12 +192,17 @@ class Channel:
         fragmenter = self._fragmenter
         if fragmenter is None:
             return None
-        life, number = self._next_number(address)
+        life = self.life(address)
+        number = self._large_numbers[address] + 1 if life else 0
         frame = wire.encode_frame(
-            wire.KIND_REQUEST, 0, self.cluster, 0, 0, self.incarnation, life, 0, number, 0, 1, record
+            wire.KIND_REQUEST, 0, self.cluster, 0, 0, self._large_id, life, 0, number, 0, 1, record
         )
         message_id = fragmenter.next_id
-        return message_id if fragmenter.send(address, frame, now) else None
+        if not fragmenter.send(address, frame, now):
+            return None
+        # Only now: numbers lie no further apart than their messages in the lane, whose span the node's window covers.
+        self._large_numbers[address] += 1
+        return message_id
 
     def under_way(self, address: SocketAddress, message_id: int) -> bool:
         """Whether fragments of that message are still being sent."""

@@ -82,6 +82,7 @@ class ClientProtocol:
         self._due: deque[Operation] = deque()  # admitted, for the leader, to be sent again or first
         self._stale_due: deque[Operation] = deque()  # stale reads to be sent again
         self._oldest_deadline: Nanoseconds | None = None  # not above that of anything in _unsent()
+        self._cancelled = 0  # operations, since the queues were last swept
         self._ledger = Ledger()
         self._transmitter = Transmitter(self._channel, self._ledger)
         self._control = Control(self._ledger, self._transmitter, self.router, self._channel.counters)
@@ -176,6 +177,9 @@ class ClientProtocol:
         """The caller no longer waits; what was sent may still happen."""
         if not operation.done:
             self._ledger.finish(operation)
+            self._cancelled += 1
+            if 16 * self._cancelled > self.waiting:  # one at a time they would cost a look at all the others each
+                self._sweep()
 
     def receive(self, datagram: bytes, source: SocketAddress, now: Nanoseconds) -> None:
         """One datagram arrived."""
@@ -374,14 +378,20 @@ class ClientProtocol:
 
     def _expire_queues(self, now: Nanoseconds) -> None:
         """Ends what was never sent and is past its deadline."""
-        self._oldest_deadline = None
         for operation in self._unsent():
-            if operation.done:
-                continue
             if now >= operation.deadline:
                 self._ledger.complete(operation, self._verdict_at_deadline(operation))
-            else:
-                self._note_deadline(operation)
+        self._sweep()
+        self._oldest_deadline = min((operation.deadline for operation in self._unsent()), default=None)
+
+    def _sweep(self) -> None:
+        """What is done waits no more: flush() does not come to it while nobody answers, and the client fills."""
+        self._cancelled = 0
+        for queue in (self._writes, self._reads, self._stale, self._control.waiting):
+            if any(operation.done for operation in queue):
+                left = [operation for operation in queue if not operation.done]
+                queue.clear()
+                queue.extend(left)
 
     def _unsent(self) -> tuple[Operation, ...]:
         """What has no timer since it was never sent, and control frames to be sent again."""
@@ -427,6 +437,7 @@ class ClientProtocol:
         for write in self._writes:
             if patient or not write.retry:
                 self._ledger.complete(write, again(error))
+        self._sweep()
 
     def _session_of(self, operation: Operation) -> Session | None:
         """The session, if the operation is of the one that there is now."""
