@@ -36,8 +36,10 @@ struct WatchLimits {
     size_t window_bytes;  // of one stream: put in it and not acknowledged
     size_t total_bytes;   // of all streams
     size_t piece_bytes;   // of events in one item
-    uint64_t turn_cost;   // changes looked at, and events put in streams, in one feed or walk
+    uint64_t turn_cost;   // changes looked at, searches for watchers and events put in streams, in one feed or walk
 };
+
+constexpr uint64_t NODES_PER_COST = 8;  // so many nodes of the index take as long to look at as one event to put
 
 struct WatchStream;
 
@@ -69,7 +71,8 @@ struct WatchStream {
 
 class WatchHub {
 public:
-    explicit WatchHub(const WatchLimits& limits) : limits_(limits) {}
+    // `seed` is random, and known to no client (watchindex.h).
+    WatchHub(const WatchLimits& limits, uint64_t seed) : limits_(limits), index_(seed) {}
 
     // -- streams -----------------------------------------------------------------------------------------------------
 
@@ -247,7 +250,7 @@ private:
             }
             bool last = at + 1 == end || store.change(at + 1).revision() != revision;
             ++cost;
-            index_.each(change.record->key(), [&](Interest* interest) {
+            uint64_t looked_at = index_.each(change.record->key(), [&](Interest* interest) {
                 auto* watcher = static_cast<Watcher*>(interest);
                 ++cost;
                 if (watcher->behind || revision < watcher->revision || !wants(*watcher, change)) return;
@@ -266,6 +269,7 @@ private:
                     note_open(watcher, revision);
                 }
             });
+            cost += looked_at / NODES_PER_COST;
         }
         close_open(revision);
     }
@@ -368,13 +372,14 @@ private:
             if (cost >= limits_.turn_cost) return true;
             bool last = at + 1 == end || store.change(at + 1).revision() != *revision;
             ++cost;
-            index_.each(change.record->key(), [&](Interest* interest) {
+            uint64_t looked_at = index_.each(change.record->key(), [&](Interest* interest) {
                 auto* watcher = static_cast<Watcher*>(interest);
                 ++cost;
                 if (!watcher->behind || watcher->walk == walk_ || !wants(*watcher, change)) return;
                 if (watcher->revision > *revision || (watcher->revision == *revision && watcher->sub > *sub)) return;
                 continue_at(watcher, change, *revision, *sub, last);
             });
+            cost += looked_at / NODES_PER_COST;
             if (last) end_opened(*revision);
         }
         *revision = store.revision() + 1;

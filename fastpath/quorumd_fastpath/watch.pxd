@@ -19,7 +19,7 @@ cdef extern from "watch.h" namespace "quorumd" nogil:
         size_t behind
 
     cdef cppclass WatchHub:
-        WatchHub(const WatchLimits& limits) except +
+        WatchHub(const WatchLimits& limits, uint64_t seed) except +
         uint32_t open_stream() except +
         WatchStream* stream(uint32_t slot)
         void close_stream(WatchStream* stream)

@@ -28,8 +28,8 @@ ENDED_OVERLOADED = END_OVERLOADED
 cdef class Hub:
     """The watchers of one node, in streams that are named by small numbers; see watch.h."""
 
-    def __cinit__(self, *, size_t watchers, size_t window_bytes, size_t total_bytes, size_t piece_bytes,
-                  uint64_t turn_cost):
+    def __cinit__(self, *, uint64_t seed, size_t watchers, size_t window_bytes,
+                  size_t total_bytes, size_t piece_bytes, uint64_t turn_cost):
         cdef WatchLimits limits
         if piece_bytes == 0 or window_bytes < 2 * piece_bytes or total_bytes < window_bytes or turn_cost == 0:
             raise ValueError("a window holds several pieces, and all streams together hold a window")
@@ -38,7 +38,7 @@ cdef class Hub:
         limits.total_bytes = total_bytes
         limits.piece_bytes = piece_bytes
         limits.turn_cost = turn_cost
-        self.hub = new WatchHub(limits)
+        self.hub = new WatchHub(limits, seed)
 
     def __dealloc__(self):
         del self.hub

@@ -5,7 +5,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from watching import Reader, Written, covers, expected
+from watching import Reader, Written, covers, expected, worst_order
 
 from quorumd import limits, watchcodec
 from quorumd.commands import ALL, DeleteRange, Put, Txn
@@ -18,9 +18,9 @@ ROOMY = {"watchers": 100_000, "window_bytes": 1 << 20, "total_bytes": 1 << 28, "
 class Driver:
     """A hub, its store, and streams whose items are read as they are taken."""
 
-    def __init__(self, *, turn_cost=1 << 15, **bounds):
+    def __init__(self, *, seed=1, turn_cost=1 << 15, **bounds):
         self.bounds = {**ROOMY, **bounds}
-        self.hub = Hub(turn_cost=turn_cost, **self.bounds)
+        self.hub = Hub(seed=seed, turn_cost=turn_cost, **self.bounds)
         self.written = Written()
         self.store = self.written.store
         self.readers: dict[tuple[int, int], Reader] = {}
@@ -386,11 +386,25 @@ def test_ten_thousand_ranges_come_and_go(seed):
         assert got == concerned
 
 
+@pytest.mark.parametrize(("seed", "lagging"), [(0, 2000), (1, 0), (2, 0), (1 << 63, 0)])
+def test_ranges_in_the_worst_order_of_another_seed_are_found_in_few_steps(seed, lagging):
+    """What looking at the index costs counts in a turn; all fall behind if that is too much."""
+    hub = Driver(seed=seed, turn_cost=200).hub
+    written = Written()
+    slot = hub.open_stream()
+    hub.open_window(slot)
+    for number, key in enumerate(worst_order(0, 2000), 1):
+        assert hub.watch(written.store, slot, number, key, key + b"~", 0, 0)
+    written.run(Txn((), tuple(Put(b"%d" % i, b"") for i in range(20))))  # before all ranges: they concern nobody
+    _, more = hub.pump(written.store)
+    assert (hub.lagging, more) == (lagging, bool(lagging))
+
+
 def test_the_numbers_of_both_sides_are_the_same():
     assert list(watchcodec.Tell) == [watch.CREATED, watch.EVENTS, watch.PROGRESS, watch.ENDED]
     assert list(watchcodec.Why) == [watch.ENDED_COMPACTED, watch.ENDED_REJECTED, watch.ENDED_OVERLOADED]
     for name in ("MORE", "PREV_KV", "NO_PUT", "NO_DELETE"):
         assert getattr(watch, name) == getattr(watchcodec, name)
     with pytest.raises(ValueError, match="window"):
-        Hub(watchers=1, window_bytes=10, total_bytes=100, piece_bytes=10, turn_cost=1)
+        Hub(seed=1, watchers=1, window_bytes=10, total_bytes=100, piece_bytes=10, turn_cost=1)
     assert limits.MAX_KEY_BYTES  # the codec's bound on keys
