@@ -25,6 +25,7 @@ class Watched:
         self.hub = Hub(
             seed=1,
             watchers=WATCHERS,
+            watcher_bytes=limits.WATCHER_BYTES,
             window_bytes=limits.WATCH_WINDOW_BYTES,
             total_bytes=limits.WATCH_TOTAL_BYTES,
             piece_bytes=limits.WATCH_PIECE_BYTES,

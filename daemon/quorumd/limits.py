@@ -84,6 +84,7 @@ MAX_MEMBERS: Final = 9
 # Watches
 WATCH_STREAMS: Final = 4096  # of one node
 WATCHERS: Final = 65_536  # of one node
+WATCHER_BYTES: Final = 64 * MIB  # of their keys and ends, each held twice
 WATCH_WINDOW_BYTES: Final = 1 * MIB  # put in one stream and not acknowledged
 WATCH_WINDOW_BATCHES: Final = 256  # sent in one stream and not acknowledged
 WATCH_TOTAL_BYTES: Final = 256 * MIB  # put in all streams and not acknowledged
@@ -225,6 +226,7 @@ invariant(MAX_ENTRY_BYTES * 4 <= RING_BYTES, "the ring must hold several of the 
 invariant(MAX_ENTRY_BYTES * 4 <= ISLAND_BYTES, "several of the largest entries wait behind a hole")
 invariant(MAX_PENDING_OPS <= RING_ENTRIES, "every pending operation has its entry in the ring")
 invariant(MAX_ENTRY_BYTES <= REASSEMBLY_BYTES // 8, "several of the largest messages reassemble at once")
+invariant(WATCHERS * KIB <= WATCHER_BYTES, "as many watchers as there may be have names of half a KiB")
 invariant(2 * WATCH_PIECE_BYTES <= WATCH_WINDOW_BYTES, "a window holds several pieces")
 invariant(WATCH_PIECE_BYTES + KIB <= MAX_ENTRY_BYTES, "any item fits a message in fragments")
 invariant(2 * WATCH_SENT_PER_TURN <= OUTBOX_SCRATCH_BYTES, "what a turn sends fits the outbox")

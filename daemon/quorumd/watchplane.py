@@ -97,7 +97,7 @@ class WatchPlane:
     ) -> None:
         self.store = store
         room = room or widest()
-        self.hub = Hub(seed=seed, watchers=limits.WATCHERS, **room._asdict())
+        self.hub = Hub(seed=seed, watchers=limits.WATCHERS, watcher_bytes=limits.WATCHER_BYTES, **room._asdict())
         self._window_bytes = room.window_bytes
         self._outbox = outbox
         self._fragmenter = fragmenter
@@ -316,5 +316,6 @@ class WatchPlane:
             "watch_streams": len(self._streams),
             "watchers": self.hub.watchers,
             "watchers_lagging": self.hub.lagging,
+            "watcher_bytes": self.hub.watcher_bytes,
             "watch_bytes": self.hub.bytes,
         }

@@ -33,10 +33,11 @@ namespace quorumd {
 
 struct WatchLimits {
     size_t watchers;
-    size_t window_bytes;  // of one stream: put in it and not acknowledged
-    size_t total_bytes;   // of all streams
-    size_t piece_bytes;   // of events in one item
-    uint64_t turn_cost;   // changes looked at, searches for watchers and events put in streams, in one feed or walk
+    size_t watcher_bytes;  // of the names (keys and ends) of all watchers, with the index's copies
+    size_t window_bytes;   // of one stream: put in it and not acknowledged
+    size_t total_bytes;    // of all streams
+    size_t piece_bytes;    // of events in one item
+    uint64_t turn_cost;    // changes looked at, searches for watchers and events put in streams, in one feed or walk
 };
 
 constexpr uint64_t NODES_PER_COST = 8;  // so many nodes of the index take as long to look at as one event to put
@@ -127,7 +128,7 @@ public:
         watcher->revision = start == 0 ? fed_revision_ + 1 : start;
         if (!watcher->sensible()) {
             put_item(stream, WATCH_ENDED, ENDED_REJECTED, id, fed_revision_);
-        } else if (watchers_ >= limits_.watchers) {
+        } else if (watchers_ >= limits_.watchers || names_bytes_ + watcher->names_bytes() > limits_.watcher_bytes) {
             put_item(stream, WATCH_ENDED, ENDED_OVERLOADED, id, fed_revision_);
         } else if (watcher->revision <= store.compacted()) {
             put_item(stream, WATCH_ENDED, ENDED_COMPACTED, id, store.compacted());
@@ -135,6 +136,7 @@ public:
             stream->watchers.emplace(id, std::move(made));
             index_.add(watcher);
             ++watchers_;
+            names_bytes_ += watcher->names_bytes();
             put_item(stream, WATCH_CREATED, 0, id, fed_revision_);
             if (watcher->revision <= fed_revision_) fall_behind(watcher);
         }
@@ -188,6 +190,7 @@ public:
     }
 
     size_t watchers() const { return watchers_; }
+    size_t watcher_bytes() const { return names_bytes_; }
     size_t lagging() const { return behind_.size(); }
     size_t bytes() const { return total_; }
 
@@ -201,6 +204,7 @@ private:
         if (watcher->behind) catch_up(watcher);
         index_.remove(watcher);
         --watchers_;
+        names_bytes_ -= watcher->names_bytes();
     }
 
     void fall_behind(Watcher* watcher) {
@@ -489,6 +493,7 @@ private:
     std::vector<Watcher*> behind_;
     std::vector<Watcher*> opened_;  // within one feed or walk
     size_t watchers_ = 0;
+    size_t names_bytes_ = 0;  // of those
     size_t total_ = 0;
     uint64_t fed_ = 0;           // number of the first change that was not fed
     uint64_t fed_revision_ = 1;  // everything up to it was fed

@@ -28,6 +28,7 @@ struct Interest {
     bool single() const { return end.empty(); }
     bool open() const { return end.size() == 1 && end[0] == '\0'; }
     bool sensible() const { return single() || open() || key < end; }
+    size_t names_bytes() const { return 2 * (key.size() + end.size()); }  // its own and the index's copy
 };
 
 // Owns no interest. Those with equal key and end share a node.

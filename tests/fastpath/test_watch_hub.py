@@ -12,7 +12,10 @@ from quorumd.commands import ALL, DeleteRange, Put, Txn
 from quorumd_fastpath import watch
 from quorumd_fastpath.watch import Hub
 
-ROOMY = {"watchers": 100_000, "window_bytes": 1 << 20, "total_bytes": 1 << 28, "piece_bytes": 1 << 18}
+ROOMY = {
+    "watchers": 100_000, "watcher_bytes": 1 << 26, "window_bytes": 1 << 20, "total_bytes": 1 << 28,
+    "piece_bytes": 1 << 18,
+}  # fmt: skip
 
 
 class Driver:
@@ -166,6 +169,8 @@ def test_every_watcher_gets_the_history_filtered(steps, bounds, turn_cost):
         driver.hub.ask_progress(slot)
     driver.settle()
     assert driver.hub.lagging == 0
+    living = [reader for reader in driver.readers.values() if reader.ended is None]
+    assert driver.hub.watcher_bytes == 2 * sum(len(reader.key) + len(reader.end) for reader in living)
     for reader in driver.readers.values():
         if reader.ended is None:
             driver.check(reader)
@@ -348,6 +353,45 @@ def test_what_is_wrong_with_a_watcher_is_said():
         driver.hub.cancel(99, 1)
 
 
+def test_keys_and_ends_are_bounded_in_bytes_and_given_back():
+    driver = Driver(watcher_bytes=2 * 2 * 1000 + 2 * 10)
+
+    def ends(slot):
+        """Why a range of 1000 bytes has ended; None if it lives."""
+        watcher = driver.watch(slot, b"k" * 500, b"l" * 500)
+        driver.settle()
+        ended = driver.readers[slot, watcher].ended
+        return ended and ended.flags
+
+    one, other = driver.stream(), driver.stream()
+    assert [ends(one), ends(other), ends(other)] == [None, None, watch.ENDED_OVERLOADED]
+    short = driver.watch(one, b"k" * 10)  # there is room for just that
+    long = driver.watch(one, b"k")
+    driver.settle()
+    assert (driver.readers[one, short].ended, driver.readers[one, long].ended.flags) == (None, watch.ENDED_OVERLOADED)
+    assert (driver.hub.watchers, driver.hub.watcher_bytes) == (3, 4020)
+    assert driver.hub.cancel(one, 1)
+    assert [ends(one), ends(one)] == [None, watch.ENDED_OVERLOADED]
+    driver.close(other)
+    assert [ends(one), ends(one)] == [None, watch.ENDED_OVERLOADED]
+    driver.close(one)
+    assert driver.hub.watcher_bytes == 0
+
+
+def test_one_that_a_compaction_ends_gives_its_bytes_back():
+    driver = Driver(watcher_bytes=2)
+    slot = driver.stream(opened=False)
+    driver.watch(slot, b"k", start=2)
+    driver.run(Put(b"k", b""))
+    driver.run(Put(b"k", b""))
+    driver.written.compact(2)
+    driver.settle()
+    assert driver.hub.watcher_bytes == 0
+    again = driver.watch(slot, b"k")
+    driver.settle()
+    assert driver.readers[slot, again].ended is None
+
+
 def test_streams_that_end_leave_nothing_behind():
     driver = Driver()
     slots = [driver.stream() for _ in range(5)]
@@ -406,5 +450,5 @@ def test_the_numbers_of_both_sides_are_the_same():
     for name in ("MORE", "PREV_KV", "NO_PUT", "NO_DELETE"):
         assert getattr(watch, name) == getattr(watchcodec, name)
     with pytest.raises(ValueError, match="window"):
-        Hub(seed=1, watchers=1, window_bytes=10, total_bytes=100, piece_bytes=10, turn_cost=1)
+        Hub(seed=1, watchers=1, watcher_bytes=1, window_bytes=10, total_bytes=100, piece_bytes=10, turn_cost=1)
     assert limits.MAX_KEY_BYTES  # the codec's bound on keys
