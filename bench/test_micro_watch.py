@@ -23,7 +23,9 @@ class Watched:
         self.seq = 0
         self.store.apply_bytes(commands.encode_record(Kind.OPEN_SESSION, SESSION, 0, 0), 1, 1)
         self.hub = Hub(
+            seed=1,
             watchers=WATCHERS,
+            watcher_bytes=limits.WATCHER_BYTES,
             window_bytes=limits.WATCH_WINDOW_BYTES,
             total_bytes=limits.WATCH_TOTAL_BYTES,
             piece_bytes=limits.WATCH_PIECE_BYTES,

@@ -49,6 +49,22 @@ class Written:
                 self.history.append((revision, Event(KeyValue(key, *shown), False, prev)))
 
 
+def worst_order(seed, count):
+    """Keys in the order in which who knows an index's seed begins ranges: the tree becomes a list, smallest key last.
+
+    The n-th key's rank is that of the n-th priority; see watchindex.h.
+    """
+    full = (1 << 64) - 1
+    priorities = []
+    for n in range(1, count + 1):
+        mixed = seed + n * 0x9E3779B97F4A7C15 & full
+        mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & full
+        mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & full
+        priorities.append(mixed ^ mixed >> 31)
+    ranks = {priority: rank for rank, priority in enumerate(sorted(priorities))}
+    return [b"k%08d" % ranks[priority] for priority in priorities]
+
+
 def expected(history, key, end, flags, start):
     """[(revision, events)] that a watcher gets, in order: the history filtered."""
     batches: list[tuple[int, list[Event]]] = []

@@ -33,6 +33,7 @@ class ClientPlane:
         mtu: int,
         incarnation: Incarnation,
         store: Store,
+        watch_seed: int,
         watch_room: WatchRoom | None = None,
     ) -> None:
         self.node = node
@@ -53,8 +54,9 @@ class ClientPlane:
         self.admin: Callable[[Mapping[str, Any]], str] = lambda _: "not serving"
         self.leader: Callable[[], tuple[NodeId, str]] = lambda: (0, "")
         self.watches = WatchPlane(
-            store, outbox, self.fragmenter, self.counters, self._knows_leader, self._client_frame, watch_room
-        )
+            store, outbox, self.fragmenter, self.counters, self._knows_leader, self._client_frame, watch_seed,
+            watch_room,
+        )  # fmt: skip
         self.rare = 0
         self._collected = False
 

@@ -79,7 +79,10 @@ class _Stream:
 
 
 class WatchPlane:
-    """All streams of one node. `knows_leader` and `frame_of` (an encoded frame to a client) are the client plane's."""
+    """All streams of one node. `knows_leader` and `frame_of` (an encoded frame to a client) are the client plane's.
+
+    seed: 64 random bits that no client knows; see Hub.
+    """
 
     def __init__(
         self,
@@ -89,11 +92,12 @@ class WatchPlane:
         counters: Counters,
         knows_leader: Callable[[], bool],
         frame_of: Callable[..., bytes],
+        seed: int,
         room: WatchRoom | None = None,
     ) -> None:
         self.store = store
         room = room or widest()
-        self.hub = Hub(watchers=limits.WATCHERS, **room._asdict())
+        self.hub = Hub(seed=seed, watchers=limits.WATCHERS, watcher_bytes=limits.WATCHER_BYTES, **room._asdict())
         self._window_bytes = room.window_bytes
         self._outbox = outbox
         self._fragmenter = fragmenter
@@ -312,5 +316,6 @@ class WatchPlane:
             "watch_streams": len(self._streams),
             "watchers": self.hub.watchers,
             "watchers_lagging": self.hub.lagging,
+            "watcher_bytes": self.hub.watcher_bytes,
             "watch_bytes": self.hub.bytes,
         }

@@ -33,11 +33,14 @@ namespace quorumd {
 
 struct WatchLimits {
     size_t watchers;
-    size_t window_bytes;  // of one stream: put in it and not acknowledged
-    size_t total_bytes;   // of all streams
-    size_t piece_bytes;   // of events in one item
-    uint64_t turn_cost;   // changes looked at, and events put in streams, in one feed or walk
+    size_t watcher_bytes;  // of the names (keys and ends) of all watchers, with the index's copies
+    size_t window_bytes;   // of one stream: put in it and not acknowledged
+    size_t total_bytes;    // of all streams
+    size_t piece_bytes;    // of events in one item
+    uint64_t turn_cost;    // changes looked at, searches for watchers and events put in streams, in one feed or walk
 };
+
+constexpr uint64_t NODES_PER_COST = 8;  // so many nodes of the index take as long to look at as one event to put
 
 struct WatchStream;
 
@@ -69,7 +72,8 @@ struct WatchStream {
 
 class WatchHub {
 public:
-    explicit WatchHub(const WatchLimits& limits) : limits_(limits) {}
+    // `seed` is random, and known to no client (watchindex.h).
+    WatchHub(const WatchLimits& limits, uint64_t seed) : limits_(limits), index_(seed) {}
 
     // -- streams -----------------------------------------------------------------------------------------------------
 
@@ -124,7 +128,7 @@ public:
         watcher->revision = start == 0 ? fed_revision_ + 1 : start;
         if (!watcher->sensible()) {
             put_item(stream, WATCH_ENDED, ENDED_REJECTED, id, fed_revision_);
-        } else if (watchers_ >= limits_.watchers) {
+        } else if (watchers_ >= limits_.watchers || names_bytes_ + watcher->names_bytes() > limits_.watcher_bytes) {
             put_item(stream, WATCH_ENDED, ENDED_OVERLOADED, id, fed_revision_);
         } else if (watcher->revision <= store.compacted()) {
             put_item(stream, WATCH_ENDED, ENDED_COMPACTED, id, store.compacted());
@@ -132,6 +136,7 @@ public:
             stream->watchers.emplace(id, std::move(made));
             index_.add(watcher);
             ++watchers_;
+            names_bytes_ += watcher->names_bytes();
             put_item(stream, WATCH_CREATED, 0, id, fed_revision_);
             if (watcher->revision <= fed_revision_) fall_behind(watcher);
         }
@@ -185,6 +190,7 @@ public:
     }
 
     size_t watchers() const { return watchers_; }
+    size_t watcher_bytes() const { return names_bytes_; }
     size_t lagging() const { return behind_.size(); }
     size_t bytes() const { return total_; }
 
@@ -198,6 +204,7 @@ private:
         if (watcher->behind) catch_up(watcher);
         index_.remove(watcher);
         --watchers_;
+        names_bytes_ -= watcher->names_bytes();
     }
 
     void fall_behind(Watcher* watcher) {
@@ -247,7 +254,7 @@ private:
             }
             bool last = at + 1 == end || store.change(at + 1).revision() != revision;
             ++cost;
-            index_.each(change.record->key(), [&](Interest* interest) {
+            uint64_t looked_at = index_.each(change.record->key(), [&](Interest* interest) {
                 auto* watcher = static_cast<Watcher*>(interest);
                 ++cost;
                 if (watcher->behind || revision < watcher->revision || !wants(*watcher, change)) return;
@@ -266,6 +273,7 @@ private:
                     note_open(watcher, revision);
                 }
             });
+            cost += looked_at / NODES_PER_COST;
         }
         close_open(revision);
     }
@@ -368,13 +376,14 @@ private:
             if (cost >= limits_.turn_cost) return true;
             bool last = at + 1 == end || store.change(at + 1).revision() != *revision;
             ++cost;
-            index_.each(change.record->key(), [&](Interest* interest) {
+            uint64_t looked_at = index_.each(change.record->key(), [&](Interest* interest) {
                 auto* watcher = static_cast<Watcher*>(interest);
                 ++cost;
                 if (!watcher->behind || watcher->walk == walk_ || !wants(*watcher, change)) return;
                 if (watcher->revision > *revision || (watcher->revision == *revision && watcher->sub > *sub)) return;
                 continue_at(watcher, change, *revision, *sub, last);
             });
+            cost += looked_at / NODES_PER_COST;
             if (last) end_opened(*revision);
         }
         *revision = store.revision() + 1;
@@ -484,6 +493,7 @@ private:
     std::vector<Watcher*> behind_;
     std::vector<Watcher*> opened_;  // within one feed or walk
     size_t watchers_ = 0;
+    size_t names_bytes_ = 0;  // of those
     size_t total_ = 0;
     uint64_t fed_ = 0;           // number of the first change that was not fed
     uint64_t fed_revision_ = 1;  // everything up to it was fed

@@ -9,6 +9,7 @@ from quorumd_fastpath.apply cimport KeyStore
 cdef extern from "watch.h" namespace "quorumd" nogil:
     cdef struct WatchLimits:
         size_t watchers
+        size_t watcher_bytes
         size_t window_bytes
         size_t total_bytes
         size_t piece_bytes
@@ -19,7 +20,7 @@ cdef extern from "watch.h" namespace "quorumd" nogil:
         size_t behind
 
     cdef cppclass WatchHub:
-        WatchHub(const WatchLimits& limits) except +
+        WatchHub(const WatchLimits& limits, uint64_t seed) except +
         uint32_t open_stream() except +
         WatchStream* stream(uint32_t slot)
         void close_stream(WatchStream* stream)
@@ -34,6 +35,7 @@ cdef extern from "watch.h" namespace "quorumd" nogil:
         string_view batch(const WatchStream& stream, size_t limit, uint32_t* count)
         void taken(WatchStream* stream, size_t size) except +
         size_t watchers()
+        size_t watcher_bytes()
         size_t lagging()
         size_t bytes()
 

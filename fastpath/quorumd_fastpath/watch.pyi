@@ -24,12 +24,22 @@ ENDED_OVERLOADED: int
 class Hub:
     """The watchers of one node, in streams that are named by small numbers. IndexError: no such stream.
 
-    watchers: at most. window_bytes: of one stream, put in it and not acknowledged; total_bytes: of all. piece_bytes: of
-    events in one item. turn_cost: changes looked at and events given out in one feed, and in one walk.
+    seed: random, and secret from clients, or they can choose ranges that take long to search. watchers: at most;
+    watcher_bytes: of their keys and ends, twice. window_bytes: of one stream, put in it and not acknowledged;
+    total_bytes: of all. piece_bytes: of events in one item. turn_cost: changes looked at, searches for watchers and
+    events given out in one feed, and in one walk.
     """
 
     def __init__(
-        self, *, watchers: int, window_bytes: int, total_bytes: int, piece_bytes: int, turn_cost: int
+        self,
+        *,
+        seed: int,
+        watchers: int,
+        watcher_bytes: int,
+        window_bytes: int,
+        total_bytes: int,
+        piece_bytes: int,
+        turn_cost: int,
     ) -> None: ...
     def open_stream(self) -> int:
         """A new stream's number. No events are put in it before open_window()."""
@@ -68,6 +78,10 @@ class Hub:
 
     @property
     def watchers(self) -> int: ...
+    @property
+    def watcher_bytes(self) -> int:
+        """Bytes of the keys and ends of all watchers, twice: the index has copies."""
+
     @property
     def lagging(self) -> int:
         """Watchers that have not got everything applied."""

@@ -28,17 +28,18 @@ ENDED_OVERLOADED = END_OVERLOADED
 cdef class Hub:
     """The watchers of one node, in streams that are named by small numbers; see watch.h."""
 
-    def __cinit__(self, *, size_t watchers, size_t window_bytes, size_t total_bytes, size_t piece_bytes,
-                  uint64_t turn_cost):
+    def __cinit__(self, *, uint64_t seed, size_t watchers, size_t watcher_bytes, size_t window_bytes,
+                  size_t total_bytes, size_t piece_bytes, uint64_t turn_cost):
         cdef WatchLimits limits
         if piece_bytes == 0 or window_bytes < 2 * piece_bytes or total_bytes < window_bytes or turn_cost == 0:
             raise ValueError("a window holds several pieces, and all streams together hold a window")
         limits.watchers = watchers
+        limits.watcher_bytes = watcher_bytes
         limits.window_bytes = window_bytes
         limits.total_bytes = total_bytes
         limits.piece_bytes = piece_bytes
         limits.turn_cost = turn_cost
-        self.hub = new WatchHub(limits)
+        self.hub = new WatchHub(limits, seed)
 
     def __dealloc__(self):
         del self.hub
@@ -116,6 +117,11 @@ cdef class Hub:
     @property
     def watchers(self):
         return self.hub.watchers()
+
+    @property
+    def watcher_bytes(self):
+        """Bytes of the keys and ends of all watchers, twice: the index has copies."""
+        return self.hub.watcher_bytes()
 
     @property
     def lagging(self):

@@ -3,6 +3,9 @@
 // The tree is a treap of the distinct ranges, ordered by where they begin; each node knows which range of its subtree
 // reaches farthest, so that a search leaves out whatever ends before the key (CLRS, "Interval trees"). An event that
 // concerns nobody costs one look into the hash and one at the tree's root path, however many interests there are.
+//
+// That a path is short, and recursion shallow, rests on priorities that whoever chooses the ranges cannot foresee: they
+// come of the seed, which is secret and the node's own (Seidel and Aragon, "Randomized Search Trees").
 
 #ifndef QUORUMD_WATCHINDEX_H
 #define QUORUMD_WATCHINDEX_H
@@ -25,12 +28,13 @@ struct Interest {
     bool single() const { return end.empty(); }
     bool open() const { return end.size() == 1 && end[0] == '\0'; }
     bool sensible() const { return single() || open() || key < end; }
+    size_t names_bytes() const { return 2 * (key.size() + end.size()); }  // its own and the index's copy
 };
 
 // Owns no interest. Those with equal key and end share a node.
 class WatchIndex {
 public:
-    WatchIndex() = default;
+    explicit WatchIndex(uint64_t seed) : seed_(seed) {}
     WatchIndex(const WatchIndex&) = delete;
     WatchIndex& operator=(const WatchIndex&) = delete;
     ~WatchIndex() { destroy(root_); }
@@ -69,9 +73,10 @@ public:
         }
     }
 
-    // Calls found(Interest*) for each that `key` concerns. Nothing may be added or removed meanwhile.
+    // Calls found(Interest*) for each that `key` concerns. Nothing may be added or removed meanwhile. Returns how many
+    // nodes of the tree were looked at.
     template <typename Found>
-    void each(std::string_view key, Found found) {
+    uint64_t each(std::string_view key, Found found) {
         if (!keys_.empty()) {
             probe_.assign(key.data(), key.size());
             auto single = keys_.find(probe_);
@@ -79,7 +84,9 @@ public:
                 for (Interest* interest : single->second) found(interest);
             }
         }
-        visit(root_, key, found);
+        uint64_t looked_at = 0;
+        visit(root_, key, found, looked_at);
+        return looked_at;
     }
 
 private:
@@ -184,9 +191,10 @@ private:
     }
 
     template <typename Found>
-    static void visit(Span* at, std::string_view key, Found& found) {
+    static void visit(Span* at, std::string_view key, Found& found, uint64_t& looked_at) {
         while (at != nullptr && at->reach->covers_end(key)) {
-            visit(at->left, key, found);
+            ++looked_at;
+            visit(at->left, key, found, looked_at);
             if (key < std::string_view(at->key)) return;
             if (at->covers_end(key)) {
                 for (Interest* interest : at->members) found(interest);
@@ -202,7 +210,7 @@ private:
         delete at;
     }
 
-    // As good as random, and the same in every run (splitmix64).
+    // splitmix64 from the seed on. Nobody is shown a priority, so nobody can infer the next one.
     uint64_t next_priority() {
         uint64_t mixed = seed_ += 0x9e3779b97f4a7c15ull;
         mixed = (mixed ^ mixed >> 30) * 0xbf58476d1ce4e5b9ull;
@@ -212,7 +220,7 @@ private:
 
     std::unordered_map<std::string, Members> keys_;
     Span* root_ = nullptr;
-    uint64_t seed_ = 0;
+    uint64_t seed_;
     std::string probe_;  // keeps its memory from one search to the next
 };
 

@@ -43,7 +43,9 @@ class Node:
         self.incarnation = self.world.now + self.number
         self.store = Store(1 << 40)
         self.outbox = Outbox(512, 1 << 22, self.world.mtu)
-        self.plane = ClientPlane(self.number, self.outbox, self.world.mtu, self.incarnation, self.store)
+        self.plane = ClientPlane(
+            self.number, self.outbox, self.world.mtu, self.incarnation, self.store, watch_seed=self.number
+        )
         self.plane.cluster = CLUSTER
         self.plane.hello = self.hello
         self.plane.leader = lambda: (self.leader, "")

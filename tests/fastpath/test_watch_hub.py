@@ -5,22 +5,25 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from watching import Reader, Written, covers, expected
+from watching import Reader, Written, covers, expected, worst_order
 
 from quorumd import limits, watchcodec
 from quorumd.commands import ALL, DeleteRange, Put, Txn
 from quorumd_fastpath import watch
 from quorumd_fastpath.watch import Hub
 
-ROOMY = {"watchers": 100_000, "window_bytes": 1 << 20, "total_bytes": 1 << 28, "piece_bytes": 1 << 18}
+ROOMY = {
+    "watchers": 100_000, "watcher_bytes": 1 << 26, "window_bytes": 1 << 20, "total_bytes": 1 << 28,
+    "piece_bytes": 1 << 18,
+}  # fmt: skip
 
 
 class Driver:
     """A hub, its store, and streams whose items are read as they are taken."""
 
-    def __init__(self, *, turn_cost=1 << 15, **bounds):
+    def __init__(self, *, seed=1, turn_cost=1 << 15, **bounds):
         self.bounds = {**ROOMY, **bounds}
-        self.hub = Hub(turn_cost=turn_cost, **self.bounds)
+        self.hub = Hub(seed=seed, turn_cost=turn_cost, **self.bounds)
         self.written = Written()
         self.store = self.written.store
         self.readers: dict[tuple[int, int], Reader] = {}
@@ -166,6 +169,8 @@ def test_every_watcher_gets_the_history_filtered(steps, bounds, turn_cost):
         driver.hub.ask_progress(slot)
     driver.settle()
     assert driver.hub.lagging == 0
+    living = [reader for reader in driver.readers.values() if reader.ended is None]
+    assert driver.hub.watcher_bytes == 2 * sum(len(reader.key) + len(reader.end) for reader in living)
     for reader in driver.readers.values():
         if reader.ended is None:
             driver.check(reader)
@@ -348,6 +353,45 @@ def test_what_is_wrong_with_a_watcher_is_said():
         driver.hub.cancel(99, 1)
 
 
+def test_keys_and_ends_are_bounded_in_bytes_and_given_back():
+    driver = Driver(watcher_bytes=2 * 2 * 1000 + 2 * 10)
+
+    def ends(slot):
+        """Why a range of 1000 bytes has ended; None if it lives."""
+        watcher = driver.watch(slot, b"k" * 500, b"l" * 500)
+        driver.settle()
+        ended = driver.readers[slot, watcher].ended
+        return ended and ended.flags
+
+    one, other = driver.stream(), driver.stream()
+    assert [ends(one), ends(other), ends(other)] == [None, None, watch.ENDED_OVERLOADED]
+    short = driver.watch(one, b"k" * 10)  # there is room for just that
+    long = driver.watch(one, b"k")
+    driver.settle()
+    assert (driver.readers[one, short].ended, driver.readers[one, long].ended.flags) == (None, watch.ENDED_OVERLOADED)
+    assert (driver.hub.watchers, driver.hub.watcher_bytes) == (3, 4020)
+    assert driver.hub.cancel(one, 1)
+    assert [ends(one), ends(one)] == [None, watch.ENDED_OVERLOADED]
+    driver.close(other)
+    assert [ends(one), ends(one)] == [None, watch.ENDED_OVERLOADED]
+    driver.close(one)
+    assert driver.hub.watcher_bytes == 0
+
+
+def test_one_that_a_compaction_ends_gives_its_bytes_back():
+    driver = Driver(watcher_bytes=2)
+    slot = driver.stream(opened=False)
+    driver.watch(slot, b"k", start=2)
+    driver.run(Put(b"k", b""))
+    driver.run(Put(b"k", b""))
+    driver.written.compact(2)
+    driver.settle()
+    assert driver.hub.watcher_bytes == 0
+    again = driver.watch(slot, b"k")
+    driver.settle()
+    assert driver.readers[slot, again].ended is None
+
+
 def test_streams_that_end_leave_nothing_behind():
     driver = Driver()
     slots = [driver.stream() for _ in range(5)]
@@ -386,11 +430,25 @@ def test_ten_thousand_ranges_come_and_go(seed):
         assert got == concerned
 
 
+@pytest.mark.parametrize(("seed", "lagging"), [(0, 2000), (1, 0), (2, 0), (1 << 63, 0)])
+def test_ranges_in_the_worst_order_of_another_seed_are_found_in_few_steps(seed, lagging):
+    """What looking at the index costs counts in a turn; all fall behind if that is too much."""
+    hub = Driver(seed=seed, turn_cost=200).hub
+    written = Written()
+    slot = hub.open_stream()
+    hub.open_window(slot)
+    for number, key in enumerate(worst_order(0, 2000), 1):
+        assert hub.watch(written.store, slot, number, key, key + b"~", 0, 0)
+    written.run(Txn((), tuple(Put(b"%d" % i, b"") for i in range(20))))  # before all ranges: they concern nobody
+    _, more = hub.pump(written.store)
+    assert (hub.lagging, more) == (lagging, bool(lagging))
+
+
 def test_the_numbers_of_both_sides_are_the_same():
     assert list(watchcodec.Tell) == [watch.CREATED, watch.EVENTS, watch.PROGRESS, watch.ENDED]
     assert list(watchcodec.Why) == [watch.ENDED_COMPACTED, watch.ENDED_REJECTED, watch.ENDED_OVERLOADED]
     for name in ("MORE", "PREV_KV", "NO_PUT", "NO_DELETE"):
         assert getattr(watch, name) == getattr(watchcodec, name)
     with pytest.raises(ValueError, match="window"):
-        Hub(watchers=1, window_bytes=10, total_bytes=100, piece_bytes=10, turn_cost=1)
+        Hub(seed=1, watchers=1, watcher_bytes=1, window_bytes=10, total_bytes=100, piece_bytes=10, turn_cost=1)
     assert limits.MAX_KEY_BYTES  # the codec's bound on keys

@@ -7,12 +7,13 @@ import world as worlds
 from watching import expected
 from world import MS, Caller, World
 
-from quorumd import limits, watchcodec
+from quorumd import limits, watchcodec, watchplane
 from quorumd.client.protocol import ClientProtocol
 from quorumd.client.watcher import make_watcher
 from quorumd.commands import ALL, Compact, DeleteRange, KeyValue, Put, Txn
-from quorumd.errors import Compacted
+from quorumd.errors import Compacted, Overloaded
 from quorumd.watchcodec import Event
+from quorumd_fastpath.watch import Hub
 
 pytestmark = pytest.mark.usefixtures("either_engine")
 
@@ -186,6 +187,46 @@ def test_nonsense_is_counted_and_nothing_else():
         world.step(3)
         assert core.clients.counters.as_dict()["bad_body"] == before + 1
     assert core.status()["watchers"] == 0
+
+
+def test_each_life_of_each_node_seeds_its_index_of_ranges_from_its_randomness(monkeypatch):
+    seeds = []
+
+    def seeded(seed, **rest):
+        seeds.append(seed)
+        return Hub(seed=seed, **rest)
+
+    monkeypatch.setattr(watchplane, "Hub", seeded)
+    for _ in range(2):
+        world = World()
+        world.elect()
+        world.stop(2)
+        world.start(2)
+    assert len(seeds) == 8
+    assert len(set(seeds[:4])) == 4
+    assert max(seeds) > 1 << 32
+    assert seeds[4:] == seeds[:4]  # and from nothing else
+
+
+def test_watchers_whose_keys_are_too_long_together_are_refused():
+    world = World(1)
+    world.elect()
+    core = world.members[1].core
+    hub = core.clients.watches.hub
+    slot = hub.open_stream()
+    longest = b"k" * limits.MAX_KEY_BYTES
+    for number in range(1, 600):
+        hub.watch(core.store, slot, number, longest, b"l" + longest[1:], 0, 0)
+    status = core.status()
+    assert (status["watchers"], status["watcher_bytes"]) == (512, limits.WATCHER_BYTES)
+    watching = Watching(world)
+    watching.watch(b"a")
+    watching.until(lambda: watching.watchers[0].error is not None)
+    assert isinstance(watching.watchers[0].error, Overloaded)
+    hub.close_stream(slot)
+    watching.watch(b"a")
+    watching.until(watching.serving)
+    assert core.status()["watcher_bytes"] == 2
 
 
 def test_a_forged_address_gets_little():

@@ -40,8 +40,8 @@ class Watch:
 
     It goes on by itself when nodes die, restart or are cut off: no batch is lost and none comes twice. It raises
     Compacted, with the revision to go on from, if its history is compacted before the user took it, Overloaded if the
-    node has too many watchers. In a forked child it goes on with a socket of the child's own. Safe to use from several
-    threads, each of which gets other batches.
+    node has too many watchers, or too many bytes of their keys. In a forked child it goes on with a socket of the
+    child's own. Safe to use from several threads, each of which gets other batches.
     """
 
     def __init__(self, running: Callable[[], Line], make: Callable[[int], Watcher], start_revision: int) -> None:
