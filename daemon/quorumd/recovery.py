@@ -35,7 +35,7 @@ from quorumd_fastpath.apply import Store
 from quorumd_fastpath.walframe import ScanResult, SegmentHeader
 
 LOOK_AHEAD = 64  # records of a segment that are kept when another one is read
-UNWRITTEN_SEGMENTS = 4  # that a node had written to and not synced: two it wrote over the end of, two made ahead
+UNWRITTEN_SEGMENTS = 5  # beside those that the queue fills: one it begins in, one it ends in, one to spare, two ahead
 
 
 class Recovered(NamedTuple):
@@ -183,6 +183,11 @@ class _Scan:
                 raise ConfigError(f"{self.storage.disk.path(number)}: offset {offset}: {error}") from None
 
 
+def unwritten(storage: Storage) -> int:
+    """How many of the newest segments a node may have written to that had synced none of what was queued."""
+    return limits.WAL_QUEUE_BYTES // storage.least_filled + UNWRITTEN_SEGMENTS
+
+
 def recover(storage: Storage, store: Store, log_event: Callable[..., None]) -> Recovered:
     """Replays the WAL into the ring, the record index and the store. Blocking; start-up only.
 
@@ -192,7 +197,7 @@ def recover(storage: Storage, store: Store, log_event: Callable[..., None]) -> R
     replay = _Scan(storage)
     storage.log.ring.reset(1)
     numbers = list(disk.segments())
-    for number in numbers[-(limits.WAL_QUEUE_BYTES // storage.segment_bytes + UNWRITTEN_SEGMENTS) :]:
+    for number in numbers[-unwritten(storage) :]:
         disk.distrust(number)
     for number in numbers:
         data = disk.load(number)

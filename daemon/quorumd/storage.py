@@ -58,6 +58,10 @@ class Storage:
         self.disk = disk
         self.log = log
         self.segment_bytes = segment_bytes
+        # What a segment holds at least before the next is begun: an entry that did not fit may leave its size unused.
+        self.least_filled = (
+            segment_bytes - limits.SECTOR_BYTES - BATCH_OVERHEAD - SEGMENT_MARGIN - limits.MAX_ENTRY_BYTES
+        )
         self.max_batch_bytes = segment_bytes // 4 + limits.MAX_ENTRY_BYTES
         self.synced_to = 0  # WAL position: everything below it is on the disk
         self.hard_state = HardState(0, 0)
@@ -141,8 +145,7 @@ class Storage:
             return False
         if need <= self._room_here():
             return True
-        each = self.segment_bytes - limits.SECTOR_BYTES - BATCH_OVERHEAD - SEGMENT_MARGIN - limits.MAX_ENTRY_BYTES
-        return need <= max(self._room_here() - limits.MAX_ENTRY_BYTES, 0) + len(self._ahead) * each
+        return need <= max(self._room_here() - limits.MAX_ENTRY_BYTES, 0) + len(self._ahead) * self.least_filled
 
     def claim(self, size_bytes: int) -> None:
         """What was found room for and is not written yet, so that a second question in the same turn counts it."""
