@@ -9,6 +9,8 @@ from typing import Final
 
 SHORTAGES: Final = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 """Of the kernel's, by errno: they pass, and say nothing of the disk."""
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, *SHORTAGES)
+"""For a file, for now: neither does a full file system say that what is written is lost."""
 
 
 class QuorumdError(Exception):
@@ -109,6 +111,11 @@ class Unjudged(QuorumdError):
 
 class DiskError(QuorumdError):
     """A failed write or sync. The node stops: what the page cache holds can no longer be trusted."""
+
+
+class NoRoom(DiskError):
+    """No room for what must be on the disk before the node may go on. It stops, having said nothing that is not on the
+    disk, and may be started again: nothing failed that was written."""
 
 
 class Diverged(QuorumdError):

@@ -175,8 +175,7 @@ def test_a_shortage_of_the_kernels_stops_no_node():
     fill_disk(world.members[leader], errno.ENFILE)
     world.step(1500)
     world.members[leader].disk.prepare_errno = 0
-    world.step(1500)
-    assert world.members[leader].core.storage._ahead
+    assert world.until(lambda: world.members[leader].core.storage._ahead)
 
 
 def test_peers_of_a_leader_that_seldom_listens_are_not_taken_for_dead():
