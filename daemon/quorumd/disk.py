@@ -2,8 +2,8 @@
 
 Layout of the directory: `meta.json` (the stamp), `lock` (held with flock while a node runs), `wal-%016d.seg`.
 Batches are written and synced by the fastpath's sync thread, segments made and read by its file worker; neither ever
-takes the GIL. Any error of either is final (DiskError): after a failed fsync the page cache lies. A call that only lacks
-room, before anything of the log was written, is not (NoRoom).
+takes the GIL. Any error of either is final (DiskError): after a failed fsync the page cache lies. A call that only
+lacks room, before anything of the log was written, is not (NoRoom).
 """
 
 import errno
@@ -17,7 +17,7 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 
 from quorumd import __version__, limits
-from quorumd.errors import NO_ROOM, ConfigError, DiskError, NoRoom
+from quorumd.errors import NO_ROOM, UNUSABLE_LOG, ConfigError, DiskError, NoRoom
 from quorumd.ports import Meta
 from quorumd.types import RAFT, STAMP_FORMAT, Nanoseconds
 from quorumd_fastpath.walfile import FileWorker, WalThread, fdatasync_fd, fsync_dir
@@ -116,10 +116,10 @@ class RealDisk:
             raw = json.loads(path.read_bytes())
         except FileNotFoundError:
             if self.segments():
-                raise ConfigError(f"{path}: missing beside a log; restore the directory from a backup") from None
+                raise ConfigError(f"{path}: missing beside a log; {UNUSABLE_LOG}") from None
             return None
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{path}: unreadable ({error}); restore the directory from a backup") from None
+            raise ConfigError(f"{path}: unreadable ({error}); {UNUSABLE_LOG}") from None
         found = raw.get("format") if isinstance(raw, dict) else raw
         if found in (1, 2):
             raise ConfigError(
@@ -132,7 +132,7 @@ class RealDisk:
             cluster = int(raw["cluster"] or "0", 16)
             return Meta(cluster, int(raw["node"]), int(raw["incarnation"]), str(raw.get("engine", RAFT)))
         except (KeyError, TypeError, ValueError):
-            raise ConfigError(f"{path}: incomplete; restore the directory from a backup") from None
+            raise ConfigError(f"{path}: incomplete; {UNUSABLE_LOG}") from None
 
     def where(self) -> str:
         return str(self.directory)

@@ -12,6 +12,12 @@ SHORTAGES: Final = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, *SHORTAGES)
 """For a file, for now: neither does a full file system say that what is written is lost."""
 
+UNUSABLE_LOG: Final = (
+    "leave this node down (the others serve), or put back an exact copy of this very state: an older one has forgotten "
+    "votes and acknowledgements"
+)
+"""The one advice about a voter's log that cannot be used. A backup would help elect a leader that lacks entries."""
+
 
 class QuorumdError(Exception):
     """Base of everything quorumd raises on purpose."""

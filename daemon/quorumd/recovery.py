@@ -23,7 +23,7 @@ from quorumd import limits
 from quorumd.consensus.ballotlog import BallotLog
 from quorumd.consensus.engine import HardState
 from quorumd.consensus.termlog import TermLog
-from quorumd.errors import ConfigError, CorruptLog
+from quorumd.errors import UNUSABLE_LOG, ConfigError, CorruptLog
 from quorumd.invariants import invariant
 from quorumd.log import skip_entries
 from quorumd.logreplay import Replay, SlotReplay, TermReplay, head
@@ -139,7 +139,7 @@ class _Scan:
         if len(data) < self.storage.segment_bytes:
             raise CorruptLog(
                 f"{self.storage.disk.path(number)}: offset {len(data)}: the file is short, but a segment has its full "
-                "size before it has its name; nothing was changed. Restore the directory from a backup"
+                f"size before it has its name; nothing was changed. Remedy: {UNUSABLE_LOG}"
             )
 
     def hidden(self, data: memoryview, header: SegmentHeader, offset: int) -> None:
@@ -209,10 +209,10 @@ def recover(storage: Storage, store: Store, log_event: Callable[..., None]) -> R
     if replay.missing:
         raise CorruptLog(
             f"{disk.path(replay.missing)}: is missing, and was there: segments are made in order, and this log has "
-            f"number {replay.newest}; nothing was changed. Restore the directory from a backup"
+            f"number {replay.newest}; nothing was changed. Remedy: {UNUSABLE_LOG}"
         )
     if end is None:
-        raise CorruptLog(f"{disk.path(numbers[0] if numbers else 1)}: the log is missing; restore the directory")
+        raise CorruptLog(f"{disk.path(numbers[0] if numbers else 1)}: the log is missing; {UNUSABLE_LOG}")
     if replay.damage is not None:
         _cut_or_refuse(replay, end, numbers, storage, log_event)
         replay.prepared = []
@@ -248,7 +248,7 @@ def _cut_or_refuse(
     if damage.number * storage.segment_bytes + damage.offset < replay.synced_to:
         raise CorruptLog(
             f"{where}; it lies below position {replay.synced_to}, which was known durable, so this is corruption and "
-            "not a torn write; nothing was changed. Restore the directory from a backup, or replace this node"
+            f"not a torn write; nothing was changed. Remedy: {UNUSABLE_LOG}"
         )
     disk.wipe(end.number, end.offset)
     # From the end: should power be lost meanwhile, what is left must not have a hole that the log would grow across.

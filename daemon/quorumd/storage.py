@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from quorumd import limits
 from quorumd.consensus.engine import Append, HardState
-from quorumd.errors import NO_ROOM, DiskError, NoRoom
+from quorumd.errors import NO_ROOM, UNUSABLE_LOG, DiskError, NoRoom
 from quorumd.invariants import invariant
 from quorumd.log import Log, RecordAt, skip_entries
 from quorumd.ports import Disk
@@ -379,7 +379,7 @@ class Storage:
                     number, offset = divmod(record.position, self.segment_bytes)
                     raise DiskError(
                         f"{self.disk.path(number)}: offset {offset}: entry {record.first} and those behind it are not "
-                        "as they were written; restore the directory from a backup, or replace this node"
+                        f"as they were written; {UNUSABLE_LOG}"
                     )
                 out.append((record, entries[skip_entries(entries, record.skip) :] if record.skip else entries))
         return out

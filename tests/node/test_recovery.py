@@ -8,6 +8,7 @@ from quorumd import commands, limits, recovery
 from quorumd.commands import Kind
 from quorumd.consensus.engine import Append
 from quorumd.engines import make_log, storage_of
+from quorumd.errors import UNUSABLE_LOG
 from quorumd_fastpath.apply import Store
 from quorumd_fastpath.ring import Ring
 
@@ -45,6 +46,7 @@ def test_a_segment_that_vanished_is_missed_by_what_was_made_after_it(made_ahead,
     core = world.start(1)
     assert core.engine is None
     assert f"{lost:016d}.seg: is missing" in core.out_of_quorum, core.out_of_quorum
+    assert UNUSABLE_LOG in core.out_of_quorum
     assert {number: bytes(data) for number, data in disk.cache.items()} == images
 
 
@@ -58,9 +60,7 @@ def make_storage(disk, segment_bytes):
     ring = Ring(limits.RING_BYTES, limits.RING_ENTRIES)
     ring.reset(1)
     log = make_log(world_module.ENGINE, ring)
-    return storage_of(log)(
-        disk, log, cluster=1, node=1, segment_bytes=segment_bytes, random_u64=lambda: 43
-    )
+    return storage_of(log)(disk, log, cluster=1, node=1, segment_bytes=segment_bytes, random_u64=lambda: 43)
 
 
 @pytest.mark.parametrize(

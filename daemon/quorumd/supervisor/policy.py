@@ -38,8 +38,8 @@ class RestartPolicy:
     """Doubling back-off between `backoff_ms`, given up after `crash_loop.restarts` restarts in its span.
 
     SIGKILL comes from outside (an operator, a test, the kernel short of memory) and is no sign of a crash loop; nor is
-    NOT_STARTED, which is what the kernel says when it is short before the start, nor NO_ROOM: a full disk has room again
-    when somebody makes some. Each try reads the log, so the waits grow however long the node lived in between.
+    NOT_STARTED, which is what the kernel says when it is short before the start, nor NO_ROOM: a full disk has room
+    again when somebody makes some. Each try reads the log, so the waits grow however long the node lived in between.
     """
 
     def __init__(self, backoff_ms: tuple[int, int], crash_loop: CrashLoop) -> None:
