@@ -12,6 +12,7 @@ import pytest
 import quorumd.supervisor.launch
 import quorumd.supervisor.loop  # noqa: F401 - whoever names Popen must be loaded before it is taken away
 from quorumd.cli.main import run
+from quorumd.errors import UNUSABLE_LOG
 
 GOOD = """\
 cluster: three
@@ -275,7 +276,7 @@ def damaged_stamp(state: Path) -> str:
     stamp(state / "node-1", 1, "not hex")
     return (
         f"{state}/node-1/meta.json is damaged (cluster is 'not hex'); "
-        "restore it from a backup, or start the node afresh"
+        f"{UNUSABLE_LOG}"
     )
 
 
@@ -283,7 +284,7 @@ def log_without_stamp(state: Path) -> str:
     (state / "node-1").mkdir(parents=True)
     (state / "node-1" / "wal-0000000000000001.seg").write_bytes(bytes(512))
     return (
-        f"{state}/node-1 holds a log and no meta.json; restore meta.json from a backup, or remove the directory"
+        f"{state}/node-1 holds a log and no meta.json; {UNUSABLE_LOG}"
     )
 
 

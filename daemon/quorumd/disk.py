@@ -2,7 +2,8 @@
 
 Layout of the directory: `meta.json` (the stamp), `lock` (held with flock while a node runs), `wal-%016d.seg`.
 Batches are written and synced by the fastpath's sync thread, segments made and read by its file worker; neither ever
-takes the GIL. Any error of either is final (DiskError): after a failed fsync the page cache lies.
+takes the GIL. Any error of either is final (DiskError): after a failed fsync the page cache lies. A call that only
+lacks room, before anything of the log was written, is not (NoRoom).
 """
 
 import errno
@@ -16,13 +17,20 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 
 from quorumd import __version__, limits
-from quorumd.errors import ConfigError, DiskError
+from quorumd.errors import NO_ROOM, UNUSABLE_LOG, ConfigError, DiskError, NoRoom
 from quorumd.ports import Meta
 from quorumd.types import RAFT, STAMP_FORMAT, Nanoseconds
 from quorumd_fastpath.walfile import FileWorker, WalThread, fdatasync_fd, fsync_dir
 from quorumd_fastpath.walframe import Batch
 
 SEGMENT = re.compile(r"wal-(\d{16})\.seg")
+
+
+def failed(what: object, error: OSError) -> DiskError:
+    """What a call that failed on `what` comes to, if it wrote nothing that counts: only a lack of room passes."""
+    if error.errno in NO_ROOM:
+        return NoRoom(f"{what}: {error.strerror}; the node can start when that is over")
+    return DiskError(f"{what}: {error.strerror}")
 
 
 class RealDisk:
@@ -108,10 +116,10 @@ class RealDisk:
             raw = json.loads(path.read_bytes())
         except FileNotFoundError:
             if self.segments():
-                raise ConfigError(f"{path}: missing beside a log; restore the directory from a backup") from None
+                raise ConfigError(f"{path}: missing beside a log; {UNUSABLE_LOG}") from None
             return None
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{path}: unreadable ({error}); restore the directory from a backup") from None
+            raise ConfigError(f"{path}: unreadable ({error}); {UNUSABLE_LOG}") from None
         found = raw.get("format") if isinstance(raw, dict) else raw
         if found in (1, 2):
             raise ConfigError(
@@ -124,7 +132,7 @@ class RealDisk:
             cluster = int(raw["cluster"] or "0", 16)
             return Meta(cluster, int(raw["node"]), int(raw["incarnation"]), str(raw.get("engine", RAFT)))
         except (KeyError, TypeError, ValueError):
-            raise ConfigError(f"{path}: incomplete; restore the directory from a backup") from None
+            raise ConfigError(f"{path}: incomplete; {UNUSABLE_LOG}") from None
 
     def where(self) -> str:
         return str(self.directory)
@@ -147,7 +155,7 @@ class RealDisk:
             temporary.replace(path)
             fsync_dir(self.directory)
         except OSError as error:
-            raise DiskError(f"{path}: {error.strerror}") from error
+            raise failed(path, error) from error
 
     def segments(self) -> Sequence[int]:
         found = (SEGMENT.fullmatch(name) for name in os.listdir(self.directory))
@@ -168,7 +176,7 @@ class RealDisk:
                 while done < size and (got := file.readinto(view[done:])):
                     done += got
         except OSError as error:
-            raise DiskError(f"{self.path(number)}: {error.strerror}") from error
+            raise failed(self.path(number), error) from error
         return view[:done]
 
     def distrust(self, number: int) -> None:
@@ -176,7 +184,7 @@ class RealDisk:
             with open(self.path(number), "rb", buffering=0) as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         except OSError as error:
-            raise DiskError(f"{self.path(number)}: {error.strerror}") from error
+            raise failed(self.path(number), error) from error
 
     def loaded(self) -> None:
         """Recovery is over: the buffer of `load` goes back to the system."""
@@ -211,7 +219,7 @@ class RealDisk:
             os.unlink(self.path(number))
             fsync_dir(self.directory)
         except OSError as error:
-            raise DiskError(f"{self.path(number)}: {error.strerror}") from error
+            raise failed(self.path(number), error) from error
 
     def create(self, number: int, size_bytes: int) -> None:
         self.prepare(number, size_bytes)
@@ -224,7 +232,7 @@ class RealDisk:
             self._collect()
         _, error = self._done.pop()
         if error:
-            raise DiskError(f"{self.path(number)}: {os.strerror(error)}")
+            raise failed(self.path(number), OSError(error, os.strerror(error)))
 
     def _wait_for_worker(self, seconds: float) -> None:
         select.select([self._worker.fileno()], [], [], seconds)
@@ -321,7 +329,10 @@ class RealDisk:
         if fd is None:
             if len(self._fds) >= limits.OPEN_SEGMENTS:
                 self._close_idle()
-            fd = self._fds[number] = os.open(self.path(number), os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fd = self._fds[number] = os.open(self.path(number), os.O_RDWR | os.O_CLOEXEC)
+            except OSError as error:
+                raise failed(self.path(number), error) from error
         return fd
 
     def _close_idle(self) -> None:

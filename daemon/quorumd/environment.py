@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from quorumd.config import Config
-from quorumd.errors import ConfigError
+from quorumd.errors import UNUSABLE_LOG, ConfigError
 from quorumd.types import RAFT, STAMP_FORMAT, NodeId
 
 META_NAME: Final = "meta.json"
@@ -174,13 +174,13 @@ def _check_node_path(config: Config, member: NodeId, path: Path) -> Meta | None:
     except OSError as error:
         raise _error(config, f"{path} cannot be used ({error.strerror})", "change its owner or data_dir") from None
     except ValueError as error:
-        raise _error(config, str(error), "restore it from a backup, or start the node afresh") from None
+        raise _error(config, str(error), UNUSABLE_LOG) from None
     if found.contents is Contents.FOREIGN:
         what = f"{path} is no node's directory (it holds {found.foreign})"
         raise _error(config, what, "name another data_dir or empty that directory")
     if found.contents is Contents.LOG_WITHOUT_STAMP:
         what = f"{path} holds a log and no {META_NAME}"
-        raise _error(config, what, f"restore {META_NAME} from a backup, or remove the directory")
+        raise _error(config, what, UNUSABLE_LOG)
     if meta is None:
         return None
     if meta.format != STAMP_FORMAT:

@@ -9,6 +9,14 @@ from typing import Final
 
 SHORTAGES: Final = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 """Of the kernel's, by errno: they pass, and say nothing of the disk."""
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, *SHORTAGES)
+"""For a file, for now: neither does a full file system say that what is written is lost."""
+
+UNUSABLE_LOG: Final = (
+    "leave this node down (the others serve), or put back an exact copy of this very state: an older one has forgotten "
+    "votes and acknowledgements"
+)
+"""The one advice about a voter's log that cannot be used. A backup would help elect a leader that lacks entries."""
 
 
 class QuorumdError(Exception):
@@ -109,6 +117,11 @@ class Unjudged(QuorumdError):
 
 class DiskError(QuorumdError):
     """A failed write or sync. The node stops: what the page cache holds can no longer be trusted."""
+
+
+class NoRoom(DiskError):
+    """No room for what must be on the disk before the node may go on. It stops, having said nothing that is not on the
+    disk, and may be started again: nothing failed that was written."""
 
 
 class Diverged(QuorumdError):

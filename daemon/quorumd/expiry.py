@@ -8,14 +8,14 @@ answered: it may be applied any time. A deposed leader's proposal is in its succ
 successor answers, or nowhere.
 
 Late by at most: under a leader that stays a turn and a commit, so a heartbeat and a round trip with a sync, and the
-time that its loop stood still; another TTL for each change of leader; for sessions EXPIRE_SESSIONS_EVERY, and an
-election timeout that it may rest.
+time that its loop stood still; another TTL for each change of leader; for sessions EXPIRE_SESSIONS_EVERY, an election
+timeout that it may rest, and EXPIRE_MORE_EVERY for each MAX_EXPIRIES_PER_TURN that end at once.
 """
 
 from typing import NamedTuple, Protocol
 
 from quorumd.commands import Kind
-from quorumd.limits import EXPIRE_AGAIN, EXPIRE_SESSIONS_EVERY, MAX_EXPIRIES_PER_TURN
+from quorumd.limits import EXPIRE_AGAIN, EXPIRE_MORE_EVERY, EXPIRE_SESSIONS_EVERY, MAX_EXPIRIES_PER_TURN
 from quorumd.types import Nanoseconds, SessionId
 
 NO_BYTES = bytes(8)
@@ -76,10 +76,11 @@ class ExpiryPolicy:
 
     def due(self, now: Nanoseconds, store: Expirable) -> Expiries:
         """What to propose now; what is not proposed after all is named again in a while."""
+        again = now + EXPIRE_AGAIN
+        leases = store.leases_due(now, again, MAX_EXPIRIES_PER_TURN)  # first: nobody waits for the end of a session
         sessions: list[tuple[SessionId, int]] = []
         if now >= self._sessions_at:
-            sessions = store.expired(now, self.session_ttl, now + EXPIRE_AGAIN, MAX_EXPIRIES_PER_TURN)
-            more = len(sessions) == MAX_EXPIRIES_PER_TURN
-            self._sessions_at = now if more else now + EXPIRE_SESSIONS_EVERY
-        leases = store.leases_due(now, now + EXPIRE_AGAIN, MAX_EXPIRIES_PER_TURN - len(sessions))
+            limit = MAX_EXPIRIES_PER_TURN - len(leases)
+            sessions = store.expired(now, self.session_ttl, again, limit)
+            self._sessions_at = now + (EXPIRE_MORE_EVERY if len(sessions) == limit else EXPIRE_SESSIONS_EVERY)
         return Expiries(sessions, leases)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import NamedTuple
 
+from quorumd.errors import UNUSABLE_LOG
 from quorumd.transport import BOOTSTRAPPING, Peer
 from quorumd.types import Incarnation, NodeId
 
@@ -42,7 +43,7 @@ def judge(
                 continue
             return Verdict(
                 refusal=f"the data directory is empty, but node {peer.node} belongs to cluster {peer.cluster:016x}: "
-                "a voter that lost its disk must not vote; restore its directory, or start a new cluster with every "
+                f"a voter that lost its disk must not vote; {UNUSABLE_LOG}; or start a new cluster with every "
                 "directory empty"
             )
     missing = [peer.node for peer in peers.values() if not peer.answered]

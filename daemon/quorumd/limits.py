@@ -32,6 +32,7 @@ COMPACT_STEP: Final = 16  # at least a 16th of what is retained goes at once
 MAX_LEASES: Final = 100_000
 MIN_LEASE_TTL_MS: Final = 1000  # a shorter one is raised to it: several times what a fail-over takes
 MAX_LEASE_TTL_MS: Final = 366 * 24 * 3600 * 1000
+EXPIRE_MORE_EVERY: Final = 100 * MILLISECOND  # while more sessions are due than are looked for at once
 EXPIRE_AGAIN: Final = 1 * SECOND  # an expiry that could not be proposed is tried again
 EXPIRE_SESSIONS_EVERY: Final = 1 * SECOND
 

@@ -29,7 +29,7 @@ from quorumd.disk import RealDisk
 from quorumd.endpoint import Endpoint
 from quorumd.engines import EngineConfig
 from quorumd.environment import check_environment, read_key
-from quorumd.errors import ConfigError, DiskError, Diverged
+from quorumd.errors import ConfigError, DiskError, Diverged, NoRoom
 from quorumd.eventlog import EventLog, stderr_is
 from quorumd.invariants import InvariantBroken
 from quorumd.peercodec import BODY_APPEND
@@ -41,6 +41,7 @@ from quorumd_fastpath.wire import Slab
 EXIT_OK = 0
 EXIT_CONFIG = 2
 EXIT_DISK = 4
+EXIT_NO_ROOM = 5
 EXIT_HALTED = 6
 
 PR_SET_PDEATHSIG = 1
@@ -75,6 +76,9 @@ def run_node(config: Config, node_id: NodeId, bootstrap: int | bool | None, pare
         node.run()
     except ConfigError:
         raise
+    except NoRoom as error:
+        log.event("no_room", level="error", reason=str(error), remedy="make room; the supervisor tries again")
+        return EXIT_NO_ROOM
     except DiskError as error:
         log.event("disk_error", level="error", reason=str(error), remedy="check the disk; the node stays down")
         return EXIT_DISK

@@ -5,6 +5,8 @@ B, the highest `synced_to` of any believable batch header, those past the damage
 
     damage below B       was known durable: corruption. Nothing is cut; the node stays out of votes and acks.
     damage at or above B a write that never finished: cut there, zero what lies behind, sync, say so.
+    a missing segment    with a later one behind it: corruption, whatever B is. A segment is only begun to be made when
+                         the name of the one before it is durable, and they are removed from the end.
 
 B trails what was acknowledged by the last batches before a crash; an idle node closes that gap within
 limits.IDLE_SYNC. Damage to exactly those last batches of a busy node cannot be told from a torn write.
@@ -21,7 +23,7 @@ from quorumd import limits
 from quorumd.consensus.ballotlog import BallotLog
 from quorumd.consensus.engine import HardState
 from quorumd.consensus.termlog import TermLog
-from quorumd.errors import ConfigError, CorruptLog
+from quorumd.errors import UNUSABLE_LOG, ConfigError, CorruptLog
 from quorumd.invariants import invariant
 from quorumd.log import skip_entries
 from quorumd.logreplay import Replay, SlotReplay, TermReplay, head
@@ -33,7 +35,7 @@ from quorumd_fastpath.apply import Store
 from quorumd_fastpath.walframe import ScanResult, SegmentHeader
 
 LOOK_AHEAD = 64  # records of a segment that are kept when another one is read
-UNWRITTEN_SEGMENTS = 4  # that a node had written to and not synced: two it wrote over the end of, two made ahead
+UNWRITTEN_SEGMENTS = 5  # beside those that the queue fills: one it begins in, one it ends in, one to spare, two ahead
 
 
 class Recovered(NamedTuple):
@@ -63,6 +65,8 @@ class _Scan:
         self.end: Position | None = None
         self.prepared: list[int] = []
         self.damage: _Damage | None = None
+        self.newest = 0  # number of the last file looked at
+        self.missing = 0  # number of the first segment without a file, though a later one has one
 
     def segment(self, number: int, data: memoryview) -> None:
         """Takes the next segment in order, or notes the damage that ends the replay."""
@@ -72,9 +76,9 @@ class _Scan:
             return
         self._check_owner(number, header)
         self._check_whole(number, data)
-        expected = self.prepared[0] if self.prepared else self.end.number + 1 if self.end is not None else 1
-        if number != expected:
-            self._damaged(expected, 0, f"segments before {number} are missing")
+        self._count(number)
+        if self.prepared:
+            self._damaged(self.prepared[0], 0, "the segment header")
         elif self.end is not None and header.prev_chain != self.end.chain:
             self._damaged(self.end.number, self.end.offset, "batches at the segment's end are missing")
         if self.damage is not None:
@@ -94,7 +98,9 @@ class _Scan:
         header = walframe.decode_segment_header(data)
         if header is None:
             self._headless(number, data)
-        elif header.cluster == self.storage.cluster:
+            return
+        self._count(number)
+        if header.cluster == self.storage.cluster:
             self.hidden(data, header, limits.SECTOR_BYTES)
 
     def _headless(self, number: int, data: memoryview) -> None:
@@ -105,12 +111,20 @@ class _Scan:
         """
         self._check_version(number, data)
         self._check_whole(number, data)
+        self._count(number)
         claimed = walframe.claimed_synced(data, number * self.storage.segment_bytes)
         if claimed is None and not any(data[: limits.SECTOR_BYTES]):
             self.prepared.append(number)
             return
         self.synced_to = max(self.synced_to, claimed or 0)
         self._damaged(self.prepared[0] if self.prepared else number, 0, "the segment header")
+
+    def _count(self, number: int) -> None:
+        """Notes a segment that has no file: this one was made after it, so it was there."""
+        if number != self.newest + 1 and not self.missing:
+            self.missing = self.newest + 1
+            self._damaged(self.missing, 0, "the segment is missing")
+        self.newest = number
 
     def _check_version(self, number: int, data: memoryview) -> None:
         """A newer version's segments must not be taken for damaged ones, and cut."""
@@ -125,7 +139,7 @@ class _Scan:
         if len(data) < self.storage.segment_bytes:
             raise CorruptLog(
                 f"{self.storage.disk.path(number)}: offset {len(data)}: the file is short, but a segment has its full "
-                "size before it has its name; nothing was changed. Restore the directory from a backup"
+                f"size before it has its name; nothing was changed. Remedy: {UNUSABLE_LOG}"
             )
 
     def hidden(self, data: memoryview, header: SegmentHeader, offset: int) -> None:
@@ -169,6 +183,11 @@ class _Scan:
                 raise ConfigError(f"{self.storage.disk.path(number)}: offset {offset}: {error}") from None
 
 
+def unwritten(storage: Storage) -> int:
+    """How many of the newest segments a node may have written to that had synced none of what was queued."""
+    return limits.WAL_QUEUE_BYTES // storage.least_filled + UNWRITTEN_SEGMENTS
+
+
 def recover(storage: Storage, store: Store, log_event: Callable[..., None]) -> Recovered:
     """Replays the WAL into the ring, the record index and the store. Blocking; start-up only.
 
@@ -178,7 +197,7 @@ def recover(storage: Storage, store: Store, log_event: Callable[..., None]) -> R
     replay = _Scan(storage)
     storage.log.ring.reset(1)
     numbers = list(disk.segments())
-    for number in numbers[-(limits.WAL_QUEUE_BYTES // storage.segment_bytes + UNWRITTEN_SEGMENTS) :]:
+    for number in numbers[-unwritten(storage) :]:
         disk.distrust(number)
     for number in numbers:
         data = disk.load(number)
@@ -187,8 +206,13 @@ def recover(storage: Storage, store: Store, log_event: Callable[..., None]) -> R
         else:
             replay.beyond(number, data)
     end = replay.end
+    if replay.missing:
+        raise CorruptLog(
+            f"{disk.path(replay.missing)}: is missing, and was there: segments are made in order, and this log has "
+            f"number {replay.newest}; nothing was changed. Remedy: {UNUSABLE_LOG}"
+        )
     if end is None:
-        raise CorruptLog(f"{disk.path(numbers[0] if numbers else 1)}: the log is missing; restore the directory")
+        raise CorruptLog(f"{disk.path(numbers[0] if numbers else 1)}: the log is missing; {UNUSABLE_LOG}")
     if replay.damage is not None:
         _cut_or_refuse(replay, end, numbers, storage, log_event)
         replay.prepared = []
@@ -224,7 +248,7 @@ def _cut_or_refuse(
     if damage.number * storage.segment_bytes + damage.offset < replay.synced_to:
         raise CorruptLog(
             f"{where}; it lies below position {replay.synced_to}, which was known durable, so this is corruption and "
-            "not a torn write; nothing was changed. Restore the directory from a backup, or replace this node"
+            f"not a torn write; nothing was changed. Remedy: {UNUSABLE_LOG}"
         )
     disk.wipe(end.number, end.offset)
     # From the end: should power be lost meanwhile, what is left must not have a hole that the log would grow across.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from quorumd import limits
 from quorumd.consensus.engine import Append, HardState
-from quorumd.errors import SHORTAGES, DiskError
+from quorumd.errors import NO_ROOM, UNUSABLE_LOG, DiskError, NoRoom
 from quorumd.invariants import invariant
 from quorumd.log import Log, RecordAt, skip_entries
 from quorumd.ports import Disk
@@ -25,8 +25,7 @@ from quorumd_fastpath.walframe import Batch
 BATCH_OVERHEAD = 64 + limits.SECTOR_BYTES
 RECORD_HEADER = struct.Struct("<4xIIB3xQ8xQ")  # payload CRC, payload length, kind, index, term; see wal_layout.h
 RECORD_OVERHEAD = walframe.RECORD_HEADER_BYTES
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, *SHORTAGES)  # for a segment, for now
-# Kept free in every segment, so that a hard state and an empty entry always find room.
+# Kept free in every segment for a few dozen hard states and empty entries, which nobody asks room for.
 SEGMENT_MARGIN = 16 * limits.KIB
 
 
@@ -58,6 +57,10 @@ class Storage:
         self.disk = disk
         self.log = log
         self.segment_bytes = segment_bytes
+        # What a segment holds at least before the next is begun: an entry that did not fit may leave its size unused.
+        self.least_filled = (
+            segment_bytes - limits.SECTOR_BYTES - BATCH_OVERHEAD - SEGMENT_MARGIN - limits.MAX_ENTRY_BYTES
+        )
         self.max_batch_bytes = segment_bytes // 4 + limits.MAX_ENTRY_BYTES
         self.synced_to = 0  # WAL position: everything below it is on the disk
         self.hard_state = HardState(0, 0)
@@ -97,13 +100,20 @@ class Storage:
         self.disk.sync_all()  # before the directory is stamped: a stamp without a log would look like a lost one
 
     def resume(self, position: Position, hard_state: HardState, prepared: Sequence[int]) -> None:
-        """Goes on where recovery ended; everything before is already synced."""
+        """Goes on where recovery ended; everything before is already synced. Blocking; start-up only.
+
+        A log that ends without room for a hard state is given its next segment first, or raises NoRoom: made in the
+        background it might never be, as the first vote asked for would stop the node before.
+        """
         self._number, self._offset, self._seed, self._chain = position
         self.hard_state = hard_state
         self._ahead = list(prepared)
         self.written = self.log.ring.last
         self.synced_to = self._number * self.segment_bytes + self._offset
         self._covered = False  # an idle batch is to say that all of it was just synced
+        if not self._ahead and not self._fits(RECORD_OVERHEAD):
+            self.disk.create(self._number + 1, self.segment_bytes)
+            self._ahead.append(self._number + 1)
 
     def _begin_segment(self, number: int, first_index: Index, commit: Index) -> None:
         header = walframe.encode_segment_header(
@@ -125,6 +135,10 @@ class Storage:
         self._offset = limits.SECTOR_BYTES
         self._seed = self._chain = decoded.seed if decoded else 0
 
+    def _fits(self, size_bytes: int) -> bool:
+        """Whether the current segment takes another batch of `size_bytes`, the margin included."""
+        return self._offset + size_bytes + BATCH_OVERHEAD <= self.segment_bytes
+
     def _room_here(self) -> int:
         return self.segment_bytes - self._offset - BATCH_OVERHEAD - SEGMENT_MARGIN
 
@@ -141,8 +155,7 @@ class Storage:
             return False
         if need <= self._room_here():
             return True
-        each = self.segment_bytes - limits.SECTOR_BYTES - BATCH_OVERHEAD - SEGMENT_MARGIN - limits.MAX_ENTRY_BYTES
-        return need <= max(self._room_here() - limits.MAX_ENTRY_BYTES, 0) + len(self._ahead) * each
+        return need <= max(self._room_here() - limits.MAX_ENTRY_BYTES, 0) + len(self._ahead) * self.least_filled
 
     def claim(self, size_bytes: int) -> None:
         """What was found room for and is not written yet, so that a second question in the same turn counts it."""
@@ -244,9 +257,17 @@ class Storage:
         return self._number * self.segment_bytes + self._offset + len(batch)
 
     def _open(self, size_bytes: int, seq: int, commit: Index) -> Batch:
-        """An empty batch at the next place that has room for it."""
-        if self._offset + size_bytes + BATCH_OVERHEAD > self.segment_bytes:
-            invariant(self._ahead, "room() was asked before appending")
+        """An empty batch at the next place that has room for it.
+
+        Raises NoRoom if there is none: on a full disk term and vote may change more often than the margin has room for.
+        """
+        if not self._fits(size_bytes):
+            if not self._ahead:
+                why = errno.errorcode.get(self._prepare_errno, "is not made yet")
+                raise NoRoom(
+                    f"{self.disk.path(self._number)} is full, and there is no room for the next segment ({why}), so "
+                    "that neither a vote nor an entry can be made durable; make room in that file system"
+                )
             self._begin_segment(self._ahead.pop(0), self.log.ring.last + 1, commit)
         batch = self.disk.recycle() or Batch(2 * self.max_batch_bytes)
         batch.begin(
@@ -279,10 +300,13 @@ class Storage:
         return bool(self._in_flight)
 
     def idle(self, now: Nanoseconds, commit: Index) -> None:
-        """An idle node syncs one empty batch, so that what it acknowledged lies below a synced_to on the disk."""
+        """An idle node syncs one empty batch, so that what it acknowledged lies below a synced_to on the disk.
+
+        Not in the margin, if that is all that is left: hard states need it more.
+        """
         if self._covered or self._in_flight or now - self._idle_since < limits.IDLE_SYNC:
             return
-        if self._offset + 2 * BATCH_OVERHEAD > self.segment_bytes and not self._ahead:
+        if self._room_here() < 0 and not self._ahead:
             self._idle_since = now  # no room until a segment is made: look again later
             return
         self._submit(self._open(0, self._submitted, commit), self._submitted)
@@ -355,7 +379,7 @@ class Storage:
                     number, offset = divmod(record.position, self.segment_bytes)
                     raise DiskError(
                         f"{self.disk.path(number)}: offset {offset}: entry {record.first} and those behind it are not "
-                        "as they were written; restore the directory from a backup, or replace this node"
+                        f"as they were written; {UNUSABLE_LOG}"
                     )
                 out.append((record, entries[skip_entries(entries, record.skip) :] if record.skip else entries))
         return out

@@ -1,6 +1,6 @@
 // Client sessions: which operations were executed and what was answered, so that a retry executes nothing twice.
 //
-// All of it is replicated state, but for last_seen. Lookups go through hash tables; nothing whose order matters may
+// All of it is replicated state, but for what a session has of this node alone, and the key of the tables. Lookups go through hash tables; nothing whose order matters may
 // iterate them (expired() sorts).
 
 #ifndef QUORUMD_SESSIONS_H
@@ -27,6 +27,7 @@ constexpr size_t WINDOW_BYTES = 1024 * 1024;
 constexpr size_t ALL_WINDOWS_BYTES = 256 * 1024 * 1024;
 constexpr size_t ALL_WINDOWS_OPS = 4 * 1024 * 1024;
 constexpr uint64_t SMALL_WINDOW = 4;
+constexpr size_t HELD_OVERHEAD = 64;  // what a body costs beyond its size
 // Ended sessions that are remembered. Datagrams are duplicated and delayed: without this, a late copy of the request
 // that opened a session would open it again, empty, and late copies of its writes would execute a second time. As many
 // as may end at once, when a partition outlasts their TTL, and those of the minute before.
@@ -84,13 +85,13 @@ struct Holdings {
         held->newer = nullptr;
         (newest != nullptr ? newest->newer : oldest) = held;
         newest = held;
-        bytes += held->size;
+        bytes += held->size + HELD_OVERHEAD;
     }
 
     void remove(Held* held) {
         (held->older != nullptr ? held->older->newer : oldest) = held->newer;
         (held->newer != nullptr ? held->newer->older : newest) = held->older;
-        bytes -= held->size;
+        bytes -= held->size + HELD_OVERHEAD;
         std::free(held);
     }
 };
@@ -134,13 +135,13 @@ public:
         drop(std::min<uint64_t>(base - base_, span_));
         base_ = base;
         oldest_body_ = std::max(oldest_body_, base);
-        if (span_ == 0 && capacity_ > SMALL_WINDOW) resize(0);
+        if (capacity_ > SMALL_WINDOW && span_ * 4 <= capacity_) resize(span_ == 0 ? 0 : capacity_for(span_, SMALL_WINDOW));
     }
 
     // Whether an operation that is not below base is within the window, and all windows together have room for it.
     bool fits(uint64_t seq) const {
         if (seq - base_ >= WINDOW_OPS) return false;
-        uint64_t capacity = capacity_for(seq - base_ + 1);
+        uint64_t capacity = capacity_for(seq - base_ + 1, capacity_);
         return capacity <= std::max(capacity_, SMALL_WINDOW) ||
                all_->ops + excess(capacity) - excess(capacity_) <= ALL_WINDOWS_OPS;
     }
@@ -148,7 +149,7 @@ public:
     // base <= seq, fits(seq), and find(seq) is nullptr.
     void add(uint64_t seq, Status status, uint64_t revision, const std::string& body) {
         uint64_t offset = seq - base_;
-        if (uint64_t capacity = capacity_for(offset + 1); capacity > capacity_) resize(capacity);
+        if (uint64_t capacity = capacity_for(offset + 1, capacity_); capacity > capacity_) resize(capacity);
         for (; span_ <= offset; ++span_) slot(base_ + span_) = Done{};
         Done& done = slot(seq);
         done.revision = revision;
@@ -171,8 +172,8 @@ private:
 
     static uint64_t excess(uint64_t capacity) { return capacity > SMALL_WINDOW ? capacity - SMALL_WINDOW : 0; }
 
-    uint64_t capacity_for(uint64_t span) const {
-        uint64_t capacity = std::max(capacity_, SMALL_WINDOW);
+    static uint64_t capacity_for(uint64_t span, uint64_t least) {
+        uint64_t capacity = std::max(least, SMALL_WINDOW);
         while (capacity < span) capacity *= 2;
         return capacity;
     }
@@ -247,6 +248,9 @@ public:
     Sessions(size_t limit, uint64_t key) : open_(8, SessionHash{key}), ended_(8, SessionHash{key}), limit_(limit) {}
 
     size_t size() const { return open_.size(); }
+    Sessions(const Sessions&) = delete;  // the windows point into it
+    Sessions& operator=(const Sessions&) = delete;
+
     const Holdings& holdings() const { return holdings_; }
     size_t limit() const { return limit_; }
 
@@ -316,20 +320,21 @@ public:
         oldest_seen_ += by;
     }
 
-    // Sessions not seen for `ttl`, by id, at most `limit`. Each is named again from `again` on: its Expire entry may not
-    // have been proposed, or be lost.
+    // Up to `limit` sessions not seen for `ttl`, those of the lowest ids, in their order; without those whose expiry is
+    // proposed. Each is named again from `again` on: it may not have been proposed after all.
     std::vector<Expired> expired(uint64_t now, uint64_t ttl, uint64_t again, size_t limit) {
         std::vector<Expired> found;
         if (age(oldest_seen_, now) < ttl) return found;
         oldest_seen_ = now;
         for (const auto& [id, session] : open_) {
             oldest_seen_ = std::min(oldest_seen_, session.last_seen);
-            if (age(session.last_seen, now) >= ttl && session.named_at <= now) {
+            if (age(session.last_seen, now) >= ttl && session.named_at <= now && !session.expiring) {
                 found.push_back({id, session.generation});
             }
         }
-        std::sort(found.begin(), found.end(), [](const Expired& a, const Expired& b) { return a.id < b.id; });
-        if (found.size() > limit) found.resize(limit);
+        auto end = found.begin() + std::min(limit, found.size());
+        std::partial_sort(found.begin(), end, found.end(), [](const Expired& a, const Expired& b) { return a.id < b.id; });
+        found.erase(end, found.end());
         for (const Expired& expired : found) find(expired.id)->named_at = again;
         return found;
     }

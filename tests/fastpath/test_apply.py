@@ -564,6 +564,20 @@ def test_all_sessions_together_have_so_many_slots_and_each_a_few_of_its_own():
     assert driver.store.windows[1] <= limits.ALL_SESSIONS_OPS
     driver.apply(Kind.COMMAND, ids[0], last + 1, last + 1, PUT)  # it has every answer, and needs no room for them
     assert driver.apply(Kind.COMMAND, ids[-1], last, 1, PUT).status is Status.OK
+    before = driver.store.windows[1]
+    driver.apply(Kind.CLOSE_SESSION, ids[1])
+    assert driver.store.windows[1] == before - (last - 4)
+
+
+def test_a_window_shrinks_when_fewer_operations_are_unanswered_and_forgets_none_of_those():
+    driver = Driver()
+    first = {seq: driver.apply(Kind.COMMAND, S, seq, 1, encode(Put(b"k%d" % seq, b""))) for seq in range(1, 101)}
+    assert driver.store.windows[1] == 128 - 4
+    driver.apply(Kind.COMMAND, S, 101, 99, PUT)
+    assert driver.store.windows[1] == 0
+    assert [driver.apply(Kind.COMMAND, S, seq, 99, PUT) for seq in (99, 100)] == [first[99], first[100]]
+    driver.apply(Kind.COMMAND, S, 108, 101, PUT)
+    assert driver.store.windows[1] == 8 - 4
 
 
 def test_nothing_that_is_replicated_depends_on_the_key_of_the_tables():
@@ -627,7 +641,9 @@ def test_deadlines():
     assert store.expired(203, 100, 303) == [(ids[3], 1)]
     assert store.expired(301, 100, 401) == []
     driver.apply(Kind.COMMAND, ids[0], 1, 1, PUT, now_ns=250)
-    assert store.expired(302, 100, 402) == [(ids[1], 1), (ids[2], 1)]  # the proposal may have been lost
+    assert store.expired(302, 100, 402) == [(ids[1], 1), (ids[2], 1)]  # it may not have been proposed
+    store.session_expiring(ids[3])
+    assert store.expired(402, 100, 502) == [(ids[1], 1), (ids[0], 2), (ids[2], 1)]  # that of the fourth is in the log
     store.rearm(1000)
     assert store.expired(1099, 100, 1199) == []
     assert store.expired(1100, 100, 1150) == sorted((session, 2 if session == ids[0] else 1) for session in ids)

@@ -5,7 +5,8 @@ from world import MS, Caller, World
 
 from quorumd import commands
 from quorumd.commands import Kind, LeaseGrant, LeaseKeepAlive, Put, Status
-from quorumd.limits import SECOND
+from quorumd.expiry import ExpiryPolicy
+from quorumd.limits import EXPIRE_MORE_EVERY, EXPIRE_SESSIONS_EVERY, MAX_EXPIRIES_PER_TURN, SECOND
 
 pytestmark = pytest.mark.usefixtures("either_engine")
 
@@ -174,3 +175,23 @@ def test_leases_that_survive_a_restart_of_everything_have_a_full_ttl():
     world.elect()
     assert holder.keep_alive() == Status.OK
     assert 0 <= holder.ends(2 * TTL_MS) <= LATE_MS
+
+
+class Crowded:
+    """More sessions have ended than are named at once, and a lease."""
+
+    next_lease_due = 1 << 62
+
+    def expired(self, now_ns, ttl_ns, again_ns, limit):
+        return [(bytes(16), 1)] * limit
+
+    def leases_due(self, now_ns, again_ns, limit):
+        return [(7, 1)]
+
+
+def test_leases_do_not_wait_for_sessions_that_end_by_the_thousand():
+    policy, now = ExpiryPolicy(SECOND), EXPIRE_SESSIONS_EVERY
+    policy.begin(0)
+    due = policy.due(now, Crowded())
+    assert (due.leases, len(due.sessions)) == ([(7, 1)], MAX_EXPIRIES_PER_TURN - 1)
+    assert policy.next_due(Crowded()) == now + EXPIRE_MORE_EVERY

@@ -9,7 +9,7 @@ from world import MS, Caller, World, fill_disk
 from quorumd import commands, limits, recovery
 from quorumd.commands import Kind, PutResult
 from quorumd.consensus.engine import Append, TransferLeadership
-from quorumd.errors import ConfigError, DiskError
+from quorumd.errors import UNUSABLE_LOG, ConfigError, DiskError
 from quorumd_fastpath.apply import Store
 from quorumd_fastpath.crc import crc32c
 from quorumd_fastpath.walframe import FORMAT_VERSION
@@ -104,6 +104,7 @@ def refused_untouched(world, disk):
     images = {number: bytes(data) for number, data in disk.cache.items()}
     core = world.start(1)
     assert core.engine is None and "corruption" in core.out_of_quorum, core.out_of_quorum
+    assert UNUSABLE_LOG in core.out_of_quorum
     assert {number: bytes(data) for number, data in disk.cache.items()} == images
 
 
@@ -175,8 +176,7 @@ def test_a_shortage_of_the_kernels_stops_no_node():
     fill_disk(world.members[leader], errno.ENFILE)
     world.step(1500)
     world.members[leader].disk.prepare_errno = 0
-    world.step(1500)
-    assert world.members[leader].core.storage._ahead
+    assert world.until(lambda: world.members[leader].core.storage._ahead)
 
 
 def test_peers_of_a_leader_that_seldom_listens_are_not_taken_for_dead():
@@ -267,7 +267,7 @@ def test_what_decayed_on_the_disk_is_named_and_not_read_back(damaged):
     number, offset = divmod(record.position, core.settings.segment_bytes)
     disk.cache[number][offset - 30 if damaged == "header" else offset + record.length - 1] ^= 1
     assert core.storage.recall(2)
-    with pytest.raises(DiskError, match=rf"wal-0+{number}.seg: offset {offset}: entry 2 .* restore"):
+    with pytest.raises(DiskError, match=rf"wal-0+{number}.seg: offset {offset}: entry 2 .* an exact copy"):
         world.step()
 
 

@@ -14,7 +14,7 @@ from quorumd.consensus.engine import Role
 from quorumd.consensus.paxos import PaxosConfig
 from quorumd.consensus.raft import RaftConfig
 from quorumd.core import Core
-from quorumd.errors import DiskError
+from quorumd.errors import DiskError, NoRoom
 from quorumd.fragments import Fragmenter, Reassembler
 from quorumd.ports import Meta
 from quorumd.settings import NodeRandom, Settings
@@ -95,6 +95,8 @@ class MemoryDisk:
         self.platter.pop(number, None)
 
     def create(self, number, size_bytes):
+        if self.prepare_errno:
+            raise NoRoom(f"{self.path(number)}: errno {self.prepare_errno}")
         self.cache[number] = bytearray(size_bytes)
         self.platter[number] = bytearray(size_bytes)
 
@@ -355,6 +357,10 @@ class World:
 def fill_disk(member, error=errno.ENOSPC):
     """No segment more, and those made ahead are gone: only the rest of the current one is left."""
     member.disk.prepare_errno = error
+    member.disk.prepared_done = [(number, error) for number, _ in member.disk.prepared_done]
+    for number in member.disk.segments():
+        if number > member.core.storage._number:
+            member.disk.remove(number)
     member.core.storage._ahead.clear()
     member.core.storage._preparing = False
 

@@ -152,6 +152,23 @@ def test_a_start_that_the_kernel_has_no_room_for_is_tried_again(make_config, sup
     assert argument(config, 2, 1) == argument(config, 1, 1) != ""
 
 
+def test_a_node_that_finds_its_disk_full_is_tried_again_for_as_long_as_it_takes(make_config, supervise):
+    config = make_config(extra="supervisor: {restart_backoff_ms: [1, 1], crash_loop: {restarts: 2}}")
+    line = json.dumps({"level": "error", "event": "no_room", "reason": "meta.json: No space left"})
+    _, watcher = supervise(config, all_up, {2: {"crashes": 6, "code": 5, "words": line}})
+    assert watcher.rows[1]["restarts"] == 6
+    assert watcher.notes[0].startswith("node 2: no room on its disk (exit code 5): no_room reason=")
+    assert watcher.notes[0].endswith("; restart in 0.001 s")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_start_that_finds_the_disk_full_is_tried_again(make_config, supervise, monkeypatch, number):
+    config = make_config(extra="supervisor: {restart_backoff_ms: [1, 1]}")
+    refuse_once(monkeypatch, config, 2, number)
+    _, watcher = supervise(config, all_up)
+    assert watcher.notes[0].startswith("node 2: no room on its disk (exit code 5): cannot be started: ")
+
+
 def test_a_start_that_the_disk_refuses_is_not_tried_again(make_config, supervise, monkeypatch):
     config = make_config()
     refuse_once(monkeypatch, config, 2, errno.EROFS)

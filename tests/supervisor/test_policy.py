@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from quorumd.config import CrashLoop
-from quorumd.supervisor.policy import NOT_STARTED, RestartPolicy, describe_exit
+from quorumd.supervisor.policy import NOT_STARTED, NodeExit, RestartPolicy, describe_exit
 
 
 def policy(shortest=100, longest=5000, restarts=5, within_s=30) -> RestartPolicy:
@@ -31,6 +31,15 @@ def test_kills_from_outside_are_no_crash_loop(code):
     assert subject.on_exit(code, 10.0, 1.0).delay_s == 0.1
     assert all(subject.on_exit(1, now).delay_s is not None for now in (11.0, 12.0, 13.0))
     assert subject.on_exit(1, 14.0).delay_s is None
+
+
+def test_a_full_disk_is_waited_for_with_growing_waits():
+    """Nothing is broken, and each try reads the whole log."""
+    subject = policy(restarts=3)
+    assert [subject.on_exit(NodeExit.NO_ROOM, 2.0 * i, 1.5).delay_s for i in range(8)] == [
+        0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0
+    ]  # fmt: skip
+    assert subject.on_exit(1, 20.0, 2.0).delay_s == 0.1
 
 
 @pytest.mark.parametrize(("code", "word"), [(2, "config"), (4, "disk error")])
@@ -64,6 +73,7 @@ def test_a_wait_of_zero_is_allowed():
     ("code", "words"),
     [(0, "stopped cleanly"), (-signal.SIGKILL, "killed by SIGKILL"), (-100, "killed by signal 100"),
      (6, "a defect stopped it (exit code 6)"), (4, "disk error (exit code 4)"), (77, "exit code 77"),
+     (5, "no room on its disk (exit code 5)"),
      (NOT_STARTED, "no process")],
 )  # fmt: skip
 def test_exit_codes_in_words(code, words):

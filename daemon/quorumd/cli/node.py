@@ -29,8 +29,8 @@ def _cluster_id(context: click.Context, parameter: click.Parameter, value: str |
 def node(config_path: str | None, node_id: int, bootstrap: int | None, parent_pid: int | None) -> int:
     """Run one node of CONFIG in the foreground.
 
-    Exit codes: 0 stopped cleanly, 2 config or data directory, 4 disk error, 6 a defect. A node whose log is damaged
-    runs on outside of the quorum.
+    Exit codes: 0 stopped cleanly, 2 config or data directory, 4 disk error, 5 no room on the disk for what it must
+    write (start it again once there is), 6 a defect. A node whose log is damaged runs on outside of the quorum.
     """
     config = load(config_path)
     config.node(node_id)

@@ -61,7 +61,7 @@ _WORDS: Final = {
     Status.OVERLOADED: "the node's queues are full",
     Status.DISK_FULL: "a quorum of nodes has no disk space for new writes",
     Status.STOPPED: "the node does not serve",
-    Status.WINDOW_FULL: "too many unanswered operations in the session",
+    Status.WINDOW_FULL: "too many unanswered operations in the session, or in all of them",
     Status.TOO_MANY_SESSIONS: "the cluster has as many sessions as it allows",
     Status.REJECTED: "the node rejected the operation",
     Status.TOO_LARGE: "key, value or request is too large",

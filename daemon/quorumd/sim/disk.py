@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from quorumd import limits
-from quorumd.errors import DiskError
+from quorumd.errors import DiskError, NoRoom
 from quorumd.ports import Meta
 from quorumd.types import Nanoseconds
 from quorumd_fastpath.walframe import Batch
@@ -104,6 +104,7 @@ class SimDisk:
 
     def write_meta(self, meta: Meta) -> None:
         self._blocking()
+        self._want_room()
         self.meta = meta
 
     def segments(self) -> Sequence[int]:
@@ -147,8 +148,13 @@ class SimDisk:
         self.dirty = {sector for sector in self.dirty if sector[0] != number}
         self.lying = {sector for sector in self.lying if sector[0] != number}
 
+    def _want_room(self) -> None:
+        if self.full:
+            raise NoRoom(f"{self.name}: no space left")
+
     def create(self, number: int, size_bytes: int) -> None:
         self._blocking()
+        self._want_room()
         self._make(number, size_bytes)
 
     def _make(self, number: int, size_bytes: int) -> None:

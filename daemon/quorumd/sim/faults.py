@@ -405,14 +405,18 @@ class Faults:
         return lambda: disk.hang(False)
 
     def _disk_full(self, dice: random.Random, number: int) -> Undo | None:
-        disks = [machine.disk for machine in self.cluster.machines.values()]
-        full = disks if dice.random() < 0.3 else [dice.choice(disks)]
-        for disk in full:
-            disk.full = True
+        """No segment more, and no start. A node that stopped for want of room is started again once there is some."""
+        machines = list(self.cluster.machines.values())
+        full = machines if dice.random() < 0.3 else [dice.choice(machines)]
+        for machine in full:
+            machine.disk.full = True
 
         def undo() -> None:
-            for disk in full:
-                disk.full = False
+            for machine in full:
+                machine.disk.full = False
+                if machine.core is None and machine.wants_room:
+                    machine.disk.killed()
+                    self.revive(machine)
 
         return undo
 

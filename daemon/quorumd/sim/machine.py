@@ -13,7 +13,7 @@ from typing import Any
 
 from quorumd import limits
 from quorumd.core import Core
-from quorumd.errors import ConfigError, DiskError
+from quorumd.errors import ConfigError, DiskError, NoRoom
 from quorumd.settings import NodeRandom, Settings
 from quorumd.sim.disk import PowerCut, SimDisk
 from quorumd.sim.network import SimNetwork
@@ -75,6 +75,7 @@ class Machine:
         self.paused = False
         self.pausing = False  # amid the next turn
         self.failed = ""  # why the last process ended by itself
+        self.wants_room = False  # ... and whether it was for a full disk
         self.lives = 0
         self.turns = 0
         self.interrupted = 0  # of them
@@ -113,7 +114,7 @@ class Machine:
         if self.core is not None:
             return False
         self.lives += 1
-        self.failed = ""
+        self.failed, self.wants_room = "", False
         self.paused = self.pausing = False
         settings = self._settings(bootstrap)
         self._heartbeat = settings.consensus.heartbeat_ns
@@ -126,7 +127,7 @@ class Machine:
         try:
             core.start(self.clock, wall)
         except (DiskError, ConfigError) as error:
-            self.failed = str(error)
+            self.failed, self.wants_room = str(error), isinstance(error, NoRoom)
             self.world.tell(f"node {self.node}", "did not start", reason=self.failed)
             return False
         except PowerCut:
@@ -221,7 +222,7 @@ class Machine:
             core.finish(began, self.clock)
         except DiskError as error:
             self.world.tell(f"node {self.node}", "stopped", reason=str(error))
-            self.failed = str(error)
+            self.failed, self.wants_room = str(error), isinstance(error, NoRoom)
             self.stop()
             return
         due = core.deadline(began)

@@ -27,7 +27,7 @@ from quorumd import environment, eventlog, limits
 from quorumd.client.probe import Status
 from quorumd.config import Config
 from quorumd.endpoint import Endpoint, family_of
-from quorumd.errors import SHORTAGES, ConfigError, Rejected, Stopped
+from quorumd.errors import NO_ROOM, SHORTAGES, ConfigError, Rejected, Stopped
 from quorumd.supervisor import record
 from quorumd.supervisor.display import Display
 from quorumd.supervisor.figures import NodeFigures, ProcessMeter, RateMeter, leader_ready, node_figures
@@ -249,7 +249,8 @@ class Supervisor:
         try:
             process.start(self.command(self.config, process.node_id, bootstrap))
         except OSError as error:
-            code = NOT_STARTED if error.errno in SHORTAGES else NodeExit.DISK
+            full = NodeExit.NO_ROOM if error.errno in NO_ROOM else NodeExit.DISK
+            code = NOT_STARTED if error.errno in SHORTAGES else full
             self._ended(member, code, f"cannot be started: {error}")
             return
         self._selector.register(process.pid_fd, selectors.EVENT_READ, functools.partial(self._reap, member))

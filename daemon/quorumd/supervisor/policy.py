@@ -15,6 +15,7 @@ class NodeExit(IntEnum):
     CLEAN = 0
     CONFIG = 2
     DISK = 4
+    NO_ROOM = 5
     INVARIANT = 6
 
 
@@ -37,7 +38,8 @@ class RestartPolicy:
     """Doubling back-off between `backoff_ms`, given up after `crash_loop.restarts` restarts in its span.
 
     SIGKILL comes from outside (an operator, a test, the kernel short of memory) and is no sign of a crash loop; nor is
-    NOT_STARTED, which is what the kernel says when it is short before the start.
+    NOT_STARTED, which is what the kernel says when it is short before the start, nor NO_ROOM: a full disk has room
+    again when somebody makes some. Each try reads the log, so the waits grow however long the node lived in between.
     """
 
     def __init__(self, backoff_ms: tuple[int, int], crash_loop: CrashLoop) -> None:
@@ -57,9 +59,9 @@ class RestartPolicy:
         span = self.crash_loop.within_s
         while self._restarts and self._restarts[0] <= now_s - span:
             self._restarts.popleft()
-        if lived_s >= STEADY_LIFE_S:
+        if lived_s >= STEADY_LIFE_S and code != NodeExit.NO_ROOM:
             self._streak = 0
-        from_outside = code in (-signal.SIGKILL, NOT_STARTED)
+        from_outside = code in (-signal.SIGKILL, NOT_STARTED, NodeExit.NO_ROOM)
         if len(self._restarts) >= self.crash_loop.restarts and not from_outside:
             return Verdict(None, f"crash loop: {len(self._restarts)} restarts in {span} s, last: {reason}")
         shortest, longest = self.backoff_ms
@@ -81,6 +83,8 @@ def describe_exit(code: int) -> str:
         return "stopped cleanly"
     if code == NodeExit.INVARIANT:
         return "a defect stopped it (exit code 6)"
+    if code == NodeExit.NO_ROOM:
+        return "no room on its disk (exit code 5)"
     if code == NOT_STARTED:
         return "no process"
     if code in FINAL:
