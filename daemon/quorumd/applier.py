@@ -38,7 +38,9 @@ class Applier:
         self.clients = clients
         self.applied = applied
         self.commit = applied
-        self.judge = DigestJudge(transport.identity.node, len(transport.peers) + 1, store.digest_at, divergence_stands)
+        self.judge = DigestJudge(
+            transport.identity.node, len(transport.peers) + 1, store.digest_at, divergence_stands
+        )
         self._points: deque[tuple[Index, int]] = deque()  # (index, read id), in order of index
         self._recalling: Index = 0  # first index being read back for apply; 0: none
         self._regime: tuple[Term, NodeId] = (0, 0)  # term and leader under which digests are compared

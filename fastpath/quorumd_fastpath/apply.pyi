@@ -41,6 +41,7 @@ class Store:
 
     def __init__(self, quota_bytes: int, session_limit: int = 100_000, key: int = 0) -> None:
         """key: 64 bits that no client knows; nothing that is replicated depends on them."""
+
     def apply(
         self,
         ring: Ring,

@@ -1,7 +1,7 @@
 // Client sessions: which operations were executed and what was answered, so that a retry executes nothing twice.
 //
-// All of it is replicated state, but for what a session has of this node alone, and the key of the tables. Lookups go through hash tables; nothing whose order matters may
-// iterate them (expired() sorts).
+// All of it is replicated state, but for what a session has of this node alone, and the key of the tables. Lookups go
+// through hash tables; nothing whose order matters may iterate them (expired() sorts).
 
 #ifndef QUORUMD_SESSIONS_H
 #define QUORUMD_SESSIONS_H
@@ -52,7 +52,8 @@ struct SessionHash {
     uint64_t key = 0;
 
     size_t operator()(const SessionId& id) const {
-        auto product = static_cast<unsigned __int128>(id.high ^ key ^ 0x9e3779b97f4a7c15ull) * ((id.low ^ turned()) | 1);
+        unsigned __int128 product = id.high ^ key ^ 0x9e3779b97f4a7c15ull;
+        product *= (id.low ^ turned()) | 1;
         return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64) ^ id.low;
     }
 
@@ -135,7 +136,9 @@ public:
         drop(std::min<uint64_t>(base - base_, span_));
         base_ = base;
         oldest_body_ = std::max(oldest_body_, base);
-        if (capacity_ > SMALL_WINDOW && span_ * 4 <= capacity_) resize(span_ == 0 ? 0 : capacity_for(span_, SMALL_WINDOW));
+        if (capacity_ > SMALL_WINDOW && span_ * 4 <= capacity_) {
+            resize(span_ == 0 ? 0 : capacity_for(span_, SMALL_WINDOW));
+        }
     }
 
     // Whether an operation that is not below base is within the window, and all windows together have room for it.
@@ -246,11 +249,10 @@ struct Expired {
 class Sessions {
 public:
     Sessions(size_t limit, uint64_t key) : open_(8, SessionHash{key}), ended_(8, SessionHash{key}), limit_(limit) {}
-
-    size_t size() const { return open_.size(); }
     Sessions(const Sessions&) = delete;  // the windows point into it
     Sessions& operator=(const Sessions&) = delete;
 
+    size_t size() const { return open_.size(); }
     const Holdings& holdings() const { return holdings_; }
     size_t limit() const { return limit_; }
 
@@ -333,7 +335,8 @@ public:
             }
         }
         auto end = found.begin() + std::min(limit, found.size());
-        std::partial_sort(found.begin(), end, found.end(), [](const Expired& a, const Expired& b) { return a.id < b.id; });
+        auto by_id = [](const Expired& a, const Expired& b) { return a.id < b.id; };
+        std::partial_sort(found.begin(), end, found.end(), by_id);
         found.erase(end, found.end());
         for (const Expired& expired : found) find(expired.id)->named_at = again;
         return found;

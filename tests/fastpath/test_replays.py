@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quorumd.limits import FRAGMENT_SPAN
 from quorumd_fastpath.replays import ReplayWindows
 
 LIFE = 1000
@@ -49,3 +50,10 @@ def test_a_client_is_forgotten_only_when_its_datagrams_are_dead():
 def test_a_size_that_cannot_be_meant_is_refused(clients):
     with pytest.raises(ValueError, match="windows for"):
         ReplayWindows(clients, LIFE)
+
+
+def test_large_requests_under_way_together_fit_the_window():
+    """A client begins no message FRAGMENT_SPAN places behind the oldest under way, which may arrive last."""
+    windows = ReplayWindows(8, LIFE)
+    assert windows.take(7, FRAGMENT_SPAN, 0)
+    assert windows.take(7, 1, 0)

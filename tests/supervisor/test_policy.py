@@ -4,6 +4,7 @@ import signal
 
 import pytest
 
+from quorumd import node
 from quorumd.config import CrashLoop
 from quorumd.supervisor.policy import NOT_STARTED, NodeExit, RestartPolicy, describe_exit
 
@@ -78,3 +79,11 @@ def test_a_wait_of_zero_is_allowed():
 )  # fmt: skip
 def test_exit_codes_in_words(code, words):
     assert describe_exit(code) == words
+
+
+def test_a_node_ends_with_the_codes_that_its_supervisor_knows():
+    named = {name.removeprefix("EXIT_"): code for name, code in vars(node).items() if name.startswith("EXIT_")}
+    assert named == {
+        "OK": NodeExit.CLEAN, "CONFIG": NodeExit.CONFIG, "DISK": NodeExit.DISK, "NO_ROOM": NodeExit.NO_ROOM,
+        "HALTED": NodeExit.INVARIANT,
+    }
