@@ -145,7 +145,9 @@ def test_the_fastpath_imports_nothing_of_ours():
         assert "quorumd." not in path.read_text().replace("quorumd_fastpath.", ""), path
 
 
-RECIPES_WITH_THE_WORLD = {"blocking.py", "awaiting.py", "session.py", "aiosession.py", "sync.py", "aio.py"}
+RECIPES_WITH_THE_WORLD = {
+    "blocking.py", "awaiting.py", "session.py", "aiosession.py", "sync.py", "aio.py", "sinceboot.py",
+}
 
 
 @pytest.mark.parametrize("path", sorted((DAEMON / "recipes").glob("*.py")), ids=lambda path: path.name)

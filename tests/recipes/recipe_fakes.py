@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from time import monotonic, monotonic_ns
 
 from recipe_model import Model
@@ -9,6 +10,13 @@ from recipe_model import Model
 from quorumd.client.watcher import WatchBatch
 from quorumd.commands import Put, Range, Txn
 from quorumd.errors import ConnectionLost, Timeout
+
+
+def suspend(monkeypatch, hours=1):
+    """As if the machine had been suspended for so long: the clock that counts such time moves on, the others do not."""
+    reading, slept = time.clock_gettime_ns, hours * 3600 * 10**9
+    moved_on = {time.CLOCK_BOOTTIME: slept}
+    monkeypatch.setattr(time, "clock_gettime_ns", lambda clock: reading(clock) + moved_on.get(clock, 0))
 
 
 class FakeStore:

@@ -5,10 +5,11 @@ import inspect
 
 import pytest
 from recipe_checks import check_clean
-from recipe_fakes import AsyncFakeClient
+from recipe_fakes import AsyncFakeClient, suspend
 
 from quorumd.client import Put, Txn
 from quorumd.errors import Compacted, ConnectionLost, Overloaded
+from quorumd.limits import SECOND
 from quorumd.recipes import aio, sync
 from quorumd.recipes.aio import (
     Barrier,
@@ -28,7 +29,7 @@ from quorumd.recipes.aio import (
     ServiceRegistry,
     Session,
 )
-from quorumd.recipes.effects import Wait
+from quorumd.recipes.effects import Call, Wait, clock
 from quorumd.recipes.errors import NotAcquired, NotHeld, SessionLost
 
 LONG = 20.0
@@ -295,6 +296,28 @@ def test_a_lock_that_was_not_held_by_the_clock_stays_so():
             await session.lost.wait()
 
     run(scenario)
+
+
+def test_what_was_held_before_a_suspend_is_not_held_after_it(monkeypatch):
+    asked = []
+
+    def late_by_a_second():
+        return (yield Call(Put(b"x", b""), (yield from clock()) + SECOND))
+
+    async def scenario(client):
+        async with Session(client, ttl=60.0) as session:
+            lock = await Lock(session, b"a").__aenter__()
+            suspend(monkeypatch)
+            assert not lock.holds() and not session.alive and session.remaining() == 0.0
+            with pytest.raises(SessionLost):
+                await Lock(session, b"b").acquire()
+            execute = client.execute
+            monkeypatch.setattr(client, "execute", lambda op, *, timeout: asked.append(timeout) or execute(op))
+            await aio.Runner(client).run(late_by_a_second())
+            monkeypatch.undo()
+
+    run(scenario)
+    assert 0 < asked[0] <= 1
 
 
 def test_a_close_that_was_cancelled_is_no_loss_and_may_be_repeated():

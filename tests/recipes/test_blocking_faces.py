@@ -6,14 +6,16 @@ from time import monotonic
 
 import pytest
 from recipe_checks import check_clean
-from recipe_fakes import FakeClient
+from recipe_fakes import FakeClient, suspend
 
 from quorumd.client import Put, Txn
 from quorumd.commands import LeaseRevoke
 from quorumd.errors import Compacted, ConnectionLost, Overloaded
+from quorumd.limits import SECOND
 from quorumd.recipes import sync
-from quorumd.recipes.effects import Wait
+from quorumd.recipes.effects import Call, Wait, clock
 from quorumd.recipes.errors import NotAcquired, NotHeld, SessionLost
+from quorumd.recipes.sinceboot import since_boot
 from quorumd.recipes.sync import (
     Barrier,
     Cache,
@@ -119,7 +121,7 @@ def test_a_session_is_lost_before_the_cluster_ends_it(client):
     session = Session(client, ttl=0.6)
 
     def listener(reason):
-        told.append((monotonic(), reason, threading.current_thread().name))
+        told.append((since_boot() / 1e9, reason, threading.current_thread().name))
         client.store.down = False
         client.execute(Put(b"from-callback", b""))
         session.close()  # from its own thread
@@ -374,6 +376,25 @@ def test_a_lock_that_was_not_held_by_the_clock_stays_so(client):
         session._clock = clock
         assert not session.alive
         assert session.lost.wait(LONG)
+
+
+def test_what_was_held_before_a_suspend_is_not_held_after_it(client, monkeypatch):
+    asked = []
+
+    def late_by_a_second():
+        return (yield Call(Put(b"x", b""), (yield from clock()) + SECOND))
+
+    with Session(client, ttl=60.0) as session:
+        lock = Lock(session, b"a").__enter__()
+        suspend(monkeypatch)
+        assert not lock.holds() and not session.alive and session.remaining() == 0.0
+        with pytest.raises(SessionLost):
+            Lock(session, b"b").acquire()
+        execute = client.execute
+        monkeypatch.setattr(client, "execute", lambda op, *, timeout: asked.append(timeout) or execute(op))
+        sync.Runner(client).run(late_by_a_second())
+        monkeypatch.undo()
+    assert 0 < asked[0] <= 1, "the client's clock is another one: it is told how long, and not until when"
 
 
 def test_closing_in_two_threads_is_no_loss(client):

@@ -1,6 +1,5 @@
 """`lease grant|revoke|keep-alive|ttl|list`: leases from the shell. Ids are hexadecimal."""
 
-import time
 from typing import Any
 
 import click
@@ -65,9 +64,10 @@ def keep_alive(lease_id: int, *, once: bool, timeout_s: float) -> None:
     """Keep lease ID alive until Ctrl-C. Exit code 1 when the lease is gone."""
     from quorumd.recipes import lease as leases  # noqa: PLC0415 - usage errors need none of this
     from quorumd.recipes.blocking import Runner  # noqa: PLC0415
+    from quorumd.recipes.sinceboot import since_boot  # noqa: PLC0415
 
     with connect(timeout_s) as client:
-        sent = time.monotonic_ns()
+        sent = since_boot()
         kept = client.lease_keep_alive(lease_id)
         click.echo(f"{kept.ttl_ms / 1000:g}")
         if once:

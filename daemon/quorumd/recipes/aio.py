@@ -8,7 +8,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from secrets import token_hex
-from time import monotonic_ns
 from types import TracebackType
 from typing import Self
 
@@ -23,6 +22,7 @@ from quorumd.recipes.exits import beside, parting
 from quorumd.recipes.fencing import Token
 from quorumd.recipes.party import Instance, Member
 from quorumd.recipes.ports import AwaitingClient
+from quorumd.recipes.sinceboot import since_boot
 from quorumd.recipes.view import View, follow
 
 
@@ -52,7 +52,7 @@ class Owner(Face[lock.Owner]):
 
     def holds(self) -> bool:
         """Whether it is held, as far as this process can tell without asking anybody. See `confirm`, and `token`."""
-        return self.session.alive and self._logic.holds(monotonic_ns())
+        return self.session.alive and self._logic.holds(since_boot())
 
     async def __aenter__(self) -> Self:
         await self.acquire(self.timeout)

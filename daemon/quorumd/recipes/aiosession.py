@@ -5,7 +5,6 @@ import inspect
 import logging
 import os
 from collections.abc import Awaitable, Callable, Coroutine
-from time import monotonic_ns
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -16,6 +15,7 @@ from quorumd.recipes.awaiting import Runner
 from quorumd.recipes.lease import Lease
 from quorumd.recipes.ports import AwaitingClient
 from quorumd.recipes.sessionbase import SessionBase
+from quorumd.recipes.sinceboot import since_boot
 
 LOG: Final = logging.getLogger("quorumd.recipes")
 LostListener = Callable[[str], Awaitable[None] | None]
@@ -30,7 +30,7 @@ class Session(SessionBase):
     def __init__(
         self, client: AwaitingClient, *, ttl: float = SESSION_TTL_S, on_lost: LostListener | None = None
     ) -> None:
-        super().__init__(ttl, monotonic_ns, os.getpid)
+        super().__init__(ttl, since_boot, os.getpid)
         self.client = client
         self.lost = asyncio.Event()
         """Set when it is lost, at the latest a tenth of the TTL before anybody else can hold what it held; not by
@@ -46,7 +46,7 @@ class Session(SessionBase):
         """Obtains the lease and starts its task. Raises what the client raises if that takes over `timeout` s."""
         if self._lease is not None:
             raise RuntimeError("a session is opened once")
-        until = monotonic_ns() + int(timeout * SECOND)
+        until = since_boot() + int(timeout * SECOND)
         lease = await Runner(self.client).run(leases.grant(int(self.ttl * SECOND), until))
         lease.nudge = self._keeper.nudge.set
         self._lease, self._pid = lease, os.getpid()
@@ -64,7 +64,7 @@ class Session(SessionBase):
         if not to_revoke:
             return
         try:
-            await Runner(self.client).run(leases.revoke(lease, monotonic_ns() + int(SESSION_CLOSE_S * SECOND)))
+            await Runner(self.client).run(leases.revoke(lease, since_boot() + int(SESSION_CLOSE_S * SECOND)))
         except QuorumdError as error:
             LOG.warning("lease %x was not revoked (%s); it ends by itself within %g s", lease.id, error, self.ttl)
 

@@ -3,7 +3,6 @@
 import asyncio
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from time import monotonic_ns
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from quorumd.commands import Result
@@ -12,6 +11,7 @@ from quorumd.limits import SECOND
 from quorumd.recipes.effects import Call, Clock, Effect, Emit, Pause, Script, Wait
 from quorumd.recipes.exits import parting
 from quorumd.recipes.ports import AsyncWatch, AwaitingClient
+from quorumd.recipes.sinceboot import since_boot
 from quorumd.types import Nanoseconds
 from quorumd.watchcodec import Event
 
@@ -80,13 +80,13 @@ class _Performer:
     async def perform(self, effect: Effect) -> object:
         match effect:
             case Clock():
-                return monotonic_ns()
+                return since_boot()
             case Call(_, until):
                 return await self._call(effect, until)
             case Wait():
                 return await self._wait(effect)
             case Pause(until, interruptible):
-                left = max(until - monotonic_ns(), 0) / SECOND
+                left = max(until - since_boot(), 0) / SECOND
                 if not interruptible:
                     await asyncio.sleep(left)
                     return None
@@ -101,7 +101,7 @@ class _Performer:
     async def _call(self, call: Call, until: Nanoseconds | None) -> Result:
         if until is None:
             return await self._client.execute(call.op)
-        left = until - monotonic_ns()
+        left = until - since_boot()
         if left <= 0:
             raise Timeout("the time was over before it was tried")
         return await self._client.execute(call.op, timeout=left / SECOND)
@@ -113,7 +113,7 @@ class _Performer:
             self._watch = watch = self._client.watch(wait.key, wait.end, start_revision=wait.after + 1)
             self._range, self._seen = (wait.key, wait.end), wait.after
         while True:
-            left = None if wait.until is None else max(wait.until - monotonic_ns(), 0) / SECOND
+            left = None if wait.until is None else max(wait.until - since_boot(), 0) / SECOND
             try:
                 batch = await watch.get(left)
             except Timeout:

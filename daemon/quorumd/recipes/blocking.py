@@ -3,7 +3,6 @@
 import functools
 import threading
 from collections.abc import Callable, Generator, Iterator
-from time import monotonic_ns
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from quorumd.commands import Result
@@ -12,6 +11,7 @@ from quorumd.limits import SECOND
 from quorumd.recipes.effects import Call, Clock, Effect, Emit, Pause, Script, Wait
 from quorumd.recipes.exits import parting
 from quorumd.recipes.ports import BlockingClient, Watch
+from quorumd.recipes.sinceboot import since_boot
 from quorumd.types import Nanoseconds
 from quorumd.watchcodec import Event
 
@@ -94,14 +94,14 @@ class _Performer:
     def perform(self, effect: Effect) -> object:
         match effect:
             case Clock():
-                return monotonic_ns()
+                return since_boot()
             case Call(_, until):
                 return self._call(effect, until)
             case Wait():
                 return self._wait(effect)
             case Pause(until, interruptible):
                 pause = self._nudge if interruptible else threading.Event()
-                if pause.wait(max(until - monotonic_ns(), 0) / SECOND):
+                if pause.wait(max(until - since_boot(), 0) / SECOND):
                     pause.clear()
                 return None
         raise TypeError(f"no driver performs {effect!r}")
@@ -109,7 +109,7 @@ class _Performer:
     def _call(self, call: Call, until: Nanoseconds | None) -> Result:
         if until is None:
             return self._client.execute(call.op)
-        left = until - monotonic_ns()
+        left = until - since_boot()
         if left <= 0:
             raise Timeout("the time was over before it was tried")
         return self._client.execute(call.op, timeout=left / SECOND)
@@ -123,7 +123,7 @@ class _Performer:
                 raise ConnectionLost("it was closed")
             self._range, self._seen = (wait.key, wait.end), wait.after
         while True:
-            left = None if wait.until is None else max(wait.until - monotonic_ns(), 0) / SECOND
+            left = None if wait.until is None else max(wait.until - since_boot(), 0) / SECOND
             try:
                 batch = watch.get(left)
             except Timeout:

@@ -4,7 +4,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from time import monotonic_ns
 from types import TracebackType
 from typing import Final, Self
 
@@ -15,6 +14,7 @@ from quorumd.recipes.blocking import Runner
 from quorumd.recipes.lease import Lease
 from quorumd.recipes.ports import BlockingClient
 from quorumd.recipes.sessionbase import SessionBase
+from quorumd.recipes.sinceboot import since_boot
 
 LOG: Final = logging.getLogger("quorumd.recipes")
 LostListener = Callable[[str], None]
@@ -36,7 +36,7 @@ class Session(SessionBase):
     def __init__(
         self, client: BlockingClient, *, ttl: float = SESSION_TTL_S, on_lost: LostListener | None = None
     ) -> None:
-        super().__init__(ttl, monotonic_ns, os.getpid)
+        super().__init__(ttl, since_boot, os.getpid)
         self.client = client
         self.lost = threading.Event()
         """Set when it is lost, at the latest a tenth of the TTL before anybody else can hold what it held; not by
@@ -53,7 +53,7 @@ class Session(SessionBase):
         """Obtains the lease and starts its thread. Raises what the client raises if that takes over `timeout` s."""
         if self._lease is not None:
             raise RuntimeError("a session is opened once")
-        until = monotonic_ns() + int(timeout * SECOND)
+        until = since_boot() + int(timeout * SECOND)
         lease = Runner(self.client).run(leases.grant(int(self.ttl * SECOND), until))
         lease.nudge = self._keeper.nudge.set
         self._lease, self._pid = lease, os.getpid()
@@ -72,7 +72,7 @@ class Session(SessionBase):
         if not to_revoke:
             return
         try:
-            Runner(self.client).run(leases.revoke(lease, monotonic_ns() + int(SESSION_CLOSE_S * SECOND)))
+            Runner(self.client).run(leases.revoke(lease, since_boot() + int(SESSION_CLOSE_S * SECOND)))
         except QuorumdError as error:
             LOG.warning("lease %x was not revoked (%s); it ends by itself within %g s", lease.id, error, self.ttl)
 

@@ -12,7 +12,7 @@ from quorumd.types import Nanoseconds
 class SessionBase:
     """The lease, once it is granted, and whether it may still be relied on. Asks nobody.
 
-    clock: monotonic, by which the lease was granted. process: the id of the process that runs.
+    clock: by which the lease was granted (see sinceboot.py). process: the id of the process that runs.
     """
 
     HOW_TO_OPEN: ClassVar[str]

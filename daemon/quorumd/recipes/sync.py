@@ -8,7 +8,6 @@
 import threading
 from collections.abc import Iterator, Mapping
 from secrets import token_hex
-from time import monotonic_ns
 from types import TracebackType
 from typing import Self
 
@@ -23,6 +22,7 @@ from quorumd.recipes.fencing import Token
 from quorumd.recipes.party import Instance, Member
 from quorumd.recipes.ports import BlockingClient
 from quorumd.recipes.session import LOG, Session
+from quorumd.recipes.sinceboot import since_boot
 from quorumd.recipes.view import View, follow
 
 
@@ -52,7 +52,7 @@ class Owner(Face[lock.Owner]):
 
     def holds(self) -> bool:
         """Whether it is held, as far as this process can tell without asking anybody. See `confirm`, and `token`."""
-        return self.session.alive and self._logic.holds(monotonic_ns())
+        return self.session.alive and self._logic.holds(since_boot())
 
     def __enter__(self) -> Self:
         self.acquire(self.timeout)

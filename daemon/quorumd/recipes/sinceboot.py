@@ -1,0 +1,13 @@
+"""The clock of recipes. The client's own deadlines are on another one: between both, only differences pass."""
+
+import time
+
+from quorumd.types import Nanoseconds
+
+
+def since_boot() -> Nanoseconds:
+    """Nanoseconds since the machine was booted, those in which it was suspended too.
+
+    CLOCK_MONOTONIC stands still then, and the cluster does not: by that clock a session would outlive its lease.
+    """
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
