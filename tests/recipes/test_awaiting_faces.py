@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import os
 
 import pytest
 from recipe_checks import check_clean
@@ -172,6 +173,39 @@ def test_the_others():
                 async with await ranked.hold(session):
                     raise ValueError("of the body")
             assert await ranked.take() == b"later"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("kind", [Queue, PriorityQueue])
+def test_a_process_puts_as_a_producer_of_its_own(kind, monkeypatch):
+    async def scenario(client):
+        queue = kind(client, b"q")
+        drawn = []
+        for pid in (os.getpid(), 1, 1, 2):
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "getpid", lambda pid=pid: pid)
+                await queue.put(*[1] * (kind is PriorityQueue), b"value")
+            drawn.append(queue._logic.producer)
+        assert drawn[1] == drawn[2] and len(set(drawn)) == 3
+        assert await queue.size() == 4
+
+    run(scenario)
+
+
+def test_a_cache_is_not_readable_in_another_process(monkeypatch):
+    async def scenario(client):
+        async with Cache(client, b"c/") as cache:
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "getpid", lambda: 1)
+                for use in (lambda: cache.get(b"c/1"), cache.snapshot, lambda: cache.revision):
+                    with pytest.raises(ConnectionLost, match="of its own"):
+                        use()
+                for work in (cache.wait_for(1), cache.open()):
+                    with pytest.raises(ConnectionLost, match="of its own"):
+                        await work
+                await cache.close()
+            assert cache.get(b"c/1") is None and await cache.wait_for(1)
 
     run(scenario)
 

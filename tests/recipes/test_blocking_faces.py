@@ -2,6 +2,7 @@
 
 import os
 import threading
+from functools import partial
 from time import monotonic
 
 import pytest
@@ -216,6 +217,59 @@ def test_a_forked_child_neither_uses_nor_harms_its_parents_session(client, sessi
     assert os.waitstatus_to_exitcode(status) == 0
     assert session.alive and lock.confirm()
     lock.release()
+
+
+def in_child(work):
+    """What `work()` returns, as bytes, in a forked child."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(writer, work())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as told:
+        answer = told.read()
+    os.waitpid(pid, 0)
+    return answer
+
+
+@pytest.mark.parametrize("kind", [Queue, PriorityQueue])
+def test_a_forked_child_puts_as_another_producer(client, kind):
+    """Each has a copy of the store here, so both put at one revision: only their producers tell the keys apart."""
+    queue = kind(client, b"q")
+    put = partial(queue.put, *[1] * (kind is PriorityQueue), b"value")
+
+    def key():
+        put()
+        (only,) = client.store.model.kvs
+        return only
+
+    theirs = in_child(key)
+    assert theirs.startswith(b"quorumd/") and theirs != key()
+
+
+def test_a_cache_is_not_readable_in_a_forked_child(client):
+    client.put(b"c/1", b"one")
+    unopened = Cache(client, b"c/")
+
+    def read():
+        refusals = []
+        look, wait = (lambda: cache.revision), partial(cache.wait_for, 1)
+        for use in (partial(cache.get, b"c/1"), cache.snapshot, look, wait, cache.open):
+            try:
+                use()
+            except ConnectionLost as error:
+                refusals.append(str(error))
+        cache.close()
+        with unopened:
+            return b"%d %s %s" % (len(refusals), refusals[0].encode(), unopened.get(b"c/1").value)
+
+    with Cache(client, b"c/") as cache:
+        told = in_child(read)
+        assert cache.get(b"c/1").value == b"one"
+    assert told == b"5 the cache is process %d's; a forked child opens one of its own one" % os.getpid()
 
 
 def test_the_others(client, session):

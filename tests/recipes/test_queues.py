@@ -283,6 +283,69 @@ def test_a_mark_that_nobody_wants_is_swept():
     world.finish(world.actor("one").spawn(script()))
 
 
+@pytest.mark.parametrize("how", ["ack", "release"])
+def test_an_end_of_a_hold_that_is_cancelled_gives_the_item_back(how):
+    """And spares what was done before: here the cancelled request never comes to the store."""
+    world = World(1, QUICK)
+    queue = Queue(b"q", b"p")
+
+    def script():
+        lease = yield from grant(60 * SECOND, world.now + SECOND)
+        yield from queue.put(b"x")
+        first = yield from queue.hold(lease)
+        ending = getattr(first, how)()
+        yield from up_to_call(ending, lambda op: True)
+        with pytest.raises(KeyboardInterrupt):
+            ending.throw(KeyboardInterrupt())
+        assert (yield from sweep(lease, world.now + SECOND))
+        second = yield from queue.hold(lease)
+        assert second.value == b"x"
+        lease.errands[first.token.guard()] = None  # as after a sweep whose answer was lost
+        assert (yield from sweep(lease, world.now + SECOND))
+        assert (yield from queue.take()) is None, "the later hold stands"
+        yield from second.ack()
+        assert not world.model.kvs
+
+    world.finish(world.actor("one").spawn(script()))
+
+
+@pytest.mark.parametrize(("how", "left"), [("ack", None), ("release", b"x")])
+def test_what_did_not_reach_the_cluster_in_time_is_done_later_if_it_is_a_release(how, left):
+    """An ack may be called again; what nobody gives back is hidden for as long as the session lives."""
+    world = World(1, QUICK)
+    queue = Queue(b"q", b"p")
+
+    def script():
+        lease = yield from grant(600 * SECOND, world.now + SECOND)
+        yield from queue.put(b"x")
+        held = yield from queue.hold(lease)
+        world.unreachable.append((world.now, world.now + 2 * SECOND))
+        with pytest.raises(Timeout):
+            yield from getattr(held, how)(1.0)
+        yield Pause(world.now + 2 * SECOND)
+        assert (yield from sweep(lease, world.now + SECOND))
+        assert (yield from queue.take()) == left
+        yield from getattr(held, how)()
+        assert not world.model.kvs
+
+    world.finish(world.actor("one").spawn(script()))
+
+
+def test_a_hold_whose_end_makes_no_sense_stands():
+    world = World(1, QUICK)
+    queue = Queue(b"q", b"p")
+
+    def script():
+        lease = yield from grant(60 * SECOND, world.now + SECOND)
+        yield from queue.put(b"x")
+        held = yield from queue.hold(lease)
+        with pytest.raises(ValueError, match="negative"):
+            yield from held.release(-1.0)
+        assert not lease.errands
+
+    world.finish(world.actor("one").spawn(script()))
+
+
 def test_an_item_may_be_as_large_as_a_value(seed):
     """It fills a reply by itself; when answers are lost the item is read again, after its mark."""
     world = World(seed, CALM)

@@ -10,14 +10,15 @@ What is promised. `take` removes the item in one transaction that compares and d
 most to one execution: no two consumers get one item. A consumer that dies after `take`, or whose `take` ended with an
 Indefinite error, may have removed an item that nobody has. `hold` gives the item with a lease instead, and `ack`
 removes it: a consumer that dies before `ack` gives it back when its lease ends, so no item is lost, and one may be
-given twice; its token (higher at each hold) guards what is done with it.
+given twice; its token (higher at each hold) guards what is done with it. So may one whose `ack` was interrupted.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Final
 
 from quorumd.commands import Compare, DeleteRange, KeyValue, LeaseKeepAlive, Put, Range, Txn
-from quorumd.errors import LeaseNotFound, Rejected
+from quorumd.errors import LeaseNotFound, QuorumdError, Rejected
 from quorumd.recipes import line as lines
 from quorumd.recipes.effects import TRANSIENT, Call, Script, clock, found, insist, read, transact
 from quorumd.recipes.errors import NotHeld, SessionLost
@@ -32,15 +33,15 @@ MAX_PRIORITY: Final = (1 << 64) - 1
 
 
 class Queue:
-    """First in, first out. producer: bytes without "/" that no other object has, to tell the puts apart."""
+    """First in, first out. producer: bytes without "/" that no other object, of no process, has: tells puts apart."""
 
     kind = "queue"
 
     def __init__(self, name: bytes | str, producer: bytes) -> None:
         prefix = prefix_of(self.kind, name)
         self.items, self.holds = prefix + b"i/", prefix + b"h/"
-        self._producer = producer
-        self._puts = 0
+        self.producer = producer
+        self._numbers = itertools.count(1)
 
     def put(self, value: bytes, timeout: float | None = None) -> Script[None]:
         """Appends an item. After an Indefinite error it may have been appended; putting again may append twice."""
@@ -49,8 +50,7 @@ class Queue:
     def _put(self, rank: bytes, value: bytes, timeout: float | None) -> Script[None]:
         until = lines.deadline((yield from clock()), timeout)
         view = yield from read(Range(self.items, count_only=True), until)
-        self._puts += 1
-        key = self.items + rank + b"%016x-%s-%x" % (view.revision, self._producer, self._puts)
+        key = self.items + rank + b"%016x-%s-%x" % (view.revision, self.producer, next(self._numbers))
         absent = Compare.create_revision(key, "=", 0)
         if not (yield from transact(Txn([absent], [Put(key, value)]), until)).succeeded:
             raise Rejected("another object puts as the same producer")
@@ -186,16 +186,37 @@ class Held:
     def ack(self, timeout: float | None = None) -> Script[None]:
         """Removes the item for good. Raises NotHeld if the hold was lost: the item may be given to others again.
 
-        After an Indefinite error (within `timeout` seconds the cluster was not reached) it may be called again.
+        After an Indefinite error (within `timeout` seconds the cluster was not reached) it may be called again. If
+        anything else interrupts it, a cancellation say, the item is given back in the background unless it was removed.
         """
-        yield from self._end([DeleteRange(self.item.key), DeleteRange(self.token.key)], timeout, acked=True)
+        until = lines.deadline((yield from clock()), timeout)
+        try:
+            yield from self._end([DeleteRange(self.item.key), DeleteRange(self.token.key)], until, acked=True)
+        except QuorumdError:
+            raise
+        except BaseException:
+            self._give_back()
+            raise
 
     def release(self, timeout: float | None = None) -> Script[None]:
-        """Gives it back, to its place in the queue. Raises NotHeld if the hold was lost. Otherwise as `ack`."""
-        yield from self._end([DeleteRange(self.token.key)], timeout, acked=False)
+        """Gives it back, to its place in the queue. Raises NotHeld if the hold was lost.
 
-    def _end(self, ops: list[DeleteRange], timeout: float | None, *, acked: bool) -> Script[None]:
+        When the cluster cannot be reached within `timeout` seconds (None: the session's life) the error says so, and
+        the session goes on trying in the background, as it does when this is interrupted.
+        """
         until = lines.deadline((yield from clock()), timeout)
+        try:
+            yield from self._end([DeleteRange(self.token.key)], until, acked=False)
+        except BaseException:
+            self._give_back()
+            raise
+
+    def _give_back(self) -> None:
+        """Leaves it to the lease's errands: nobody would end the hold otherwise while the session lives."""
+        self.lease.errands[self.token.guard()] = None  # this hold's mark, and no later one's under the same key
+        self.lease.nudge()
+
+    def _end(self, ops: list[DeleteRange], until: Nanoseconds | None, *, acked: bool) -> Script[None]:
         ending = Txn([self.token.guard()], ops, [Range(self.item.key)])
         result = yield from lines.persist(self.lease, ending, until)
         if result.succeeded:

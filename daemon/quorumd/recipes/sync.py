@@ -5,6 +5,7 @@
             client.txn([lock.token.guard()], [Put(b"report", b"...")])
 """
 
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from secrets import token_hex
@@ -198,8 +199,20 @@ class HeldItem(Face[queue.Held]):
                 self.release()
 
 
+def _new_producer() -> bytes:
+    return token_hex(8).encode()
+
+
 class _Queue(Face[queue.Queue]):
-    """What both queues share."""
+    """What both queues share: in each process an object is a producer of its own, in a forked child too."""
+
+    def __init__(self, client: BlockingClient, logic: queue.Queue) -> None:
+        super().__init__(Runner(client, self._settle_in), logic)
+        self._pid = os.getpid()
+
+    def _settle_in(self) -> None:
+        if self._pid != os.getpid():
+            self._logic.producer, self._pid = _new_producer(), os.getpid()
 
     take = blocking(queue.Queue.take)
     size = blocking(queue.Queue.size)
@@ -214,7 +227,7 @@ class Queue(_Queue):
     """See queue.Queue."""
 
     def __init__(self, client: BlockingClient, name: bytes | str) -> None:
-        super().__init__(Runner(client), queue.Queue(name, token_hex(8).encode()))
+        super().__init__(client, queue.Queue(name, _new_producer()))
 
     put = blocking(queue.Queue.put)
 
@@ -223,7 +236,7 @@ class PriorityQueue(_Queue):
     """See queue.PriorityQueue: `put(priority, value)`, the lowest priority first."""
 
     def __init__(self, client: BlockingClient, name: bytes | str) -> None:
-        super().__init__(Runner(client), queue.PriorityQueue(name, token_hex(8).encode()))
+        super().__init__(client, queue.PriorityQueue(name, _new_producer()))
 
     put = blocking(queue.PriorityQueue.put_at)
 
@@ -286,17 +299,21 @@ class ServiceRegistry(Face[party.ServiceRegistry]):
 class Cache:
     """A copy of all keys that begin with `prefix`, kept up to date by a thread; reading it asks nobody. See view.View.
 
-    What it shows is the store as it was at `revision`, a moment ago as long as the cluster can be reached.
+    What it shows is the store as it was at `revision`, a moment ago as long as the cluster can be reached. In a forked
+    child nobody keeps the parent's up to date: reading it there raises ConnectionLost.
     """
 
     def __init__(self, client: BlockingClient, prefix: bytes) -> None:
         self._view = View(prefix)
+        self._pid = 0  # whose it is, once it is opened
         self._runner = Runner(client)
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
     def open(self, timeout: float = 10.0) -> Self:
         """Starts its thread, and returns once everything was read. Raises TimeoutError, or what the client raised."""
+        self._require_own()
+        self._pid = os.getpid()
         self._thread = threading.Thread(target=self._follow, name="quorumd-cache", daemon=True)
         self._thread.start()
         try:
@@ -308,7 +325,9 @@ class Cache:
         return self
 
     def close(self) -> None:
-        """Ends its thread, and every wait_for; what it shows stays as it is."""
+        """Ends its thread, and every wait_for; what it shows stays as it is. A forked child has nothing to end."""
+        if self._is_anothers():
+            return
         self._end(ConnectionLost("the cache was closed"))
         self._runner.stop()
         if self._thread is not None:
@@ -325,14 +344,17 @@ class Cache:
     @property
     def revision(self) -> int:
         """The revision of the latest change that it shows, or of the reading it began with."""
+        self._require_own()
         return self._view.revision
 
     def get(self, key: bytes) -> KeyValue | None:
         """The key as it was at `revision`."""
+        self._require_own()
         return self._view.get(key)
 
     def snapshot(self) -> tuple[int, Mapping[bytes, KeyValue]]:
         """(revision, a copy of all keys at it)."""
+        self._require_own()
         return self._view.snapshot()
 
     def wait_for(self, revision: int, timeout: float | None = None) -> bool:
@@ -340,8 +362,16 @@ class Cache:
 
         Raises ConnectionLost if it, or its client, is closed before, or whatever keeps it from following the store.
         """
+        self._require_own()
         with self._changed:
             return self._changed.wait_for(lambda: self._view.shows(revision), timeout)
+
+    def _is_anothers(self) -> bool:
+        return self._pid not in (0, os.getpid())
+
+    def _require_own(self) -> None:
+        if self._is_anothers():
+            raise ConnectionLost(f"the cache is process {self._pid}'s; a forked child opens one of its own")
 
     def _follow(self) -> None:
         try:
