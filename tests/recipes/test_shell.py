@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -53,24 +54,25 @@ def holding(cluster, *command, stubborn=False):
 
 @pytest.mark.parametrize("stubborn", [False, True], ids=["polite", "stubborn"])
 def test_a_command_is_ended_when_what_it_holds_is_lost(cluster, client, stubborn):
-    process = holding(cluster, "elect", "--ttl", "2", "--grace", "0.2", "--value", "me", "shell/d", stubborn=stubborn)
+    """At once, whatever the grace: somebody else may hold it."""
+    process = holding(cluster, "elect", "--ttl", "2", "--grace", "600", "--value", "me", "shell/d", stubborn=stubborn)
     try:
         assert Observer(client, b"shell/d").leader().value == b"me"
         lease = client.get(Observer(client, b"shell/d").leader().token.key).lease
         assert lease in client.leases()
         client.lease_revoke(lease)
-        _, complaint = process.communicate(timeout=30)
+        assert process.wait(30) == 4
+        _, complaint = process.communicate()  # whose end of stdin would have ended the command
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == 4
     assert "was lost" in complaint
 
 
 def test_who_stops_for_longer_than_its_session_loses_the_lock_to_the_next(cluster, client):
-    """No revocation here: the session ends by its time to live, while its holder cannot know."""
+    """No revocation here: the session ends by its time to live, while its holder cannot know. No grace is left then."""
     first, end = b"quorumd/lock/shell", b"quorumd/lock/shelm"
-    stopped = holding(cluster, "lock", "--ttl", "1", "--grace", "0.2", "shell/g")
+    stopped = holding(cluster, "lock", "--ttl", "1", "--grace", "600", "shell/g", stubborn=True)
     try:
         mine = client.range(first, end).kvs[0]
         stopped.send_signal(signal.SIGSTOP)
@@ -82,11 +84,12 @@ def test_who_stops_for_longer_than_its_session_loses_the_lock_to_the_next(cluste
         late = client.txn([guard], [Put(b"shell/guarded", b"late")])
         assert not late.succeeded
         stopped.send_signal(signal.SIGCONT)
-        _, complaint = stopped.communicate(timeout=30)
+        assert stopped.wait(30) == 4
+        _, complaint = stopped.communicate()
     finally:
         stopped.kill()
         stopped.wait()
-    assert stopped.returncode == 4 and "was lost" in complaint
+    assert "was lost" in complaint
     assert client.get(b"shell/guarded").mod_revision == taken
 
 
@@ -98,14 +101,47 @@ def test_sigterm_is_passed_on_and_the_lock_is_released(cluster, client):
     assert client.range(b"quorumd/lock/shell", b"quorumd/lock/shelm").count == 0
 
 
-def test_who_is_ended_while_it_waits_leaves_the_line(cluster, client):
+def ignored(status):
+    """The signals that a process ignores, by its /proc/PID/status."""
+    mask = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigIgn")), 16)
+    return {number for number in signal.Signals if mask >> number - 1 & 1}
+
+
+def test_a_command_inherits_no_signals_that_only_python_ignores(cluster):
+    done = cluster.run("lock", "shell/h", "--", "cat", "/proc/self/status")
+    assert done.returncode == 0, done.stderr
+    assert not ignored(done.stdout) & {signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP, signal.SIGINT}
+
+
+def test_signals_that_were_ignored_at_the_start_stay_so(cluster):
+    """As under nohup, and in the background of a shell without job control."""
+    unheard = {signal.SIGHUP, signal.SIGINT}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in unheard}
+    try:
+        process = cluster.start(
+            "lock", "shell/i", "--", "sh", "-c", "cat /proc/$$/status; echo; cat >/dev/null",
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert unheard <= ignored("".join(iter(process.stdout.readline, "\n")))
+    assert unheard <= ignored(Path(f"/proc/{process.pid}/status").read_text())
+    for number in unheard:
+        process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_who_is_ended_while_it_waits_leaves_the_line(cluster, client, number):
     first, end = b"quorumd/lock/shell", b"quorumd/lock/shelm"
     holder = holding(cluster, "lock", "shell/f")
     with client.watch(first, end, start_revision=client.range(first, end).revision + 1) as changes:
         waiter = cluster.start("lock", "shell/f", "--", "true")
         assert not changes.get(30.0).events[0].deleted
-        waiter.terminate()
-        assert waiter.wait(30) == 128 + 15
+        waiter.send_signal(number)
+        assert waiter.wait(30) == 128 + number
         assert changes.get(30.0).events[0].deleted
     holder.communicate(timeout=30)
     assert holder.returncode == 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quorumd.cli.holding import LOST, Holding, leave_the_line
+from quorumd.cli.holding import LOST, Holding, handle, leave_the_line
 from quorumd.cli.main import complain
 from quorumd.cli.options import Finite, client_options, connect, to_bytes
 from quorumd.errors import Rejected
@@ -34,7 +34,8 @@ def _holding_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--grace", "grace_s", type=Finite(0.0), default=5.0, show_default=True, metavar="SECONDS",
-            help="From SIGTERM to SIGKILL, when it is lost while COMMAND runs.",
+            help="From SIGTERM to SIGKILL, when it is lost while COMMAND runs. At most a tenth of --ttl, as then "
+            "others may have it: a longer grace needs a --ttl of ten times as much.",
         ),
     ):
         function = option(function)
@@ -48,8 +49,8 @@ def lock(
 ) -> int:
     """Run COMMAND while holding the lock NAME; exits with COMMAND's code.
 
-    COMMAND finds the fencing token in QUORUMD_FENCING_TOKEN. When the lock is lost it gets SIGTERM, then SIGKILL, and
-    the exit code is 4; 1 means that the lock was not acquired.
+    COMMAND finds the fencing token in QUORUMD_FENCING_TOKEN. When the lock is lost it gets SIGTERM, then SIGKILL: after
+    --grace, but no later than others may hold the lock. The exit code is 4 then; 1 means that it was not acquired.
     """
     from quorumd.recipes.sync import Lock  # noqa: PLC0415 - usage errors need none of this
 
@@ -82,7 +83,7 @@ def _hold(
     from quorumd.recipes.errors import NotHeld  # noqa: PLC0415 - usage errors need none of this
     from quorumd.recipes.sync import Session  # noqa: PLC0415
 
-    signal.signal(signal.SIGTERM, leave_the_line)
+    handle(leave_the_line, signal.SIGTERM, signal.SIGHUP)
     with connect(timeout_s) as client, Session(client, ttl=ttl_s) as session:
         owner = make(session)
         holding = Holding(owner, command[1:] if command[0] == "--" else command, grace_s)
