@@ -4,6 +4,7 @@ import gc
 import inspect
 import os
 import random
+import sys
 import threading
 import weakref
 
@@ -13,6 +14,8 @@ from fakes import FakeCluster, Served
 from quorumd.auth import Mac
 from quorumd.client import Client, Compare, Put, Range, State, Txn, iothread, protocol
 from quorumd.client.calls import successor
+from quorumd.client.iothread import IoThread
+from quorumd.client.seat import Seat
 from quorumd.commands import Kind, PutResult, RangeResult, Status, decode_command
 from quorumd.errors import ConnectionLost, DiskFull, NotLeader, Overloaded, Rejected, Timeout, TooLarge
 from quorumd.limits import MAX_KEY_BYTES, MAX_VALUE_BYTES, MILLISECOND
@@ -249,31 +252,62 @@ def test_callbacks_that_wait_do_not_pile_up_on_one_stack(served, client, callers
 
 
 def test_a_caller_receives_if_whoever_should_is_held_up(client, callers_receive, monkeypatch):
-    class Held:
-        """A lock that somebody else holds when it is first asked for."""
+    class Held(Seat):
+        """Somebody else has it when it is first asked for."""
 
-        def __init__(self, lock):
-            self.lock = lock
-            self.asked = 0
+        asked = 0
 
-        def acquire(self, blocking=True):
+        def take(self, who):
             self.asked += 1
-            return self.asked > 1 and self.lock.acquire(blocking)
+            return self.asked > 1 and super().take(who)
 
-        def __getattr__(self, name):
-            return getattr(self.lock, name)
-
-        def __enter__(self):
-            return self.lock.__enter__()
-
-        def __exit__(self, *error):
-            return self.lock.__exit__(*error)
-
-    held = Held(client._io._receiving)
+    held = Held()
     monkeypatch.setattr(client._io, "_receiving", held)
     monkeypatch.setattr(iothread, "LONGEST_WAIT", MILLISECOND)
     assert isinstance(client.put(b"k", b"v"), PutResult)
     assert held.asked > 1
+
+
+class Interrupt:
+    """As a context manager: raises KeyboardInterrupt before the nth instruction of these functions on this thread."""
+
+    def __init__(self, nth, *functions):
+        self.left, self.codes = nth, {function.__code__ for function in functions}
+
+    def trace(self, frame, event, _argument):
+        if frame.f_code not in self.codes:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            self.left -= 1
+            if not self.left:
+                raise KeyboardInterrupt
+        return self.trace
+
+    def __enter__(self):
+        self.before = sys.gettrace()
+        sys.settrace(self.trace)
+        return self
+
+    def __exit__(self, kind, error, trace):
+        sys.settrace(self.before)
+        return kind is KeyboardInterrupt
+
+
+def test_an_interrupt_at_any_instruction_leaves_nobody_deaf(client, callers_receive):
+    """Between the taking of what only one may have and the rest there is no moment that is safe from Ctrl-C."""
+    client.put(b"k", b"v")
+    io = client._io
+    for nth in range(1, 300):
+        client.put_nowait(b"other", b"w")  # for something to settle
+        with Interrupt(nth, IoThread._await, IoThread._receive, IoThread._settle, Seat.take, Seat.leave) as interrupt:
+            client.get(b"k")
+        assert not io._receiving.taken and not io._settling.taken, nth
+    assert interrupt.left > 0, "there are more instructions than were tried"
+    assert client.get(b"k", timeout=5).value == b"v"
+    last = client.put_nowait(b"other", b"x")
+    while not last.done():
+        client.get(b"k", timeout=5)
 
 
 def test_a_callback_that_does_not_return_does_not_hold_up_the_end(client, monkeypatch):
@@ -293,13 +327,15 @@ def test_a_callback_that_does_not_return_does_not_hold_up_the_end(client, monkey
 def test_no_more_futures_are_begun_than_callbacks_take(client, callers_receive, monkeypatch):
     client.put(b"k", b"v")
     monkeypatch.setattr(iothread, "CLIENT_QUEUE_OPS", 3)
-    with client._io._settling:  # as while a callback runs
-        begun = []
-        with pytest.raises(Overloaded, match="callback"):
-            while len(begun) < 100:
-                begun.append(client.put_nowait(b"k", b"v"))
-                client.get(b"k")
-        assert not any(future.done() for future in begun)
+    callback = object()
+    assert client._io._settling.take(callback)
+    begun = []
+    with pytest.raises(Overloaded, match="callback"):
+        while len(begun) < 100:
+            begun.append(client.put_nowait(b"k", b"v"))
+            client.get(b"k")
+    assert not any(future.done() for future in begun)
+    client._io._settling.leave(callback)
     while not all(future.done() for future in begun):
         client.get(b"k")
     client.put_nowait(b"k", b"v")
@@ -332,7 +368,7 @@ def test_a_thread_that_dies_does_not_leave_callers_without_a_receiver(client, mo
     io, turn = client._io, client._io._turn
 
     def fail_on_the_thread(readable):
-        if threading.current_thread() is io._thread and io._receiving.locked():
+        if threading.current_thread() is io._thread and io._receiving.taken:
             raise RuntimeError
         turn(readable)
 

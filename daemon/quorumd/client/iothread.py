@@ -23,6 +23,7 @@ from quorumd.auth import Mac
 from quorumd.client.operation import Operation
 from quorumd.client.protocol import ClientProtocol
 from quorumd.client.routing import SocketAddress
+from quorumd.client.seat import Seat
 from quorumd.client.sockets import UdpSockets, look_up, resolve_numeric
 from quorumd.client.states import StateListener
 from quorumd.client.watcher import WatchBatch, Watcher
@@ -78,9 +79,10 @@ class IoThread:
         self._has_joined = False
         self._listeners = listeners
         self._lock = threading.Lock()
-        self._receiving = threading.Lock()
+        self._receiving = Seat()  # of the operation that is waited for, or of the thread
+        self._vacated = threading.Event()  # a caller has left `_receiving` to the thread, which wants to end
         self._promised: deque[Operation] = deque()  # done, and their futures are not; submit() keeps it short
-        self._settling = threading.Lock()  # who holds it settles what is in `_promised` until there is nothing
+        self._settling = Seat()  # who holds it settles what is in `_promised` until there is nothing
         self._sockets = UdpSockets(self._watch)
         self._inbound: select.epoll | None = None  # the sockets
         self._idle: select.epoll | None = None  # the wake-up, and `_inbound` while the thread receives
@@ -120,22 +122,31 @@ class IoThread:
 
     def _await(self, operation: Operation, waiter: threading.Lock) -> None:
         """Waits until the operation is done; who waits receives whenever nobody else does. Raises Timeout as call()."""
-        while not operation.done:
-            if not self._stopping and self._receiving.acquire(blocking=False):
-                self._receive(operation)
-            else:  # whoever receives now may leave to a thread that is held up by a callback
-                waiter.acquire(timeout=LONGEST_WAIT / SECOND)
-            if not operation.done and monotonic_ns() > operation.deadline + GRACE:
-                raise Timeout("nobody ended the operation at its deadline: the client's thread is stuck or dead")
-
-    def _receive(self, operation: Operation) -> None:
-        """Receives until the operation is done, or futures are to be settled; gives up `_receiving`, which is held."""
         try:
+            while not operation.done:
+                if self._stopping or not self._receive(operation):
+                    # Whoever receives now may leave to a thread that is held up by a callback.
+                    waiter.acquire(timeout=LONGEST_WAIT / SECOND)
+                if not operation.done and monotonic_ns() > operation.deadline + GRACE:
+                    raise Timeout("nobody ended the operation at its deadline: the client's thread is stuck or dead")
+        except BaseException:
+            # A signal's handler may have raised it anywhere: also as one of these was about to be given back.
+            self._receiving.leave(operation)
+            self._settling.leave(operation)
+            self._wake()
+            raise
+
+    def _receive(self, operation: Operation) -> bool:
+        """Receives until the operation is done, or futures are to be settled; False: somebody else receives."""
+        try:
+            if not self._receiving.take(operation):
+                return False
             self._receive_until_done(operation)
         finally:
-            self._receiving.release()
-            self._hand_over()
-        self._settle()
+            if self._receiving.leave(operation):
+                self._hand_over()
+        self._settle(operation)
+        return True
 
     def submit(self, operations: Sequence[Operation], *, lazily: bool = False) -> None:
         """Takes operations whose callers do not wait here; `lazily`: they may wait for others to share datagrams.
@@ -145,7 +156,7 @@ class IoThread:
         if len(self._promised) > CLIENT_QUEUE_OPS:
             raise Overloaded(f"{CLIENT_QUEUE_OPS} futures wait for a callback to return")
         self._submit(operations, lazily=lazily)
-        if not self._receiving.locked():
+        if not self._receiving.taken:
             self._wake()
 
     def _submit(self, operations: Sequence[Operation], *, lazily: bool = False) -> None:
@@ -206,7 +217,7 @@ class IoThread:
             return
         while not operation.done and not self._stopping:
             now = monotonic_ns()
-            if now > operation.deadline + GRACE or (self._promised and not self._settling.locked()):
+            if now > operation.deadline + GRACE or (self._promised and not self._settling.taken):
                 return
             with self._lock:
                 due = self.protocol.next_deadline()
@@ -215,11 +226,13 @@ class IoThread:
             self._turn(bool(events))
 
     def _hand_over(self) -> None:
-        """The thread receives from now on, if there is anything to come, or something to tell the listeners."""
+        """The thread receives from now on, if there is anything to come, or to tell the listeners; or it ends."""
         with self._lock:
             left = self.protocol.in_flight or self.protocol.has_states or self.protocol.watching.active
         if left:
             self._wake()
+        if self._stopping:
+            self._vacated.set()
 
     def _turn(self, readable: bool) -> None:
         """Takes in what has arrived (only whoever holds `_receiving` may), and does what is due; then _settle()."""
@@ -244,7 +257,7 @@ class IoThread:
             return
         watching = False
         while not self._stopping:
-            mine = self._wants_to_receive() and self._receiving.acquire(blocking=False)
+            mine = self._wants_to_receive() and self._receiving.take(self)
             if mine is not watching:
                 watching = mine
                 if mine:
@@ -261,12 +274,14 @@ class IoThread:
             try:
                 self._turn(mine and any(fd != self._wake_fd for fd, _ in events))
             finally:
-                if mine:
-                    self._receiving.release()
-            self._settle()
+                self._receiving.leave(self)
+            self._settle(self)
             self._tell()
-        with self._receiving, self._lock:
+        while not self._receiving.take(self):
+            self._vacated.wait(LONGEST_WAIT / SECOND)
+        with self._lock:
             self._release()
+        self._receiving.leave(self)
 
     def _wants_to_receive(self) -> bool:
         with self._lock:
@@ -327,19 +342,21 @@ class IoThread:
         if names:
             threading.Thread(target=self._look_up, args=(names,), name="quorumd-resolver", daemon=True).start()
 
-    def _settle(self) -> None:
+    def _settle(self, who: object) -> None:
         """Gives futures their outcome, one after the other. Not holding `_receiving`: their callbacks are the user's.
 
         What a callback's own calls of the client complete is left to whoever runs it, or the stack would grow with it.
+        who: holds `_settling` meanwhile.
         """
         promised = self._promised
-        while promised and self._settling.acquire(blocking=False):
-            try:
+        try:
+            while promised and self._settling.take(who):
                 while promised:
                     operation = promised.popleft()
                     operation.waiter.settle(operation)
-            finally:
-                self._settling.release()
+                self._settling.leave(who)
+        finally:
+            self._settling.leave(who)
 
     def _look_up(self, names: Iterable[str]) -> None:
         for name in names:
@@ -376,7 +393,7 @@ class IoThread:
             output = self._take()
         self._wake()
         self._put_out(*output)
-        self._settle()
+        self._settle(waiter)
         if farewell is not None:
             with suppress(Timeout):  # a courtesy; the cluster ends the session by itself
                 self._await(farewell, waiter)
