@@ -26,9 +26,9 @@ strings, values tokens: whoever records maps large ones to short ones. A history
 
 `revision` in an `ok` is optional, as only stores with one can tell; all of a history have one, or none. It is, for an
 operation that changed the store, the revision that it made (one more than the last; all changes of one txn share it;
-deleting an absent key changes nothing), for any other the revision at which its answer is exact. `"stale": true` on a read or
-range: the answer is the state at its revision, which need not be the newest (but must exist by then). Fields not named
-here are ignored.
+deleting an absent key changes nothing), for any other the revision at which its answer is exact. `"stale": true` on a
+read or range: the answer is the state at its revision, which need not be the newest (but must exist by then). Fields
+not named here are ignored.
 
 The events are Jepsen's (Kingsbury, jepsen.history): `process`, `type`, `f`, `value`, `time` with the key taken out of
 `value`.
