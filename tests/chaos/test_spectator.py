@@ -24,7 +24,7 @@ def operations(unknown="info"):
     recorder = Recorder()
     recorder.invoke(1, "write", "a", "1", 1)
     recorder.complete(1, "ok", 2, revision=2)
-    recorder.invoke(1, "cas", "a", ["1", "2"], 3)
+    recorder.invoke(1, "cas", "a", ["1", "2~3"], 3)
     recorder.complete(1, "ok", 4, revision=3, succeeded=True)
     recorder.invoke(1, "cas", "a", ["1", "9"], 5)
     recorder.complete(1, "ok", 6, revision=3, succeeded=False)
@@ -39,7 +39,7 @@ def operations(unknown="info"):
 
 RIGHT = {
     2: [(b"a", b"1", 0)],
-    3: [(b"a", b"2 ...", 0)],
+    3: [(b"a", b"2~3 ...", 0)],
     4: [(b"a", b"3", 0), (b"b", b"3", 0)],
     5: [(b"a", None, 0)],
     6: [(b"b", b"4", 0)],
@@ -63,7 +63,7 @@ def test_what_fits_is_no_contradiction():
     [
         ({4: [(b"d", None, 0)]}, "info", "revision 4 was acknowledged as .* and is {} in"),
         ({4: [(b"a", b"3", 0)]}, "info", "revision 4 was acknowledged as"),
-        ({3: [(b"a", b"1", 0)]}, "info", "revision 3 was acknowledged as {'a': '2'}, and is {'a': '1'}"),
+        ({3: [(b"a", b"1", 0)]}, "info", "revision 3 was acknowledged as {'a': '2~3'}, and is {'a': '1'}"),
         ({7: [(b"a", b"x", 0)]}, "info", "revision 7 is {'a': 'x'} .* nobody may have written"),
         ({}, "fail", "revision 6 is {'b': '4'} .* nobody may have written"),
     ],
