@@ -16,6 +16,7 @@ from quorumd.chaos.workload import ACCOUNTS, COUNTERS, OPENING
 from quorumd.config import load_config
 from quorumd.errors import Rejected, Stopped
 from quorumd.limits import SECTOR_BYTES
+from quorumd.supervisor.policy import NodeExit
 
 NAME = "wal-0000000000000001.seg"
 NAMED = {"voter": False, "role": "follower", "reason": f"/data/{NAME}: offset 512, entry 3: bad_payload"}
@@ -196,12 +197,21 @@ class Process:
 
     def __init__(self, code=None):
         self.code = code
+        self.starts = 0
+        self.signals = []  # in this life
         self.pid_fd, self.other_end = os.pipe()
 
     def start(self, command, environment):
-        self.code = None
+        self.pid, self.code = 1, None
+        self.starts += 1
+        self.signals = []
+
+    def send(self, number):
+        self.signals.append(number)
 
     def reap(self):
+        if self.code is not None:
+            self.pid = None
         return self.code
 
     def last_words(self):
@@ -233,6 +243,78 @@ def test_a_node_that_ended_before_its_kill_came_is_reported(run, process, code, 
     in_loop(run.cluster._reap, member)
     assert [ended.node for ended in run.cluster.exits] == ([2] if problem else [])
     assert member.ended.is_set()
+
+
+def ends(cluster, member, code):
+    member.process.code = code
+    cluster._reap(member)
+
+
+def test_a_node_that_ends_for_want_of_room_that_we_took_starts_again_when_there_is_some(run, process):
+    cluster, member = run.cluster, run.cluster._members[2]
+
+    def go():
+        cluster.fill_disks([2], 7)
+        cluster.fill_disks([2], 8)
+        ends(cluster, member, NodeExit.NO_ROOM)
+        cluster.empty_disks([2], 7)
+        assert process.starts == 0  # the other injection goes on
+        cluster.empty_disks([2], 8)
+        assert process.starts == 1
+        ends(cluster, member, -signal.SIGSEGV)
+
+    in_loop(go)
+    assert [ended.reason for ended in cluster.exits] == ["killed by SIGSEGV: halted"]
+    cluster.check_room()
+
+
+def test_room_that_is_there_again_before_the_end_was_seen_is_no_reason_to_stay_down(run, process):
+    cluster, member = run.cluster, run.cluster._members[2]
+
+    def go():
+        cluster.fill_disks([2], 7)
+        cluster.empty_disks([2], 7)
+        ends(cluster, member, NodeExit.NO_ROOM)
+        assert process.starts == 1
+        cluster.check_room()
+        ends(cluster, member, NodeExit.NO_ROOM)  # in a life in which we did nothing
+        assert process.starts == 1
+
+    in_loop(go)
+    assert cluster.exits == []
+    with pytest.raises(Stopped, match=r"this machine has no room below .*: node 2 ended: no room on its disk"):
+        run._raise_what_is_wrong()
+
+
+def test_room_starts_no_node_that_is_kept_down(run, process):
+    cluster, member = run.cluster, run.cluster._members[2]
+
+    async def go():
+        cluster.fill_disks([2], 7)
+        member.down.add(8)
+        member.expected = True
+        ends(cluster, member, NodeExit.NO_ROOM)  # before its kill came
+        cluster.empty_disks([2], 7)
+        assert process.starts == 0
+        await cluster.release([2], 8)
+        assert process.starts == 1
+
+    asyncio.run(go())
+    assert cluster.exits == []
+    cluster.check_room()
+
+
+def test_a_node_that_is_to_be_gone_at_the_end_is_not_started_for_room(run, process):
+    cluster, member = run.cluster, run.cluster._members[2]
+
+    def go():
+        cluster.fill_disks([2], 7)
+        cluster.empty_disks([2], 7)
+        member.expected = True
+        ends(cluster, member, NodeExit.NO_ROOM)
+
+    in_loop(go)
+    assert process.starts == 0
 
 
 # -- damaged logs ------------------------------------------------------------------------------------------------------

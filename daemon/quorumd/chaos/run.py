@@ -160,6 +160,7 @@ class ChaosRun:
             await asyncio.sleep(WATCH_S)
 
     def _raise_what_is_wrong(self) -> None:
+        self.cluster.check_room()
         for problem in self._what_is_wrong():
             raise Violated(problem)
 
