@@ -317,6 +317,24 @@ def test_a_node_that_is_to_be_gone_at_the_end_is_not_started_for_room(run, proce
     assert process.starts == 0
 
 
+def test_a_pause_holds_a_node_that_is_started_while_it_lasts(run, process):
+    cluster, member = run.cluster, run.cluster._members[2]
+
+    async def go():
+        await cluster.release([2], 9)
+        assert process.signals == []
+        cluster.pause([2], 7)
+        ends(cluster, member, -signal.SIGKILL)
+        await cluster.release([2], 8)
+        assert process.signals == [signal.SIGSTOP]
+        cluster.resume([2], 7)
+        assert process.signals == [signal.SIGSTOP, signal.SIGCONT]
+
+    process.pid = None
+    member.expected = True
+    asyncio.run(go())
+
+
 # -- damaged logs ------------------------------------------------------------------------------------------------------
 
 

@@ -161,6 +161,9 @@ class ChaosCluster:
         if self._is_damaged(member):
             self._named = False  # each life has to name it
         member.process.start(node_command(member.config, member.id, bootstrap), member.environment)
+        if member.paused:  # by an injection that outlasts the one that kept it down
+            # Stopped before it could ask to end with us, it does so too: the kernel hangs up on an orphaned group.
+            member.process.send(signal.SIGSTOP)
         asyncio.get_running_loop().add_reader(member.process.pid_fd, self._reap, member)
 
     def _reap(self, member: _Member) -> None:
