@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from quorumd import limits
+from quorumd.chaos import run as run_module
 from quorumd.chaos.bitflip import Place
 from quorumd.chaos.cluster import ChaosCluster, Damage, Disks, Exit
 from quorumd.chaos.display import Silent
@@ -73,9 +74,25 @@ def test_no_progress_is_a_violation_that_names_the_state_of_every_node(deaf, mon
     assert "node 2: down; node 3: does not answer" in str(violation.value)
 
 
-def test_progress_is_a_write_that_began_after_the_last_heal(deaf, monkeypatch):
-    deaf.workload.tally.written_ns = 1 << 62
-    asyncio.run(deaf._recovered(0.0))
+def test_recovery_lasts_to_the_success_of_the_first_write_that_began_after_the_last_heal(deaf, monkeypatch):
+    monkeypatch.setattr(run_module, "POLL_S", 0.0)
+    tally = deaf.workload.tally
+    tally.wrote(1, 2)  # of an earlier round
+
+    async def go():
+        recovery = asyncio.create_task(deaf._recovered(0.0))
+        await asyncio.sleep(0)
+        healed_ns = tally.healed_ns
+        tally.wrote(healed_ns - 1, healed_ns + 1_000_000_000)  # begun before
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert not recovery.done()
+        tally.wrote(healed_ns + 10_000_000, healed_ns + 2_000_000_000)
+        tally.wrote(healed_ns + 20_000_000, healed_ns + 2_500_000_000)
+        await recovery
+
+    asyncio.run(go())
+    assert deaf.report.recovery_s == 2.0
 
 
 @pytest.mark.parametrize(("read", "ok"), [("1.1", True), (None, False)])
