@@ -159,6 +159,9 @@ RELAY_CLIENTS: Final = 1024  # behind one lane; datagrams of further ones are lo
 # The command line
 COMMAND_SECONDS: Final = 7 * 24 * 3600  # of any time that a command is given; what waits can hold far longer ones
 
+# Loads that are measured
+LOAD_ERRORS_SHARE: Final = 0.01  # operations that may be refused: the figures are of the others
+
 # Comparisons
 COMPARE_SEGMENT_MIB: Final = 16  # at most: making the files of up to two dozen nodes must not fill the disk's queue
 COMPARE_REPLY_S: Final = 2.0  # for nodes to answer a STATUS, on a machine under full load

@@ -30,7 +30,8 @@ cdef struct qclient:
     uint64_t acknowledged    # highest seq answered OK
     uint64_t read_seq
     uint64_t expected        # a swap compares the key's revision with it
-    uint64_t began_ns        # the operation was first sent then
+    uint64_t counts_from_ns  # its latency does: when it was first sent or, in an open loop, was due
+    uint64_t sent_ns         # it was first sent then
     uint64_t due_ns          # and is sent again then
     uint32_t key             # number of the operation's key
     uint8_t doing
@@ -80,12 +81,14 @@ cdef class LoadGenerator:
     cdef uint64_t unopened
     cdef bint stopping
     cdef vector[uint64_t] histogram
-    cdef readonly uint64_t done
-    cdef readonly uint64_t errors
+    cdef uint64_t mark_ns
+    cdef readonly uint64_t done            # and not refused
+    cdef readonly uint64_t errors          # refused
     cdef readonly uint64_t resends
     cdef readonly uint64_t redirects
     cdef readonly uint64_t max_us
     cdef readonly uint64_t writes_done     # and swaps that swapped
+    cdef readonly uint64_t marked_writes_done  # of those that were begun since mark()
     cdef readonly uint64_t swaps_failed
     cdef readonly int last_error_status
 
@@ -105,5 +108,5 @@ cdef class LoadGenerator:
     cdef void answered(self, uint32_t number, const qreply_packed* reply, const uint8_t* body, size_t size,
                        uint64_t now) noexcept nogil
     cdef void redirected(self, uint32_t number, const uint8_t* body, size_t size, uint64_t now) noexcept nogil
-    cdef void finished(self, uint32_t number, uint64_t now) noexcept nogil
+    cdef void finished(self, uint32_t number, uint64_t now, bint executed) noexcept nogil
     cdef void count_latency(self, uint64_t micros) noexcept nogil

@@ -10,7 +10,9 @@ it fails exactly if another client's change was executed in between.
 
 An open loop begins operation k at its time, k / rate, whether or not earlier ones were answered; its latency counts
 from that time even if it had to wait for a free client, so that a stalled cluster cannot hide behind its own silence
-("coordinated omission").
+("coordinated omission"). settle() ends a measurement: it counts what the stall has left unanswered.
+
+Operations that are refused are errors, and count as neither done nor in a latency: a refusal may be quick.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -210,6 +212,28 @@ cdef class LoadGenerator:
         self.arrival_ns = 0
         return self.busy == 0
 
+    def settle(self, double seconds):
+        """Ends a measurement: drains, then counts each operation that was due when this was called, and that is
+        answered neither now nor refused, with the time that it has waited until now. How many those are."""
+        cdef uint64_t end = <uint64_t>monotonic_ns()
+        cdef uint64_t due = self.arrival_ns if self.open_loop else 0
+        cdef uint64_t step = max(<uint64_t>(1e9 / self.rate), 1) if due else 0
+        cdef uint64_t unanswered = 0
+        cdef uint64_t now
+        cdef size_t i
+        self.drain(seconds)
+        now = <uint64_t>monotonic_ns()
+        with nogil:
+            for i in range(self.clients.size()):
+                if self.clients[i].doing in (WRITING, READING, SWAPPING):
+                    self.count_latency((now - self.clients[i].counts_from_ns) // 1000)
+                    unanswered += 1
+            while due != 0 and due <= end:  # and found no free client
+                self.count_latency((now - due) // 1000)
+                unanswered += 1
+                due += step
+        return unanswered
+
     # Queues what may start now; whether the outbox filled up before that ended.
     cdef bint send_some(self, uint64_t now) noexcept nogil:
         cdef size_t waiting
@@ -282,7 +306,7 @@ cdef class LoadGenerator:
         cdef uint64_t session_lo = self.session_base + number
         cdef size_t length
         if client.doing == CLOSED or client.doing == IDLE:
-            client.began_ns = now
+            client.counts_from_ns = client.sent_ns = now
             if client.doing == CLOSED:
                 client.doing = OPENING
             else:
@@ -333,7 +357,7 @@ cdef class LoadGenerator:
         elif self.key_count:
             client.key = <uint32_t>(self.draw() % self.key_count)
         if self.open_loop:
-            client.began_ns = self.arrival_ns
+            client.counts_from_ns = self.arrival_ns
             self.arrival_ns += <uint64_t>(1e9 / self.rate)
         if share < self.reads_percent:
             client.doing = READING
@@ -408,15 +432,16 @@ cdef class LoadGenerator:
             else:
                 client.acknowledged = client.seq
                 self.writes_done += 1
+                self.marked_writes_done += client.sent_ns >= self.mark_ns
                 if self.cas_percent:
                     self.revisions[client.key] = max(self.revisions[client.key], reply.revision)
-        self.finished(number, now)
+        self.finished(number, now, status == STATUS_OK)
 
-    cdef void finished(self, uint32_t number, uint64_t now) noexcept nogil:
+    cdef void finished(self, uint32_t number, uint64_t now, bint executed) noexcept nogil:
         cdef qclient* client = &self.clients[number]
-        if client.doing != OPENING:
+        if executed and client.doing != OPENING:
             self.done += 1
-            self.count_latency((now - client.began_ns) // 1000)
+            self.count_latency((now - client.counts_from_ns) // 1000)
         client.doing = IDLE
         self.busy -= 1
         self.free_.push_back(number)
@@ -485,7 +510,7 @@ cdef class LoadGenerator:
             self.histogram[EXACT + (shift - 1) * HALF + (micros >> shift) - HALF] += 1
 
     def latencies(self):
-        """(microseconds, count) of every operation answered since the last reset, ascending."""
+        """(microseconds, count) of every operation done since the last reset, and of what settle() found, ascending."""
         cdef size_t i
         found = []
         for i in range(<size_t>BUCKETS):
@@ -502,6 +527,11 @@ cdef class LoadGenerator:
         self.done = self.errors = self.resends = self.redirects = self.max_us = 0
         self.writes_done = self.swaps_failed = 0
         self.arrival_ns = 0
+
+    def mark(self):
+        """From now on `marked_writes_done` counts, from 0, the writes done that were also begun from now on."""
+        self.mark_ns = <uint64_t>monotonic_ns()
+        self.marked_writes_done = 0
 
     @property
     def in_flight(self):

@@ -80,6 +80,24 @@ def test_an_answer_says_what_the_history_wants(call, result, answer):
     assert calls.answer_of(call, result) == answer
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        calls.stored("7.3~32768")[:100], calls.stored("7.3~32768")[:10] + bytes(32768), calls.stored("7.3~3") + b".",
+        calls.stored("7.3~3")[:-1] + b",", b"7.3~3" + bytes(4), b"7.3~3", b"7.3 ...", b"7.3 ", b"7.\xff",
+    ],
+)
+def test_a_value_that_was_cut_or_damaged_has_a_token_of_nobody(damaged):
+    token = calls.token_of(damaged)
+    assert token.startswith(f"corrupt, {len(damaged)} bytes that begin with b'7.") and len(token) < 250
+    assert calls.number(token) is None and calls.stored(token) == token.encode()
+
+
+@pytest.mark.parametrize("token", ["1.1", "1.1~3", "7.3~32768", "105:2.4", "-3", ""])
+def test_a_value_as_it_was_stored_has_its_token(token):
+    assert calls.token_of(calls.stored(token)) == token
+
+
 @pytest.mark.parametrize("token", ["1.1~x", "1.1~-5", "1.1~999999999999", "1.1~\u0663", "\ufffd~"])
 def test_a_damaged_token_can_still_be_compared_with(token):
     assert calls.stored(token) == token.encode()

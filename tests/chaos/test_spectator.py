@@ -24,7 +24,7 @@ def operations(unknown="info"):
     recorder = Recorder()
     recorder.invoke(1, "write", "a", "1", 1)
     recorder.complete(1, "ok", 2, revision=2)
-    recorder.invoke(1, "cas", "a", ["1", "2"], 3)
+    recorder.invoke(1, "cas", "a", ["1", "2~3"], 3)
     recorder.complete(1, "ok", 4, revision=3, succeeded=True)
     recorder.invoke(1, "cas", "a", ["1", "9"], 5)
     recorder.complete(1, "ok", 6, revision=3, succeeded=False)
@@ -39,7 +39,7 @@ def operations(unknown="info"):
 
 RIGHT = {
     2: [(b"a", b"1", 0)],
-    3: [(b"a", b"2 ...", 0)],
+    3: [(b"a", b"2~3 ...", 0)],
     4: [(b"a", b"3", 0), (b"b", b"3", 0)],
     5: [(b"a", None, 0)],
     6: [(b"b", b"4", 0)],
@@ -61,9 +61,12 @@ def test_what_fits_is_no_contradiction():
 @pytest.mark.parametrize(
     ("change", "unknown", "sentence"),
     [
-        ({4: [(b"d", None, 0)]}, "info", "revision 4 was acknowledged as .* and is {} in"),
+        ({4: [(b"d", None, 0)]}, "info", "revision 4 was acknowledged as .* and is {'d': None} in"),
         ({4: [(b"a", b"3", 0)]}, "info", "revision 4 was acknowledged as"),
-        ({3: [(b"a", b"1", 0)]}, "info", "revision 3 was acknowledged as {'a': '2'}, and is {'a': '1'}"),
+        ({3: [(b"a", b"1", 0)]}, "info", "revision 3 was acknowledged as {'a': '2~3'}, and is {'a': '1'}"),
+        ({3: [(b"a", b"2~3 ..", 0)]}, "info", "revision 3 was acknowledged as {'a': '2~3'}, and is {'a': .corrupt"),
+        ({5: [(b"b", None, 0)]}, "info", "revision 5 was acknowledged as {'a': None}, and is {'b': None}"),
+        ({7: [(b"b", None, 0)]}, "info", "revision 7 is {'b': None} .* nobody may have written"),
         ({7: [(b"a", b"x", 0)]}, "info", "revision 7 is {'a': 'x'} .* nobody may have written"),
         ({}, "fail", "revision 6 is {'b': '4'} .* nobody may have written"),
     ],
@@ -72,6 +75,74 @@ def test_each_contradiction_is_named(change, unknown, sentence):
     found = list(contradictions(past_of({**RIGHT, **change}), operations(unknown)))
     assert len(found) == 1
     assert re.search(sentence, found[0])
+
+
+def test_a_delete_that_is_missing_is_named():
+    (found,) = contradictions(past_of({r: c for r, c in RIGHT.items() if r != 5}), operations())
+    assert found == "revision 5 was acknowledged as {'a': None}, and is not in a watch of the whole history"
+
+
+def asked(*given):
+    """(f, key, value, outcome, fields of the answer), one after another, by a client each."""
+    recorder = Recorder()
+    for number, (f, key, value, outcome, fields) in enumerate(given):
+        recorder.invoke(number, f, key, value, 2 * number + 1)
+        recorder.complete(number, outcome, 2 * number + 2, **fields)
+    return pair(recorder.events)
+
+
+PUT = ("write", "a", "1", "ok", {"revision": 2})
+BOTH = {"compare": [], "success": [["write", "a", None], ["write", "b", None]], "failure": [["write", "c", None]]}
+MIXED = {"compare": [], "success": [["write", "a", None], ["write", "b", "2"]], "failure": []}
+
+
+@pytest.mark.parametrize(
+    ("given", "revisions"),
+    [
+        # What is not there is deleted at the revision that others have made, or at none that anybody made.
+        ([PUT, ("write", "b", None, "ok", {"revision": 2})], {2: [(b"a", b"1", 0)]}),
+        ([("write", "b", None, "ok", {"revision": 1})], {}),
+        ([("write", "b", None, "ok", {"revision": 1}), ("write", "b", None, "ok", {"revision": 1}), PUT],
+         {2: [(b"a", b"1", 0)]}),
+        # Two that delete one key, and a third that comes when its revision is another's.
+        ([PUT, *[("write", "a", None, "ok", {"revision": 3})] * 2], {2: [(b"a", b"1", 0)], 3: [(b"a", None, 0)]}),
+        ([PUT, ("write", "a", None, "info", {}), ("write", "a", None, "ok", {"revision": 3})],
+         {2: [(b"a", b"1", 0)], 3: [(b"a", None, 0)]}),
+        # An outcome that nobody knows, which came about or did not.
+        ([PUT, ("write", "a", None, "info", {})], {2: [(b"a", b"1", 0)], 3: [(b"a", None, 0)]}),
+        ([PUT, ("write", "a", None, "info", {})], {2: [(b"a", b"1", 0)]}),
+        ([PUT, ("txn", None, BOTH, "info", {})], {2: [(b"a", b"1", 0)], 3: [(b"a", None, 0)]}),
+        # A transaction deletes what there is; all of it, a part, nothing.
+        ([PUT, ("txn", None, BOTH, "ok", {"revision": 3, "succeeded": True, "results": [None, None]})],
+         {2: [(b"a", b"1", 0)], 3: [(b"a", None, 0)]}),
+        ([PUT, ("txn", None, BOTH, "ok", {"revision": 2, "succeeded": False, "results": [None]})],
+         {2: [(b"a", b"1", 0)]}),
+        ([PUT, ("txn", None, MIXED, "ok", {"revision": 3, "succeeded": True, "results": [None, None]})],
+         {2: [(b"a", b"1", 0)], 3: [(b"a", None, 0), (b"b", b"2", 0)]}),
+        ([("txn", None, MIXED, "ok", {"revision": 2, "succeeded": True, "results": [None, None]}),
+          ("write", "a", None, "ok", {"revision": 2})], {2: [(b"b", b"2", 0)]}),
+    ],
+)  # fmt: skip
+def test_a_delete_of_what_is_not_there_accuses_nobody(given, revisions):
+    assert list(contradictions(past_of(revisions), asked(*given))) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "revisions", "sentence"),
+    [
+        ([PUT, ("write", "a", None, "fail", {})], {3: [(b"a", None, 0)]}, "3 is {'a': None} .* nobody"),
+        ([PUT, ("write", "b", None, "info", {})], {3: [(b"a", None, 0)]}, "3 is {'a': None} .* nobody"),
+        ([PUT, ("write", "a", None, "ok", {"revision": 2})], {}, "2 was acknowledged as {'a': None}, and is {'a': '1'"),
+        ([PUT, ("write", "b", None, "ok", {"revision": 3})], {3: [(b"a", None, 0)]}, "3 is {'a': None} .* nobody"),
+        ([PUT, ("txn", None, MIXED, "ok", {"revision": 3, "succeeded": True, "results": [None, None]})],
+         {3: [(b"b", b"2", 0)]}, "3 was acknowledged as {'a': None, 'b': '2'}, and is {'b': '2'}"),
+        ([PUT, ("txn", None, BOTH, "ok", {"revision": 2, "succeeded": True, "results": [None, None]})],
+         {}, "2 was acknowledged as {'a': None, 'b': None}"),
+    ],
+)  # fmt: skip
+def test_a_delete_that_nobody_asked_for_or_that_did_not_happen_is_named(given, revisions, sentence):
+    (found,) = contradictions(past_of({2: [(b"a", b"1", 0)], **revisions}), asked(*given))
+    assert re.search(f"revision {sentence}", found)
 
 
 EVENTS = [

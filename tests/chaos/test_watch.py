@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from quorumd import limits
+from quorumd.chaos import run as run_module
 from quorumd.chaos.bitflip import Place
 from quorumd.chaos.cluster import ChaosCluster, Damage, Disks, Exit
 from quorumd.chaos.display import Silent
@@ -16,6 +17,7 @@ from quorumd.chaos.workload import ACCOUNTS, COUNTERS, OPENING
 from quorumd.config import load_config
 from quorumd.errors import Rejected, Stopped
 from quorumd.limits import SECTOR_BYTES
+from quorumd.supervisor.policy import NodeExit
 
 NAME = "wal-0000000000000001.seg"
 NAMED = {"voter": False, "role": "follower", "reason": f"/data/{NAME}: offset 512, entry 3: bad_payload"}
@@ -72,9 +74,25 @@ def test_no_progress_is_a_violation_that_names_the_state_of_every_node(deaf, mon
     assert "node 2: down; node 3: does not answer" in str(violation.value)
 
 
-def test_progress_is_a_write_that_began_after_the_last_heal(deaf, monkeypatch):
-    deaf.workload.tally.written_ns = 1 << 62
-    asyncio.run(deaf._recovered(0.0))
+def test_recovery_lasts_to_the_success_of_the_first_write_that_began_after_the_last_heal(deaf, monkeypatch):
+    monkeypatch.setattr(run_module, "POLL_S", 0.0)
+    tally = deaf.workload.tally
+    tally.wrote(1, 2)  # of an earlier round
+
+    async def go():
+        recovery = asyncio.create_task(deaf._recovered(0.0))
+        await asyncio.sleep(0)
+        healed_ns = tally.healed_ns
+        tally.wrote(healed_ns - 1, healed_ns + 1_000_000_000)  # begun before
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert not recovery.done()
+        tally.wrote(healed_ns + 10_000_000, healed_ns + 2_000_000_000)
+        tally.wrote(healed_ns + 20_000_000, healed_ns + 2_500_000_000)
+        await recovery
+
+    asyncio.run(go())
+    assert deaf.report.recovery_s == 2.0
 
 
 @pytest.mark.parametrize(("read", "ok"), [("1.1", True), (None, False)])
@@ -196,12 +214,21 @@ class Process:
 
     def __init__(self, code=None):
         self.code = code
+        self.starts = 0
+        self.signals = []  # in this life
         self.pid_fd, self.other_end = os.pipe()
 
     def start(self, command, environment):
-        self.code = None
+        self.pid, self.code = 1, None
+        self.starts += 1
+        self.signals = []
+
+    def send(self, number):
+        self.signals.append(number)
 
     def reap(self):
+        if self.code is not None:
+            self.pid = None
         return self.code
 
     def last_words(self):
@@ -233,6 +260,96 @@ def test_a_node_that_ended_before_its_kill_came_is_reported(run, process, code, 
     in_loop(run.cluster._reap, member)
     assert [ended.node for ended in run.cluster.exits] == ([2] if problem else [])
     assert member.ended.is_set()
+
+
+def ends(cluster, member, code):
+    member.process.code = code
+    cluster._reap(member)
+
+
+def test_a_node_that_ends_for_want_of_room_that_we_took_starts_again_when_there_is_some(run, process):
+    cluster, member = run.cluster, run.cluster._members[2]
+
+    def go():
+        cluster.fill_disks([2], 7)
+        cluster.fill_disks([2], 8)
+        ends(cluster, member, NodeExit.NO_ROOM)
+        cluster.empty_disks([2], 7)
+        assert process.starts == 0  # the other injection goes on
+        cluster.empty_disks([2], 8)
+        assert process.starts == 1
+        ends(cluster, member, -signal.SIGSEGV)
+
+    in_loop(go)
+    assert [ended.reason for ended in cluster.exits] == ["killed by SIGSEGV: halted"]
+    cluster.check_room()
+
+
+def test_room_that_is_there_again_before_the_end_was_seen_is_no_reason_to_stay_down(run, process):
+    cluster, member = run.cluster, run.cluster._members[2]
+
+    def go():
+        cluster.fill_disks([2], 7)
+        cluster.empty_disks([2], 7)
+        ends(cluster, member, NodeExit.NO_ROOM)
+        assert process.starts == 1
+        cluster.check_room()
+        ends(cluster, member, NodeExit.NO_ROOM)  # in a life in which we did nothing
+        assert process.starts == 1
+
+    in_loop(go)
+    assert cluster.exits == []
+    with pytest.raises(Stopped, match=r"this machine has no room below .*: node 2 ended: no room on its disk"):
+        run._raise_what_is_wrong()
+
+
+def test_room_starts_no_node_that_is_kept_down(run, process):
+    cluster, member = run.cluster, run.cluster._members[2]
+
+    async def go():
+        cluster.fill_disks([2], 7)
+        member.down.add(8)
+        member.expected = True
+        ends(cluster, member, NodeExit.NO_ROOM)  # before its kill came
+        cluster.empty_disks([2], 7)
+        assert process.starts == 0
+        await cluster.release([2], 8)
+        assert process.starts == 1
+
+    asyncio.run(go())
+    assert cluster.exits == []
+    cluster.check_room()
+
+
+def test_a_node_that_is_to_be_gone_at_the_end_is_not_started_for_room(run, process):
+    cluster, member = run.cluster, run.cluster._members[2]
+
+    def go():
+        cluster.fill_disks([2], 7)
+        cluster.empty_disks([2], 7)
+        member.expected = True
+        ends(cluster, member, NodeExit.NO_ROOM)
+
+    in_loop(go)
+    assert process.starts == 0
+
+
+def test_a_pause_holds_a_node_that_is_started_while_it_lasts(run, process):
+    cluster, member = run.cluster, run.cluster._members[2]
+
+    async def go():
+        await cluster.release([2], 9)
+        assert process.signals == []
+        cluster.pause([2], 7)
+        ends(cluster, member, -signal.SIGKILL)
+        await cluster.release([2], 8)
+        assert process.signals == [signal.SIGSTOP]
+        cluster.resume([2], 7)
+        assert process.signals == [signal.SIGSTOP, signal.SIGCONT]
+
+    process.pid = None
+    member.expected = True
+    asyncio.run(go())
 
 
 # -- damaged logs ------------------------------------------------------------------------------------------------------

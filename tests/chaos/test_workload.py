@@ -100,7 +100,7 @@ def accounts(one, other):
         (
             lambda worker: worker.increment("counter/0"),
             TxnResult(7, True, (RangeResult(7, (KeyValue(b"counter/0", b"3\xff", 2, 7, 1, 0),), False, 1),)),
-            "counter/0 holds '3\ufffd' where a number was written",
+            r"""counter/0 holds "corrupt, 2 bytes that begin with b'3\\xff'" where a number was written""",
         ),
         (
             lambda worker: worker.transfer(), accounts(b"100:1.1", b"1x0:1.2"),

@@ -2,8 +2,9 @@
 
 import pytest
 
-from quorumd.checker.history import pair
+from quorumd.checker.history import Recorder, pair
 from quorumd.checker.linearizability import check
+from quorumd.errors import HistoryError
 
 from .cases import cases
 
@@ -36,3 +37,12 @@ def test_every_kind_of_verdict_is_there():
     for expected in ("ok", "violation"):
         assert sum(case.revisions.startswith(expected) for case in cases()) >= 8
         assert sum(case.search.startswith(expected) for case in cases()) >= 8
+
+
+def test_a_history_with_some_revisions_is_not_judged_without_them():
+    recorder = Recorder()
+    for process, revision in ((1, 2), (2, None), (3, 2)):
+        recorder.invoke(process, "write", "k", str(process), 10 * process)
+        recorder.complete(process, "ok", 10 * process + 5, revision=revision)
+    with pytest.raises(HistoryError, match=r"not that of process 2 to what it asked at 20 ns; give all of them one"):
+        check(pair(recorder.events))

@@ -55,6 +55,11 @@ def test_people_get_three_lines(report):
     assert len(bench.human(report | {"cpu_us_per_op": None, "rss_bytes": None}).splitlines()) == 2
 
 
+def test_people_are_told_what_figures_are_worth_if_much_was_refused(report):
+    (*_, last) = bench.human(report | {"errors": 3000, "cpu_us_per_op": None}).splitlines()
+    assert last == "75% of the operations were refused, and all figures are of the others: see `quorumd status`"
+
+
 def test_a_fresh_cluster_has_the_settings_and_not_the_place_of_the_config():
     config = configs.parse_config(CONFIG + "key_file: k\ndata_dir: /precious\n")
     plain = bench._alike(config, bench.private_host())

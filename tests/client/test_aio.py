@@ -103,6 +103,31 @@ def test_cancelling_gives_up_waiting_and_nothing_else(served):
     asyncio.run(run())
 
 
+def test_what_is_cancelled_lets_those_leave_that_waited_for_it(served):
+    async def run():
+        async with AsyncClient(served.endpoints) as client:
+            await client.put(b"k", b"v")
+            served.drop = lambda datagram: True
+            first, given_up = (asyncio.ensure_future(client.put(b"k", value, timeout=60)) for value in (b"1", b"2"))
+            await asyncio.sleep(0)  # both begin
+            await asyncio.sleep(0)  # and leave
+            given_up.cancel()
+            settled = asyncio.ensure_future(client.execute(Put(b"k", b"3"), settled=True, timeout=60))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            protocol = client._running().protocol
+            assert protocol.waiting == 1
+            first.cancel()
+            for _ in range(3):  # it is told, takes it back, and sends
+                await asyncio.sleep(0)
+            assert protocol.waiting == 0
+            served.drop = lambda datagram: False
+            await settled
+            assert (await client.get(b"k")).value == b"3"
+
+    asyncio.run(run())
+
+
 def test_nobody_there():
     with Served(FakeCluster()) as nodes:
         endpoints = nodes.endpoints

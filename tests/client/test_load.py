@@ -151,6 +151,20 @@ def test_overload_is_waited_out_and_other_refusals_are_counted(served, load):
     assert generator.latencies() == []
 
 
+def test_what_is_refused_is_neither_done_nor_in_a_latency(served, load):
+    generator = load(clients=4, reads_percent=50)
+    assert generator.open_sessions(DEADLINE_S)
+    generator.reset()
+    served.cluster.verdict = lambda node, record: Status.NO_SPACE
+    run_until(generator, lambda: generator.errors >= 20)
+    assert generator.drain(DEADLINE_S)
+    assert (generator.done, generator.writes_done, generator.latencies(), generator.max_us) == (0, 0, [], 0)
+    served.cluster.verdict = lambda node, record: None
+    run_until(generator, lambda: generator.done >= 20)
+    assert generator.drain(DEADLINE_S)
+    assert generator.done == sum(count for _, count in generator.latencies())
+
+
 @pytest.mark.parametrize("per_datagram", [1, 3])
 def test_nothing_is_asked_before_every_session_is_open(served, load, per_datagram):
     slow = load(clients=8, per_datagram=per_datagram)
@@ -231,6 +245,42 @@ def test_an_open_loop_counts_from_when_an_operation_was_due(served, load):
     begun = generator.done
     assert generator.drain(DEADLINE_S)
     assert generator.done <= begun + 1
+
+
+@pytest.mark.parametrize("open_loop", [True, False])
+def test_what_a_stall_left_unanswered_counts(served, load, open_loop):
+    generator = load(clients=2, rate=1000.0, open_loop=open_loop, resend_ms=5)
+    assert generator.open_sessions(DEADLINE_S)
+    assert generator.drain(DEADLINE_S)
+    served.drop = lambda datagram: True
+    generator.reset()
+    generator.run(0.2)
+    assert generator.in_flight == 2
+    unanswered = generator.settle(0.1)
+    counts = generator.latencies()
+    assert (generator.done, sum(count for _, count in counts)) == (0, unanswered)
+    assert unanswered >= 150 if open_loop else unanswered == 2  # two hundred were due, and two could begin
+    assert counts[0][0] >= 95_000 and counts[-1][0] >= 280_000
+    served.drop = lambda datagram: False
+    assert generator.drain(DEADLINE_S)
+    assert generator.settle(0.0) == 0
+
+
+def test_only_writes_that_were_begun_since_the_mark_count_for_it(served, load):
+    generator = load(clients=3, resend_ms=5)
+    assert generator.open_sessions(DEADLINE_S)
+    served.drop = lambda datagram: True
+    run_until(generator, lambda: generator.in_flight == 3)
+    known = generator.writes_done
+    generator.mark()
+    served.drop = lambda datagram: False
+    assert generator.drain(DEADLINE_S)  # which begins nothing
+    assert generator.writes_done == known + 3
+    assert generator.marked_writes_done == 0
+    run_until(generator, lambda: generator.writes_done > known + 8)
+    assert generator.marked_writes_done == generator.writes_done - known - 3
+    generator.mark()
+    assert generator.marked_writes_done == 0
 
 
 def test_what_is_not_an_answer_is_ignored(served, load):

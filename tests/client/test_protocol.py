@@ -13,7 +13,18 @@ from quorumd.client.calls import LEADER, check_accepted, operation_for, status_o
 from quorumd.client.operation import REFUSALS, VERDICTS, Operation, Plane
 from quorumd.client.routing import Router
 from quorumd.client.states import State
-from quorumd.commands import DeleteResult, Kind, Put, PutResult, Range, RangeResult, Reply, Status, encode_reply
+from quorumd.commands import (
+    DeleteRange,
+    DeleteResult,
+    Kind,
+    Put,
+    PutResult,
+    Range,
+    RangeResult,
+    Reply,
+    Status,
+    encode_reply,
+)
 from quorumd.errors import (
     Compacted,
     ConnectionLost,
@@ -1020,6 +1031,89 @@ def test_a_transfer_that_is_refused_at_once_is_refused():
     assert asked == ["node1:7000"]
     with pytest.raises(Rejected, match="not the leader"):
         check_accepted(operation)
+
+
+# -- writes that were given up ----------------------------------------------------------------------------------------
+
+
+def test_a_settled_write_waits_until_nothing_that_was_given_up_can_come_after_it():
+    world = World(FakeCluster())
+    client = world.client()
+    world.run(10 * MS)
+    opened = put(world, b"opened")
+    world.submit(client, opened)
+    assert world.run(SECOND, done(opened))
+    held: list[tuple[object, object, bytes]] = []
+    lost = [True]
+
+    def network(source, dest, datagram):
+        if b"ghost" in datagram:
+            held.append((source, dest, datagram))
+        return not (b"ghost" in datagram or (lost[0] and b"first" in datagram))
+
+    world.filter = network
+    first, late = put(world, b"first", timeout=3 * SECOND), put(world, b"late", b"ghost")
+    world.submit(client, first)
+    world.submit(client, late)
+    client.cancel(late)
+    settled = operation_for(DeleteRange(b"late"), world.now + 3 * SECOND, settled=True)
+    world.submit(client, settled)
+    assert not world.run(SECOND, done(settled))
+    assert not settled.transmissions
+    lost[0] = False
+    assert world.run(SECOND, done(first, settled))
+    assert settled.error is None
+    world.filter = lambda *_: True
+    world._carry(*held[0])
+    world.run(SECOND)
+    assert world.cluster.seen[-1][1].command == late.command
+    assert b"late" not in world.cluster.store
+
+
+def test_a_settled_write_does_not_wait_for_what_was_answered():
+    world = World(FakeCluster())
+    client = world.client()
+    opened = put(world, b"opened")
+    world.submit(client, opened)
+    assert world.run(SECOND, done(opened))
+    world.filter = lambda source, dest, datagram: b"first" not in datagram
+    writes = [put(world, b"first"), put(world, b"other"), put(world, b"settled", settled=True)]
+    for write in writes:
+        world.submit(client, write)
+    assert world.run(SECOND, done(*writes[1:]))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_given_up_executes_before_a_settled_write_or_never(seed):
+    cluster = FakeCluster()
+    world = World(cluster, seed)
+    client = world.client()
+    world.loss, world.duplicates, world.delay = 0.1, 0.3, (MS, 300 * MS)
+    dice, ended, promises = world.random, [], []
+    for number in range(200):
+        size = dice.choice((0, 0, 0, 3000))
+        operation = put(world, b"%d" % number, bytes(size), timeout=dice.randint(50, 2000) * MS,
+                        settled=dice.random() < 0.2)  # fmt: skip
+        if operation.settled:
+            promises.append((operation, [other for other in ended if other.done]))
+        world.submit(client, operation)
+        ended.append(operation)
+        world.run(dice.randint(0, 30) * MS)
+        if dice.random() < 0.3:
+            client.cancel(dice.choice(ended))
+            client.flush(world.now)
+            world._send_all()
+    world.run(10 * SECOND)
+    order = {key: place for place, key in enumerate(cluster.executed)}
+    place = {id(operation): order.get((operation.session, operation.seq)) for operation in ended}
+    overtaken = [
+        other.seq
+        for settled, given_up in promises
+        for other in given_up
+        if None not in (place[id(settled)], place[id(other)]) and place[id(other)] > place[id(settled)]
+    ]
+    assert not overtaken
+    assert sum(place[id(settled)] is not None for settled, _ in promises) > 5
 
 
 # -- names ------------------------------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ class FakeClient:
         self.store = store or FakeStore()
         self.timeout = 5.0
 
-    def execute(self, request, *, timeout=None):
+    def execute(self, request, *, settled=False, timeout=None):
         store = self.store
         if store.down:
             with store.changed:
@@ -153,7 +153,7 @@ class AsyncFakeClient:
     async def __aexit__(self, *failure):
         self.store.down = True
 
-    async def execute(self, request, *, timeout=None):
+    async def execute(self, request, *, settled=False, timeout=None):
         if self.store.down:
             await asyncio.sleep(5.0 if timeout is None else timeout)
             raise Timeout("no answer")

@@ -2,8 +2,9 @@
 
 A request takes time to the store and back; either way may be lost (the caller then learns Timeout at its deadline, and
 whether the store executed it stays open), or be refused. A process may be frozen for longer than its lease lives, or
-be killed. The store may be unreachable for everybody. As with the real client, what its caller gave up on is not
-executed later. Leases end no earlier than a TTL after the last keep-alive was executed, and up to half a TTL later.
+be killed. The store may be unreachable for everybody. What its caller gave up may be executed later: as with the real
+client, until a write that the same process began after that was executed. Leases end no earlier than a TTL after the
+last keep-alive was executed, and up to half a TTL later.
 """
 
 import heapq
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 from recipe_model import Model
 
-from quorumd.commands import Put, Txn
+from quorumd.commands import Put, Txn, reads_only
 from quorumd.errors import NotLeader, QuorumdError, Timeout
 from quorumd.recipes.effects import Call, Clock, Emit, Pause, Wait, clock
 from quorumd.recipes.lease import grant, keep, revoke
@@ -31,6 +32,7 @@ class Faults:
     refused: float = 0.0
     freeze: float = 0.0
     freeze_max: int = 4 * SECOND
+    late: float = 0.0  # of the requests that were lost, which arrive after their callers gave them up
     slow: float = 0.05  # of requests that take up to a second, rather than milliseconds
     compact: float = 0.0
     revoke: float = 0.0  # of executed operations, after which somebody revokes a lease that is not theirs
@@ -38,7 +40,7 @@ class Faults:
 
 CALM = Faults()
 QUICK = Faults(slow=0.0)  # for a story of its own times
-ROUGH = Faults(lost_request=0.03, lost_reply=0.03, refused=0.03, freeze=0.01, compact=0.01)
+ROUGH = Faults(late=0.5, lost_request=0.03, lost_reply=0.03, refused=0.03, freeze=0.01, compact=0.01)
 
 
 def end_of(lease):
@@ -86,6 +88,7 @@ class Actor:
         self.frozen_until = 0
         self.dead = False
         self.lease = None
+        self.settled = -1  # when the latest of its writes began that were executed
 
     def spawn(self, script):
         task = Task(self, script)
@@ -233,12 +236,18 @@ class World:
         for begin, end in self.unreachable:
             if begin <= arrives < end:
                 arrives = end + self._delay()
+        began = self.now
         if arrives >= until or chance < faults.refused + faults.lost_request:
+            if not reads_only(op) and self.random.random() < faults.late:
+                late = max(arrives, until) + self.random.randrange(8 * SECOND)
+                self.at(late, lambda: task.actor.settled < until and self._execute(task, turn, op, began, lost=True))
             return
         lost = chance < faults.refused + faults.lost_request + faults.lost_reply
-        self.at(arrives, lambda: self._execute(task, turn, op, lost))
+        self.at(arrives, lambda: self._execute(task, turn, op, began, lost=lost))
 
-    def _execute(self, task, turn, op, lost):
+    def _execute(self, task, turn, op, began, *, lost):
+        if not reads_only(op):
+            task.actor.settled = max(task.actor.settled, began)
         answer = error = None
         try:
             answer = self.model.execute(op, self.now)

@@ -346,7 +346,7 @@ def test_what_was_held_before_a_suspend_is_not_held_after_it(monkeypatch):
             with pytest.raises(SessionLost):
                 await Lock(session, b"b").acquire()
             execute = client.execute
-            monkeypatch.setattr(client, "execute", lambda op, *, timeout: asked.append(timeout) or execute(op))
+            monkeypatch.setattr(client, "execute", lambda op, *, timeout, **_: asked.append(timeout) or execute(op))
             await aio.Runner(client).run(late_by_a_second())
             monkeypatch.undo()
 

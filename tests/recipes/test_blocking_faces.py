@@ -445,7 +445,7 @@ def test_what_was_held_before_a_suspend_is_not_held_after_it(client, monkeypatch
         with pytest.raises(SessionLost):
             Lock(session, b"b").acquire()
         execute = client.execute
-        monkeypatch.setattr(client, "execute", lambda op, *, timeout: asked.append(timeout) or execute(op))
+        monkeypatch.setattr(client, "execute", lambda op, *, timeout, **_: asked.append(timeout) or execute(op))
         sync.Runner(client).run(late_by_a_second())
         monkeypatch.undo()
     assert 0 < asked[0] <= 1, "the client's clock is another one: it is told how long, and not until when"

@@ -128,7 +128,7 @@ def test_shrinking_keeps_what_fails_and_drops_the_rest(monkeypatch):
             s = self.scenario
             fails = "kill" in s.faults and 5 not in s.skip
             outcome = Outcome(s, "two-leaders" if fails else "", simulated_s=10.0)
-            outcome.struck.update({"kill": 8})
+            outcome.drawn = 8
             return outcome
 
     monkeypatch.setattr(shrinking, "Run", Fake)

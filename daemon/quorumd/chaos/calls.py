@@ -28,6 +28,8 @@ from quorumd.errors import ProtocolError
 from quorumd.limits import MAX_VALUE_BYTES
 
 SEPARATOR: Final = b" "
+SHOWN_BYTES: Final = 40
+"""Of a damaged value."""
 READS: Final = ("read", "range")
 Token: TypeAlias = str
 TxnCompare: TypeAlias = tuple[str, str, Relation, int | Token]
@@ -74,8 +76,11 @@ def stored(token: Token) -> bytes:
 
 
 def token_of(value: bytes) -> Token:
-    """The token that some bytes begin with."""
-    return value.partition(SEPARATOR)[0].decode(errors="replace")
+    """The token that some bytes stand for; of a value that was cut or damaged, its padding included, one of nobody."""
+    token = value.partition(SEPARATOR)[0].decode(errors="replace")
+    if stored(token) == value and ("~" in token) == (SEPARATOR in value):
+        return token
+    return f"corrupt, {len(value)} bytes that begin with {value[:SHOWN_BYTES]!r}"
 
 
 def read(key: str, *, stale: bool = False) -> Call:

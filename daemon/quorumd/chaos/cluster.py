@@ -27,7 +27,7 @@ from quorumd.client.probe import Status, StatusProbe
 from quorumd.config import Config, load_config
 from quorumd.environment import has_state, read_key
 from quorumd.errors import Stopped
-from quorumd.supervisor.policy import describe_exit
+from quorumd.supervisor.policy import NodeExit, describe_exit
 from quorumd.supervisor.process import NodeProcess, node_command
 from quorumd.types import NOBODY, NodeId
 
@@ -65,6 +65,8 @@ class _Member:
         self.down: set[int] = set()  # injections that keep it down
         self.paused: set[int] = set()
         self.full: set[int] = set()
+        self.was_full = False  # its disk, at some time in the life it has now, or in the last one
+        self.awaits_room = False  # it ended for want of room on a disk that we had filled
         self.starts = 0
         self.founded = False  # it has voted once: an empty directory from here on is a lost one
         self.status: Status = {}
@@ -109,6 +111,7 @@ class ChaosCluster:
         """Whether a disk is to be filled: somebody should write a lot."""
         self.problems: list[str] = []
         """What a node said or did that it must not."""
+        self._no_room = ""  # the node that ended for want of room on a disk that we had not filled, and its words
         self._effects: dict[int, dict[Link, LinkState]] = {}
         small = replace(config, storage=replace(config.storage, segment_mib=SEGMENT_MIB))
         self._lanes, self._config = write_configs(small, directory, self.nodes, seed)
@@ -152,10 +155,15 @@ class ChaosCluster:
         bootstrap = None if member.founded or has_state(member.config, [member.id]) else self._bootstrap
         member.ended.clear()
         member.expected = False
+        member.was_full = bool(member.full)
+        member.awaits_room = False
         member.starts += 1
         if self._is_damaged(member):
             self._named = False  # each life has to name it
         member.process.start(node_command(member.config, member.id, bootstrap), member.environment)
+        if member.paused:  # by an injection that outlasts the one that kept it down
+            # Stopped before it could ask to end with us, it does so too: the kernel hangs up on an orphaned group.
+            member.process.send(signal.SIGSTOP)
         asyncio.get_running_loop().add_reader(member.process.pid_fd, self._reap, member)
 
     def _reap(self, member: _Member) -> None:
@@ -166,9 +174,27 @@ class ChaosCluster:
         asyncio.get_running_loop().remove_reader(fd)
         member.status = {}
         member.ended.set()
-        if not member.expected or code != -signal.SIGKILL:  # it may have ended before it was killed
+        if code == NodeExit.NO_ROOM and member.was_full:
+            member.awaits_room = True
+            if not member.expected:  # else whoever wanted to kill it says when it starts
+                self._start_if_room(member)  # there may be room since, before its end was seen
+        elif not member.expected or code != -signal.SIGKILL:  # it may have ended before it was killed
             words = member.process.last_words()
-            self.exits.append(Exit(member.id, f"{describe_exit(code)}{': ' if words else ''}{words}"))
+            ended = Exit(member.id, f"{describe_exit(code)}{': ' if words else ''}{words}")
+            if code == NodeExit.NO_ROOM:
+                self._no_room = f"node {ended.node} ended: {ended.reason}"
+            else:
+                self.exits.append(ended)
+
+    def _start_if_room(self, member: _Member) -> None:
+        """Starts what ended for want of room that there is again."""
+        if member.awaits_room and not member.full and not member.down:
+            self._start(member)
+
+    def check_room(self) -> None:
+        """Raises Stopped if a node found no room on a disk that nobody filled here: that is no fault of its own."""
+        if self._no_room:
+            raise Stopped(f"this machine has no room below {self.directory}: {self._no_room}")
 
     async def _kill(self, members: Iterable[_Member]) -> None:
         running = [member for member in members if member.process.pid is not None]
@@ -283,15 +309,17 @@ class ChaosCluster:
         """No segment can be made from now on."""
         for member in self._some(nodes):
             member.full.add(number)
+            member.was_full = True
             member.full_path.touch()
         self.bulky = True
 
     def empty_disks(self, nodes: Iterable[NodeId], number: int) -> None:
-        """There is room again, unless another injection filled it too."""
+        """There is room again, unless another injection filled it too; starts what ended without. Raises OSError."""
         for member in self._some(nodes):
             member.full.discard(number)
             if not member.full:
                 member.full_path.unlink(missing_ok=True)
+            self._start_if_room(member)
         self.bulky = any(member.full for member in self._members.values())
 
     async def wait(self, seconds: float) -> None:

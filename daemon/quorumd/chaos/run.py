@@ -160,6 +160,7 @@ class ChaosRun:
             await asyncio.sleep(WATCH_S)
 
     def _raise_what_is_wrong(self) -> None:
+        self.cluster.check_room()
         for problem in self._what_is_wrong():
             raise Violated(problem)
 
@@ -230,11 +231,11 @@ class ChaosRun:
 
     async def _recovered(self, calm_s: float) -> None:
         """Progress since the last heal, and a moment of peace."""
-        healed_ns = time.monotonic_ns()
         tally = self.workload.tally
+        tally.healed()
         what = "a write succeeds, with everything healed"
-        await self._until(lambda: tally.written_ns > healed_ns, limits.CHAOS_LIVENESS_S, what)
-        took_s = (tally.written_ns - healed_ns) / 1e9
+        await self._until(lambda: tally.recovered_ns > 0, limits.CHAOS_LIVENESS_S, what)
+        took_s = (tally.recovered_ns - tally.healed_ns) / 1e9
         self.report.recovery_s = round(max(self.report.recovery_s, took_s), 3)
         await asyncio.sleep(max(0.0, calm_s - took_s))
 

@@ -6,7 +6,7 @@ be in it at the revision that its client was told, and nothing may be in it that
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import suppress
 from typing import Final
 
@@ -23,8 +23,8 @@ from quorumd.watchcodec import PREV_KV, Event
 
 FIRST: Final = b"\0"
 POLL_S: Final = 0.02
-Written = dict[str, str]
-"""Keys that an operation puts, each with its token."""
+Written = dict[str, str | None]
+"""Keys that are changed, each with its token; None: it is deleted, in an operation only if it is there."""
 
 
 class Spectator:
@@ -129,38 +129,63 @@ def tell(account: Account, told: Iterable[tuple[int, tuple[Event, ...]]]) -> Non
 
 def contradictions(past: Past, operations: Iterable[Operation]) -> Iterator[str]:
     """Where the events of a past and a history of operations cannot both be right."""
-    acknowledged: dict[int, Written] = {}
-    possible: set[tuple[str, str]] = set()
+    acknowledged, possible = _asked_for(operations)
+    made: dict[int, Written] = {
+        revision: {_text(event.key): None if event.deleted else token_of(event.value) for event in events}
+        for revision, events in past.between(1, past.revision)
+    }
+    present: set[str] = set()
+    for revision in sorted({*made, *acknowledged}):
+        changes, written = made.get(revision, {}), acknowledged.get(revision, [])
+        effects = [_effect(each, present) for each in written]
+        present = {key for key in {*present, *changes} if changes.get(key, "") is not None}
+        # One that only deletes may also have come after that, and found nothing.
+        wrong = [
+            each for each, effect in zip(written, effects, strict=True)
+            if effect != changes and (set(each.values()) != {None} or not present.isdisjoint(each))
+        ]
+        what = f"is {changes}" if changes else "is not"
+        yield from (
+            f"revision {revision} was acknowledged as {each}, and {what} in a watch of the whole history"
+            for each in wrong
+        )
+        if not wrong and changes not in effects and not possible.issuperset(changes.items()):
+            yield f"revision {revision} is {changes} in a watch of the whole history, which nobody may have written"
+
+
+def _asked_for(operations: Iterable[Operation]) -> tuple[dict[int, list[Written]], set[tuple[str, str | None]]]:
+    """By the revision that their clients were told: what operations changed, those included that then deleted what was
+    not there; and what operations of unknown outcome may have changed."""
+    acknowledged: dict[int, list[Written]] = {}
+    possible: set[tuple[str, str | None]] = set()
     for operation in operations:
         if operation.outcome == "info":
             possible.update(pair for branch in _branches(operation) for pair in branch.items())
         elif operation.outcome == "ok" and operation.revision is not None:
             (written,) = _branches(operation)
             if written:
-                acknowledged[operation.revision] = written
-    for revision, events in past.between(1, past.revision):
-        put = {event.key.decode(errors="replace"): token_of(event.value) for event in events if not event.deleted}
-        told = acknowledged.pop(revision, None)
-        if told is not None and told != put:
-            yield f"revision {revision} was acknowledged as {told}, and is {put} in a watch of the whole history"
-        if told is None and not possible.issuperset(put.items()):
-            yield f"revision {revision} is {put} in a watch of the whole history, which nobody may have written"
-    for revision, written in acknowledged.items():
-        yield f"revision {revision} was acknowledged as {written}, and is not in a watch of the whole history"
+                acknowledged.setdefault(operation.revision, []).append(written)
+    return acknowledged, possible
+
+
+def _effect(written: Written, present: Container[str]) -> Written:
+    """What an operation changes among the keys that are there: a delete of another one makes no event."""
+    return {key: token for key, token in written.items() if token is not None or key in present}
+
+
+def _text(key: bytes) -> str:
+    return key.decode(errors="replace")
 
 
 def _branches(operation: Operation) -> tuple[Written, ...]:
-    """What it put, if that is known, or else may have put in either case."""
+    """What it put and deleted, if that is known, or else may have in either case."""
     match operation.f:
         case "write":
-            return ({} if operation.value is None else {operation.key: operation.value},)
+            return ({operation.key: operation.value},)
         case "cas":
             return ({} if operation.succeeded is False else {operation.key: operation.value[1]},)
         case "txn":
             names = {True: ("success",), False: ("failure",), None: ("success", "failure")}[operation.succeeded]
-            return tuple(
-                {op[1]: op[2] for op in operation.value[name] if op[0] == "write" and op[2] is not None}
-                for name in names
-            )
+            return tuple({op[1]: op[2] for op in operation.value[name] if op[0] == "write"} for name in names)
         case _:
             return ({},)

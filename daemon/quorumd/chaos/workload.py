@@ -55,8 +55,10 @@ class Tally:
         """Answers that no correct cluster gives."""
         self.sums: Counter[int] = Counter()
         """Of both accounts, as read at one revision."""
-        self.written_ns = 0
-        """When the latest write was begun that succeeded."""
+        self.healed_ns = 0
+        """When everything was healed last."""
+        self.recovered_ns = 0
+        """When the first write succeeded that was begun after that; 0: none has yet."""
         self._recent: deque[float] = deque()
 
     def done(self) -> None:
@@ -65,6 +67,15 @@ class Tally:
         self.outcomes["ok"] += 1
         self._recent.append(now_s)
         self._forget(now_s)
+
+    def healed(self) -> None:
+        """Nothing is broken from now on."""
+        self.healed_ns, self.recovered_ns = time.monotonic_ns(), 0
+
+    def wrote(self, begun_ns: int, now_ns: int) -> None:
+        """A write succeeded that was begun at `begun_ns`."""
+        if begun_ns > self.healed_ns and not self.recovered_ns:
+            self.recovered_ns = now_ns
 
     def _forget(self, now_s: float) -> None:
         while self._recent and self._recent[0] < now_s - RECENT_S:
@@ -293,7 +304,7 @@ class Worker:
         )
         tally.done()
         if calls.writes(call):
-            tally.written_ns = max(tally.written_ns, begun_ns)
+            tally.wrote(begun_ns, now_ns)
         self._learn(call, answer)
         return result
 

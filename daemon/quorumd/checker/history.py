@@ -24,10 +24,11 @@ a branch `["read", key]` or `["write", key, value]`; a write is visible to later
 key has no value (no compare with a string holds, only `= null` does) and 0 for the other targets. Keys and values are
 strings, values tokens: whoever records maps large ones to short ones. A history begins with an empty store.
 
-`revision` in an `ok` is optional, as only stores with one can tell: for an operation that changed the store, the
-revision that it made (one more than the last; all changes of one txn share it; deleting an absent key changes nothing),
-for any other the revision at which its answer is exact. `"stale": true` on a read or range: the answer is the state at
-its revision, which need not be the newest (but must exist by then). Fields not named here are ignored.
+`revision` in an `ok` is optional, as only stores with one can tell; all of a history have one, or none. It is, for an
+operation that changed the store, the revision that it made (one more than the last; all changes of one txn share it;
+deleting an absent key changes nothing), for any other the revision at which its answer is exact. `"stale": true` on a
+read or range: the answer is the state at its revision, which need not be the newest (but must exist by then). Fields
+not named here are ignored.
 
 The events are Jepsen's (Kingsbury, jepsen.history): `process`, `type`, `f`, `value`, `time` with the key taken out of
 `value`.

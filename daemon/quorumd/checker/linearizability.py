@@ -6,6 +6,7 @@ from quorumd.checker.history import Operation
 from quorumd.checker.revisions import check_by_revisions
 from quorumd.checker.search import check_by_search
 from quorumd.checker.verdict import Verdict
+from quorumd.errors import HistoryError
 from quorumd.limits import CHECK_SECONDS
 
 
@@ -13,11 +14,17 @@ def check(operations: list[Operation], *, seconds: float = CHECK_SECONDS) -> Ver
     """The verdict on the operations of one history (of `history.pair`), within `seconds`.
 
     If every answer carries a revision, the revisions give the order and only unknown outcomes are searched
-    (`revisions`); else any order is searched for (`search`). Raises HistoryError for what neither can judge: without
-    revisions a stale read, or a compare of a create or mod revision.
+    (`revisions`); if none does any order is searched for (`search`). Raises HistoryError if only some do, and for what
+    neither can judge: without revisions a stale read, or a compare of a create or mod revision.
     """
     deadline = time.monotonic() + seconds
     answered = [operation for operation in operations if operation.outcome == "ok"]
-    if all(operation.revision is not None for operation in answered):
+    bare = [operation for operation in answered if operation.revision is None]
+    if not bare:
         return check_by_revisions(operations, deadline)
+    if len(bare) < len(answered):
+        raise HistoryError(
+            f"some answers carry a revision, but not that of process {bare[0].process} to what it asked at "
+            f"{bare[0].invoke_ns} ns; give all of them one, or none"
+        )
     return check_by_search(operations, deadline)

@@ -290,9 +290,10 @@ class _Suspects:
         free = able - self._used.keys()
         for revision in reversed(self._window(key, since, at)):
             maker = self._made_by.get(revision)
-            if maker is not None and maker.index not in able and self._surely_sets(maker, key):
+            if maker is not None and maker.index not in able and key in may_write(maker):
                 found.add(revision)
-                break
+                if self._surely_sets(maker, key):
+                    break
             if free and not free.isdisjoint(self._candidates.get(revision, NOBODY)):
                 found.add(revision)
         return self._with_causes(found, at)

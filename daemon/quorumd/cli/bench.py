@@ -19,6 +19,7 @@ import psutil
 import yaml
 from hdrh.histogram import HdrHistogram
 
+from quorumd import limits
 from quorumd.cli.options import Finite, config_option, load
 from quorumd.client.probe import Status, StatusProbe, sample
 from quorumd.config import Config, load_config
@@ -98,7 +99,8 @@ def measure(config: Config, plan: Plan, progress: Progress) -> dict[str, Any]:
             progress(min(1.0, elapsed_s / plan.seconds))
         cpu_s, rss_bytes = meter.read()
         if not generator.done:
-            raise Rejected(f"no operation was answered in {elapsed_s:.1f} s; see `quorumd status`")
+            refused = f", and {generator.errors:,} were refused" if generator.errors else ""
+            raise Rejected(f"no operation was done in {elapsed_s:.1f} s{refused}; see `quorumd status`")
         return report_of(config, plan, generator, elapsed_s, cpu_s=cpu_s, rss_bytes=rss_bytes)
     finally:
         generator.close()
@@ -205,6 +207,10 @@ def human(report: dict[str, Any]) -> str:
         f"{report['errors']} errors",
         f"latency in ms: {latency}",
     ]
+    asked = report["ops"] + report["errors"]
+    if report["errors"] > limits.LOAD_ERRORS_SHARE * asked:
+        share = f"{report['errors'] / asked:.0%}"
+        lines.append(f"{share} of the operations were refused, and all figures are of the others: see `quorumd status`")
     if report["cpu_us_per_op"] is not None:
         lines.append(
             f"nodes: {report['cpu_us_per_op']:.1f} us of CPU an operation (all {report['nodes']} together), "

@@ -289,13 +289,15 @@ class AsyncClient(AsyncLeaseCalls):
         request = compare_and_set(key, expected, value)
         return expect(TxnResult, await self._execute(request, self._deadline(timeout))).succeeded
 
-    async def execute(self, request: Op, *, stale: bool = False, timeout: float | None = None) -> Result:
-        """Any one operation; what exceeds a reply is read in parts, a range at one revision, within one timeout."""
+    async def execute(
+        self, request: Op, *, stale: bool = False, settled: bool = False, timeout: float | None = None
+    ) -> Result:
+        """Any one operation, as sync.Client.execute()."""
         deadline = self._deadline(timeout)
         reading = parts(request)
         part = next(reading)
         while True:
-            result = await self._execute(part, deadline, stale=stale)
+            result = await self._execute(part, deadline, stale=stale, settled=settled)
             try:
                 part = reading.send(result)
             except StopIteration as whole:
@@ -341,8 +343,8 @@ class AsyncClient(AsyncLeaseCalls):
     def _deadline(self, timeout: float | None) -> Nanoseconds:
         return deadline_after(monotonic_ns(), self._timeout if timeout is None else timeout)
 
-    async def _execute(self, request: Op, deadline: Nanoseconds, *, stale: bool = False) -> Result:
-        operation = operation_for(request, deadline, stale=stale, retry=self._retry)
+    async def _execute(self, request: Op, deadline: Nanoseconds, **options: bool) -> Result:
+        operation = operation_for(request, deadline, retry=self._retry, **options)
         return (await self._running().call(operation)).result()
 
 
@@ -410,7 +412,9 @@ class _Link:
         try:
             await waiter
         finally:
-            self.protocol.cancel(operation)
+            if not operation.done:
+                self.protocol.cancel(operation)
+                self._flush_soon()  # others may have waited for it
         return operation
 
     def _flush(self) -> None:

@@ -45,11 +45,13 @@ def bytes_only(**named: object) -> None:
             raise TypeError(f"{name} must be bytes, not {type(value).__name__}; encode it first")
 
 
-def operation_for(request: Op, deadline: Nanoseconds, *, stale: bool = False, retry: bool = True) -> Operation:
+def operation_for(
+    request: Op, deadline: Nanoseconds, *, stale: bool = False, retry: bool = True, settled: bool = False
+) -> Operation:
     """The operation that carries `request`. What only reads is not logged. Raises Rejected, TooLarge."""
     command = encode(request)
     if not reads_only(request):
-        return Operation(Plane.WRITE, Kind.COMMAND, command, deadline, request=request, retry=retry)
+        return Operation(Plane.WRITE, Kind.COMMAND, command, deadline, request=request, retry=retry, settled=settled)
     if stale:
         return Operation(Plane.STALE, Kind.STALE_READ, command, deadline, request=request, retry=retry)
     return Operation(Plane.READ, Kind.READ, command, deadline, request=request, retry=retry)

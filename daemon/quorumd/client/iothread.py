@@ -118,6 +118,9 @@ class IoThread:
             if not operation.done:
                 with self._lock:
                     self.protocol.cancel(operation)
+                    self.protocol.flush(monotonic_ns())  # others may have waited for it
+                    output = self._take()
+                self._put_out(*output)
         return operation
 
     def _await(self, operation: Operation, waiter: threading.Lock) -> None:

@@ -110,8 +110,9 @@ class Operation:
 
     kind: of the record, or of the frame (Plane.CONTROL). command: its bytes. deadline: nanoseconds on the caller's
     monotonic clock. request: what `command` encodes, to decode the reply by. retry: whether a definite OVERLOADED is
-    retried until the deadline. target: for Plane.CONTROL a node id, or "host:port"; 0 is the leader, for an admin
-    command whoever leads when it is first sent.
+    retried until the deadline. settled: whether a write waits until none of the client's that were given up can execute
+    after it. target: for Plane.CONTROL a node id, or "host:port"; 0 is the leader, for an admin command whoever leads
+    when it is first sent.
     """
 
     __slots__ = (
@@ -138,6 +139,7 @@ class Operation:
         "sent_at",
         "seq",
         "session",
+        "settled",
         "target",
         "timer_at",
         "transmissions",
@@ -155,6 +157,7 @@ class Operation:
         *,
         request: Op | None = None,
         retry: bool = True,
+        settled: bool = False,
         target: int | str = 0,
     ) -> None:
         self.plane = plane
@@ -163,6 +166,7 @@ class Operation:
         self.deadline = deadline
         self.request = request
         self.retry = retry
+        self.settled = settled
         self.target = target
         self.waiter: Any = None  # the caller's own: a lock, a future
         # The outcome.

@@ -498,7 +498,7 @@ class ClientProtocol:
             if self._opening is None or self._opening.done:
                 batch.append(self._open_session(now))
             return
-        while writes and session.has_room(len(writes[0].command)):
+        while writes and session.takes(writes[0]):
             operation = writes.popleft()
             if not operation.done:
                 session.admit(operation)

@@ -298,13 +298,19 @@ class Client(LeaseCalls):
         request = compare_and_set(key, expected, value)
         return expect(TxnResult, self._execute(request, self._deadline(timeout))).succeeded
 
-    def execute(self, request: Op, *, stale: bool = False, timeout: float | None = None) -> Result:
-        """Any one operation; what exceeds a reply is read in parts, a range at one revision, within one timeout."""
+    def execute(
+        self, request: Op, *, stale: bool = False, settled: bool = False, timeout: float | None = None
+    ) -> Result:
+        """Any one operation; what exceeds a reply is read in parts, a range at one revision, within one timeout.
+
+        settled: a write that, if it executes, does so after every write of this client that ended before without an
+        answer (Timeout, cancelled), or those never will. It, and writes after it, may first wait for those before.
+        """
         deadline = self._deadline(timeout)
         reading = parts(request)
         part = next(reading)
         while True:
-            result = self._execute(part, deadline, stale=stale)
+            result = self._execute(part, deadline, stale=stale, settled=settled)
             try:
                 part = reading.send(result)
             except StopIteration as whole:
@@ -387,8 +393,8 @@ class Client(LeaseCalls):
     def _deadline(self, timeout: float | None) -> Nanoseconds:
         return deadline_after(monotonic_ns(), self._timeout if timeout is None else timeout)
 
-    def _execute(self, request: Op, deadline: Nanoseconds, *, stale: bool = False) -> Result:
-        operation = operation_for(request, deadline, stale=stale, retry=self._retry)
+    def _execute(self, request: Op, deadline: Nanoseconds, **options: bool) -> Result:
+        operation = operation_for(request, deadline, retry=self._retry, **options)
         return self._running().call(operation).result()
 
     def _execute_all(self, requests: Sequence[Op], timeout: float | None) -> list[Result | QuorumdError]:

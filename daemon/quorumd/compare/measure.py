@@ -7,9 +7,11 @@ the processors with the nodes, for every contender alike.
 import random
 import socket
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from quorumd import limits
+from quorumd.commands import Status
 from quorumd.compare.cluster import Cluster
 from quorumd.compare.workload import Workload
 from quorumd.errors import Rejected, Stopped
@@ -23,7 +25,10 @@ OPENING_S = 20.0
 
 
 class Round(NamedTuple):
-    """One round of load. latencies: (microseconds, how often). acceptance: by node, of the proposals of the round."""
+    """One round of load. acceptance: by node, of the proposals of the round.
+
+    latencies: (microseconds, how often), of the operations done and of those that were under way or due at its end.
+    """
 
     ops: int
     seconds: float
@@ -74,7 +79,7 @@ class Load:
     # -- rounds -------------------------------------------------------------------------------------------------------
 
     def round(self) -> Round:
-        """Warms up, then measures for the workload's duration. Raises Stopped if nothing was answered."""
+        """Warms up, then measures for the workload's duration. Raises Stopped if nothing was done, or much refused."""
         generator, cluster = self.generator, self.cluster
         generator.run(min(limits.COMPARE_WARM_UP_S, self.workload.duration_s))
         generator.drain(limits.COMPARE_DRAIN_S)  # or what is in flight would wait for the counters to be read
@@ -83,18 +88,21 @@ class Load:
         begun_s = time.monotonic()
         generator.run(self.workload.duration_s)
         elapsed_s = time.monotonic() - begun_s
-        ops, errors, failed, latencies = (
-            generator.done, generator.errors, generator.swaps_failed, generator.latencies()
-        )
-        generator.drain(limits.COMPARE_DRAIN_S)
-        after = cluster.counters()
+        ops, errors, failed = generator.done, generator.errors, generator.swaps_failed
+        generator.settle(limits.COMPARE_DRAIN_S)
+        if errors > limits.LOAD_ERRORS_SHARE * (ops + errors):
+            raise Stopped(
+                f"{cluster.contender.name}: {errors:,} of {ops + errors:,} operations were refused, the last with "
+                f"{Status(generator.last_error_status).name}"
+            )
         if not ops:
             raise Stopped(f"{cluster.contender.name}: no operation was answered in {elapsed_s:.1f} s")
-        # What was in flight at the end is in the counters, and neither in throughput nor in latency.
+        after = cluster.counters()
+        # What was in flight at the end is in the counters and in latency, and not in throughput.
         scale = ops / generator.done
         ratio = acceptance(after.nodes, before.nodes)
         return Round(
-            ops=ops, seconds=elapsed_s, errors=errors, swaps_failed=failed, latencies=latencies,
+            ops=ops, seconds=elapsed_s, errors=errors, swaps_failed=failed, latencies=generator.latencies(),
             datagrams=round(scale * (after.datagrams - before.datagrams)),
             bytes=round(scale * (after.bytes - before.bytes)), syncs=round(scale * (after.syncs - before.syncs)),
             cpu_s=scale * (after.cpu_s - before.cpu_s), acceptance=ratio.nodes if ratio else None,
@@ -115,13 +123,22 @@ class Load:
 
     def _next_write(self, begun_s: float, timeout_s: float) -> float | None:
         """Seconds since `begun_s`, a kill, at which a write of a node that runs is acknowledged."""
-        generator = self.generator
-        generator.run(STEP_S)  # takes in what the killed node had sent
-        known = generator.writes_done
-        while generator.writes_done == known:
+        self.generator.run(STEP_S)  # takes in what the killed node had sent
+        known = self.generator.writes_done
+        return self._until(lambda: self.generator.writes_done > known, begun_s, timeout_s)
+
+    def _goes_on(self, timeout_s: float) -> bool:
+        """Whether a write is acknowledged in time that is begun from now on. One begun before a follower's kill proves
+        nothing: what the follower said of it may still be on its way to the leader."""
+        self.generator.mark()
+        return self._until(lambda: self.generator.marked_writes_done > 0, time.monotonic(), timeout_s) is not None
+
+    def _until(self, condition: Callable[[], bool], begun_s: float, timeout_s: float) -> float | None:
+        """Runs load until `condition` holds; seconds since `begun_s`, None if it took longer."""
+        while not condition():
             if time.monotonic() - begun_s > timeout_s:
                 return None
-            generator.run(STEP_S)
+            self.generator.run(STEP_S)
         return time.monotonic() - begun_s
 
     def commits_without(self) -> int:
@@ -139,7 +156,7 @@ class Load:
         while down + 1 < len(cluster.nodes):
             leader = cluster.leader()
             cluster.kill([leader] if leaders else [node for node in cluster.up() if node != leader][:1])
-            if self._next_write(time.monotonic(), timeout_s) is None:
+            if not self._goes_on(timeout_s):
                 break
             down += 1
         cluster.restart()

@@ -100,11 +100,11 @@ class _Performer:
 
     async def _call(self, call: Call, until: Nanoseconds | None) -> Result:
         if until is None:
-            return await self._client.execute(call.op)
+            return await self._client.execute(call.op, settled=True)
         left = until - since_boot()
         if left <= 0:
             raise Timeout("the time was over before it was tried")
-        return await self._client.execute(call.op, timeout=left / SECOND)
+        return await self._client.execute(call.op, settled=True, timeout=left / SECOND)
 
     async def _wait(self, wait: Wait) -> tuple[Event, ...]:
         watch = self._watch

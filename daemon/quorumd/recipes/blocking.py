@@ -108,11 +108,11 @@ class _Performer:
 
     def _call(self, call: Call, until: Nanoseconds | None) -> Result:
         if until is None:
-            return self._client.execute(call.op)
+            return self._client.execute(call.op, settled=True)
         left = until - since_boot()
         if left <= 0:
             raise Timeout("the time was over before it was tried")
-        return self._client.execute(call.op, timeout=left / SECOND)
+        return self._client.execute(call.op, settled=True, timeout=left / SECOND)
 
     def _wait(self, wait: Wait) -> tuple[Event, ...]:
         watch = self._watch

@@ -29,7 +29,11 @@ TRANSIENT: Final = (Timeout, NotLeader, Overloaded, SessionExpired, ReplyEvicted
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One operation. The answer is its result; a range is read whole, at one revision."""
+    """One operation. The answer is its result; a range is read whole, at one revision.
+
+    A write comes after whatever the same client's callers gave up before: what a recipe removes because it may be there
+    is not put by a late copy of the request that was given up.
+    """
 
     op: Op
     until: Nanoseconds | None = None

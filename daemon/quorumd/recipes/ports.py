@@ -32,8 +32,8 @@ class Watch(Protocol):
 class BlockingClient(Protocol):
     """See client.sync.Client."""
 
-    def execute(self, request: Op, *, timeout: float | None = None) -> Result:
-        """Any one operation; a range is read whole, at one revision."""
+    def execute(self, request: Op, *, settled: bool = False, timeout: float | None = None) -> Result:
+        """Any one operation; a range is read whole, at one revision. settled: see client.sync.Client."""
 
     def watch(self, key: bytes, end: bytes = b"", *, start_revision: int = 0) -> Watch:
         """What happens to [key, end) from that revision on."""
@@ -52,7 +52,7 @@ class AsyncWatch(Protocol):
 class AwaitingClient(Protocol):
     """See client.aio.AsyncClient."""
 
-    async def execute(self, request: Op, *, timeout: float | None = None) -> Result:
+    async def execute(self, request: Op, *, settled: bool = False, timeout: float | None = None) -> Result:
         """As BlockingClient.execute."""
 
     def watch(self, key: bytes, end: bytes = b"", *, start_revision: int = 0) -> AsyncWatch:

@@ -20,15 +20,18 @@ from quorumd.sim.workload import Ask, Mind, Mix, outcome
 from quorumd.sim.world import World
 from quorumd.types import Address, Nanoseconds, NodeId
 
+SETTLED = 0.1  # share of operations that are to come after whatever was given up before
+
 
 class Worker:
     """One process after another of one client."""
 
-    __slots__ = ("ask", "pauses", "process")
+    __slots__ = ("ask", "done", "pauses", "process")
 
     def __init__(self, process: int) -> None:
         self.process = process
         self.ask: Ask | None = None  # what is under way
+        self.done = 0  # operations that were answered
         self.pauses = 0  # begun so far: only the last one ends in an operation
 
 
@@ -109,7 +112,8 @@ class Program:
         worker.ask = ask
         now = self.world.now
         self.history.invoke(worker.process, ask.f, ask.key, ask.value, now, stale=ask.stale)
-        operation = operation_for(ask.request, now + self.timeout, stale=ask.stale)
+        settled = self.rng.random() < SETTLED
+        operation = operation_for(ask.request, now + self.timeout, stale=ask.stale, settled=settled)
         operation.waiter = worker
         try:
             self.protocol.submit(operation, now)
@@ -132,6 +136,7 @@ class Program:
             self._learn(ask, result)
             self.history.complete(worker.process, "ok", now, **outcome(ask, result))
             self.done += 1
+            worker.done += 1
             self.reads_done += operation.plane is Plane.READ
         elif isinstance(error, Definite):
             self.history.complete(worker.process, "fail", now)

@@ -70,7 +70,7 @@ class SimDisk:
         self.full = False
         self.failing = False  # the next sync fails with EIO
         self.cut_after: int | None = None  # blocking operations until the power is cut
-        self.trap: Callable[[], None] | None = None  # is called once, when the next cycle begins
+        self.traps: list[Callable[[], None]] = []  # each is called once, when the next cycle begins
         self.sectors_lost = self.sectors_distrusted = self.segments_begun = self.read_backs = 0
         self._life = 0
         self._begin()
@@ -235,9 +235,9 @@ class SimDisk:
         self._cycle = list(self._queue)
         self._queue.clear()
         self._later(self._end_cycle)
-        trap, self.trap = self.trap, None
-        if trap is not None:
-            trap()
+        traps, self.traps = self.traps, []
+        for spring in traps:
+            spring()
 
     def _end_cycle(self) -> None:
         if self.stalled:

@@ -22,6 +22,7 @@ from quorumd.types import Nanoseconds, NodeId
 Undo = Callable[[], None]
 MS = limits.MILLISECOND
 SHORTEST: Nanoseconds = 20 * MS
+HALTS = ("kill", "power-loss", "restart-all")  # wait for a sync that may not come before they are healed
 AMID_SYNC = 0.7  # share of crashes that wait for a sync to strike in
 BEHIND_TIMEOUTS = (1, 8)  # election timeouts that a leader goes on without the node that is to fall behind
 LOST_SECTORS = (0.5, 0.8, 0.9, 1.0)  # share of the un-synced sectors that a power loss takes
@@ -38,7 +39,7 @@ def nothing() -> None:
 
 
 class Faults:
-    """See the module's docstring. `struck` counts the faults that did harm, by kind."""
+    """See the module's docstring. `struck` counts the faults that did harm, by kind; `drawn` is the last number."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
@@ -47,7 +48,7 @@ class Faults:
         self.dice = self.scenario.rng("faults")
         self.struck: Counter[str] = Counter()
         self.over = False
-        self._number = 0
+        self.drawn = 0
         self._undos: dict[int, Undo] = {}
         self._weathers: dict[int, dict[str, Any]] = {}
         ids = list(cluster.ids)
@@ -68,8 +69,8 @@ class Faults:
         self._schedule()
         kind = self.dice.choice(self.scenario.faults)
         # Dice of its own: a fault that is skipped leaves those after it as they were.
-        self._number += 1
-        number = self._number
+        self.drawn += 1
+        number = self.drawn
         dice = random.Random(f"{self.scenario.seed}/fault {number}")
         if number in self.scenario.skip:
             return
@@ -77,7 +78,8 @@ class Faults:
         undo = harm(dice, number)
         if undo is None:
             return
-        self.struck[kind] += 1
+        if kind not in HALTS:
+            self.struck[kind] += 1
         self.world.tell("fault", kind, number=number)
         self._undos[number] = undo
         lasts = dice.randint(SHORTEST, max(SHORTEST, int(self.scenario.longest_s * limits.SECOND)))
@@ -295,15 +297,19 @@ class Faults:
 
         An idle disk has nothing to lose, and syncs are short: chance alone would seldom strike in one.
         """
-        if dice.random() < AMID_SYNC:
-            when = dice.randint(0, machine.disk.sync_ns[0])
-            machine.disk.trap = lambda: self.world.after(when, action)
-        else:
+        if dice.random() >= AMID_SYNC:
             action()
+            return nothing
+        when = dice.randint(0, machine.disk.sync_ns[0])
+
+        def spring() -> None:
+            self.world.after(when, action)
 
         def call_off() -> None:
-            machine.disk.trap = None
+            if spring in machine.disk.traps:
+                machine.disk.traps.remove(spring)
 
+        machine.disk.traps.append(spring)
         return call_off
 
     def revive(self, machine: Machine) -> None:
@@ -326,6 +332,7 @@ class Faults:
         def crash() -> None:
             if state["over"]:
                 return
+            self.struck["power-loss" if power else "kill"] += 1
             self.halt(machine, dice, power=power)
             if power and dice.random() < 0.25:
                 machine.disk.cut_after = dice.randrange(8)
@@ -356,6 +363,7 @@ class Faults:
         def crash() -> None:
             if state["over"]:
                 return
+            self.struck["restart-all"] += 1
             for machine in self.cluster.machines.values():
                 self.halt(machine, dice, power=power)
                 self.world.after(dice.randint(0, limits.SECOND), partial(back, machine))

@@ -47,6 +47,7 @@ class Outcome:
     unknown: int = 0
     committed: int = 0
     events: int = 0
+    drawn: int = 0  # the number of the last fault, whether or not it did harm
     struck: Counter[str] = field(default_factory=Counter)
     reached: Counter[str] = field(default_factory=Counter)
 
@@ -113,9 +114,11 @@ class Run:
             faults.revive(cluster.machines[node])
         for node in rest:
             self._leave_broken(cluster, faults, node, dice)
+        veterans = tuple(cluster.programs)
         probe = cluster.add_program(workers=0)
-        self._serve(cluster, probe, probe.mind.write("k0"))
-        self._serve(cluster, probe, probe.mind.read("k0"))
+        self._serve(cluster, (probe, probe.mind.write("k0")))
+        self._serve(cluster, (probe, probe.mind.read("k0")))
+        self._serve(cluster, *((program, program.mind.write("k0")) for program in veterans))
         for program in (*cluster.programs, *cluster.holders):
             program.running = False
         self._must(cluster, "no-progress", lambda: all(program.idle for program in cluster.programs))
@@ -162,15 +165,15 @@ class Run:
         if links:
             cluster.network.cut_links(links)
 
-    def _serve(self, cluster: Cluster, program: Program, ask: Ask) -> None:
-        """The operation must come to a good end, asked again as long as it does not."""
-        worker = program.add_worker()
-        before = program.done
+    def _serve(self, cluster: Cluster, *asks: tuple[Program, Ask]) -> None:
+        """Each operation must come to a good end, asked again as long as it does not."""
+        waiting = [(program, program.add_worker(), ask) for program, ask in asks]
 
         def served() -> bool:
-            if worker.ask is None and program.done == before:
-                program.submit(worker, ask)
-            return program.done > before
+            for program, worker, ask in waiting:
+                if worker.ask is None and not worker.done:
+                    program.submit(worker, ask)
+            return all(worker.done for _, worker, _ in waiting)
 
         self._must(cluster, "no-progress", served)
 
@@ -194,7 +197,7 @@ class Run:
         healthy = [node for node in cluster.ids if node not in cluster.observer.damaged]
         reader = cluster.add_program(workers=0)
         for key in range(self.scenario.keys):
-            self._serve(cluster, reader, reader.mind.read(f"k{key}"))
+            self._serve(cluster, (reader, reader.mind.read(f"k{key}")))
         self._must(cluster, "no-agreement", lambda: cluster.agree(healthy))
         cluster.audience.close()
         self._must(cluster, "watch-behind", lambda: not cluster.audience.behind)
@@ -212,5 +215,6 @@ class Run:
         outcome.unknown = sum(program.unknown for program in (*cluster.programs, *cluster.former))
         outcome.committed = cluster.invariants.committed
         outcome.events = cluster.world.events
+        outcome.drawn = faults.drawn
         outcome.struck = faults.struck
         outcome.reached = reach(cluster)

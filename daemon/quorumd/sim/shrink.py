@@ -52,7 +52,7 @@ def smaller(outcome: Outcome) -> Iterator[tuple[str, Scenario]]:
         yield "one key", replace(scenario, keys=1)
     if scenario.per_second > 1:
         yield "slower clients", replace(scenario, per_second=scenario.per_second / 2)
-    numbers = [number for number in range(1, sum(outcome.struck.values()) + 1) if number not in scenario.skip]
+    numbers = [number for number in range(1, outcome.drawn + 1) if number not in scenario.skip]
     for chunk in CHUNKS:
         for at in range(0, len(numbers), chunk):
             dropped = tuple(numbers[at : at + chunk])
