@@ -9,7 +9,7 @@ import pytest
 from fakes import FakeCluster, Served
 
 from quorumd.auth import Mac
-from quorumd.client import AsyncClient, AsyncWatch, Put, State, aio
+from quorumd.client import AsyncClient, AsyncWatch, Put, State, ioloop
 from quorumd.client.sockets import UdpSockets
 from quorumd.client.watcher import make_watcher
 from quorumd.commands import Kind, PutResult, RangeResult, Status
@@ -152,7 +152,7 @@ def test_close_ends_what_is_under_way(served):
         with served.lock:
             served.cluster.deaf = {1, 2, 3}
         pending = asyncio.create_task(client.put(b"k", b"w"))
-        while not client._link.protocol.in_flight:
+        while not client._io.protocol.in_flight:
             await asyncio.sleep(0)
         await client.close()
         with pytest.raises(ConnectionLost):
@@ -194,9 +194,9 @@ def test_another_loop_begins_anew(served):
 def test_it_is_closed_on_another_loop(served):
     client = AsyncClient(served.endpoints)
     asyncio.run(client.put(b"k", b"v"))
-    link = client._link
+    io = client._io
     asyncio.run(client.close())
-    assert link._sockets.sockets() == []
+    assert io._sockets.sockets() == []
     assert len(served.cluster.sessions) == 1  # until its TTL has passed: nobody can wait for an answer on that loop
 
 
@@ -225,7 +225,7 @@ def test_a_forked_child_closes_nothing_of_its_parents(served):
     async def run():
         async with AsyncClient(served.endpoints) as client:
             await client.put(b"k", b"v")
-            session, sent = client._link.protocol.session.id, []
+            session, sent = client._io.protocol.session.id, []
             watch = client.watch(b"k", start_revision=1)
             await watch.__aenter__()
             child = os.fork()
@@ -238,7 +238,7 @@ def test_a_forked_child_closes_nothing_of_its_parents(served):
                     os._exit(code)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
             await client.put(b"k", b"w")
-            assert client._link.protocol.session.id == session
+            assert client._io.protocol.session.id == session
             await watch.close()
 
     asyncio.run(run())
@@ -252,14 +252,14 @@ def test_cancelled_while_it_connects_it_leaves_nothing_open():
     async def run():
         client = AsyncClient(endpoints)
         entering = asyncio.create_task(client.__aenter__())
-        while client._link is None:
+        while client._io is None:
             await asyncio.sleep(0)
-        link = client._link
-        assert link._sockets.sockets()
+        io = client._io
+        assert io._sockets.sockets()
         entering.cancel()
         with pytest.raises(asyncio.CancelledError):
             await entering
-        assert link._sockets.sockets() == []
+        assert io._sockets.sockets() == []
         with pytest.raises(ConnectionLost):
             await client.get(b"k")
 
@@ -274,14 +274,14 @@ def test_a_name_is_looked_up_once_at_a_time(monkeypatch):
         entered.set()
         answer.wait()
 
-    monkeypatch.setattr(aio, "look_up", look_up)
+    monkeypatch.setattr(ioloop, "look_up", look_up)
 
     async def run():
         client = AsyncClient(["name.invalid:1"])
-        link = client._running()
+        io = client._running()
         for _ in range(3):
-            link.protocol.router.wanted.add("name.invalid:1")
-            link._flush()
+            io.protocol.router.wanted.add("name.invalid:1")
+            io._flush()
             await asyncio.sleep(0)
             assert entered.wait(5)
         await client.close()
