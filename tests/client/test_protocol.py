@@ -1077,10 +1077,35 @@ def test_a_settled_write_does_not_wait_for_what_was_answered():
     world.submit(client, opened)
     assert world.run(SECOND, done(opened))
     world.filter = lambda source, dest, datagram: b"first" not in datagram
-    writes = [put(world, b"first"), put(world, b"other"), put(world, b"settled", settled=True)]
+    world.cluster.verdict = lambda node, record: Status.NO_SPACE if b"large" in record.command else None
+    writes = [put(world, b"first"), put(world, b"other"), put(world, b"large"), put(world, b"settled", settled=True)]
     for write in writes:
         world.submit(client, write)
-    assert world.run(SECOND, done(*writes[1:]))
+        world.run(10 * MS)
+    assert all(write.done for write in writes[1:])
+
+
+def test_other_writes_do_not_wait_behind_a_settled_one():
+    world = World(FakeCluster())
+    client = world.client()
+    opened = put(world, b"opened")
+    world.submit(client, opened)
+    assert world.run(SECOND, done(opened))
+    world.filter = lambda source, dest, datagram: b"first" not in datagram
+    writes = [put(world, b"first"), put(world, b"late"), put(world, b"settled", settled=True), put(world, b"other")]
+    for write in writes:
+        world.submit(client, write)
+        if write is writes[1]:
+            client.cancel(write)
+    assert world.run(SECOND, done(writes[3]))
+    client.cancel(put(world, b"never sent"))
+    for number in range(20):  # what is given up later is nothing to it
+        later = put(world, b"%d" % number)
+        world.submit(client, later)
+        client.cancel(later)
+    assert not writes[2].done
+    world.filter = lambda *_: True
+    assert world.run(SECOND, done(writes[0], writes[2]))
 
 
 @pytest.mark.parametrize("seed", range(20))

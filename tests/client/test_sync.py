@@ -15,7 +15,10 @@ from quorumd.auth import Mac
 from quorumd.client import Client, Compare, Put, Range, State, Txn, iothread, protocol
 from quorumd.client.calls import successor
 from quorumd.client.iothread import IoThread
+from quorumd.client.ledger import Ledger
 from quorumd.client.seat import Seat
+from quorumd.client.session import Session
+from quorumd.client.transmitter import Transmitter
 from quorumd.commands import Kind, PutResult, RangeResult, Status, decode_command
 from quorumd.errors import ConnectionLost, DiskFull, NotLeader, Overloaded, Rejected, Timeout, TooLarge
 from quorumd.limits import MAX_KEY_BYTES, MAX_VALUE_BYTES, MILLISECOND
@@ -308,6 +311,18 @@ def test_an_interrupt_at_any_instruction_leaves_nobody_deaf(client, callers_rece
     last = client.put_nowait(b"other", b"x")
     while not last.done():
         client.get(b"k", timeout=5)
+
+
+def test_an_interrupt_while_it_sends_leaves_no_write_under_way(client, callers_receive):
+    client.put(b"k", b"v")
+    io = client._io
+    steps = (Session.take, Session._admit, Ledger.admit, Transmitter.records)
+    for nth in range(1, 500):
+        with Interrupt(nth, *steps) as interrupt:
+            client.put(b"k", b"w")
+        assert not io.protocol.session.in_flight, nth
+    assert interrupt.left > 0, "there are more instructions than were tried"
+    client.execute(Put(b"k", b"x"), settled=True, timeout=5)
 
 
 def test_a_callback_that_does_not_return_does_not_hold_up_the_end(client, monkeypatch):

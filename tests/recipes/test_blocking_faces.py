@@ -451,6 +451,13 @@ def test_what_was_held_before_a_suspend_is_not_held_after_it(client, monkeypatch
     assert 0 < asked[0] <= 1, "the client's clock is another one: it is told how long, and not until when"
 
 
+def test_a_suspend_is_noticed_soon_after_it(client, monkeypatch):
+    with Session(client, ttl=300.0) as session:
+        suspend(monkeypatch)
+        assert session.lost.wait(LONG), "it looks again no sooner than the next keep-alive was due, in 100 seconds"
+        monkeypatch.undo()
+
+
 def test_closing_in_two_threads_is_no_loss(client):
     told = []
     session = Session(client, on_lost=told.append).open()

@@ -138,7 +138,8 @@ def contradictions(past: Past, operations: Iterable[Operation]) -> Iterator[str]
     for revision in sorted({*made, *acknowledged}):
         changes, written = made.get(revision, {}), acknowledged.get(revision, [])
         effects = [_effect(each, present) for each in written]
-        present = {key for key in {*present, *changes} if changes.get(key, "") is not None}
+        present.update(changes)
+        present.difference_update(key for key, token in changes.items() if token is None)
         # One that only deletes may also have come after that, and found nothing.
         wrong = [
             each for each, effect in zip(written, effects, strict=True)

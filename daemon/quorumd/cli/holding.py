@@ -99,7 +99,8 @@ def patience(lease: "Lease") -> float:
     """Seconds for which nobody else can hold what a lost lease held, as far as clocks allow.
 
     A lease that nobody confirmed counts as lost a margin early: that margin is left, unless this process stood still.
-    One that is lost before its time was ended by the cluster: others may hold already what it held, so nothing is left.
+    One that is lost before its time was, as a rule, ended by the cluster: others may hold already what it held, and
+    nothing is left.
     """
     from quorumd.recipes.sinceboot import since_boot  # noqa: PLC0415 - usage errors need none of this
 

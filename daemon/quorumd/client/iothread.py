@@ -54,6 +54,9 @@ class Promise:
         self.convert = convert
 
     def settle(self, operation: Operation) -> None:
+        """Gives the future its outcome, unless it has it: a settling that was interrupted is begun again."""
+        if self.future.done():
+            return
         try:
             result = self.convert(operation)
         except Exception as error:  # whatever it is belongs to the caller, not to this thread
@@ -111,8 +114,8 @@ class IoThread:
         """Performs the operation; it is done when this returns. Raises Timeout itself only if the receiver is stuck."""
         waiter = operation.waiter = threading.Lock()
         waiter.acquire()
-        self._submit((operation,))
         try:
+            self._submit((operation,))
             self._await(operation, waiter)
         finally:
             if not operation.done:
@@ -355,8 +358,8 @@ class IoThread:
         try:
             while promised and self._settling.take(who):
                 while promised:
-                    operation = promised.popleft()
-                    operation.waiter.settle(operation)
+                    promised[0].waiter.settle(promised[0])
+                    promised.popleft()
                 self._settling.leave(who)
         finally:
             self._settling.leave(who)

@@ -82,11 +82,10 @@ class Ledger:
     def finish(self, operation: Operation) -> None:
         """Nothing more is to happen to it."""
         operation.done = True
-        if self.pending.pop(operation.key, None) is None:
-            return
-        if operation.window is not None:
+        admitted = self.pending.pop(operation.key, None) is not None
+        if operation.window is not None:  # also if an interrupt struck before it was admitted here
             operation.window.release(operation)
-        elif operation.plane is Plane.READ:
+        elif admitted and operation.plane is Plane.READ:
             self.reads -= 1
-        elif operation.plane is Plane.STALE:
+        elif admitted and operation.plane is Plane.STALE:
             self.stale -= 1

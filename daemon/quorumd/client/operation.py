@@ -127,6 +127,7 @@ class Operation:
         "key",
         "kind",
         "message_id",
+        "outlives",
         "plane",
         "proven_refused",
         "queued",
@@ -178,6 +179,7 @@ class Operation:
         # The way there.
         self.session = b""
         self.window: Window | None = None  # of a write, once it has its sequence number
+        self.outlives: tuple[Window, int] | None = None  # of a settled one: whom it must not come before, by seq
         self.seq = 0
         self.key: tuple[int, int, int] = (0, 0, 0)  # where ClientProtocol finds it when the reply comes
         self.queued = False  # waits for a transmission

@@ -498,12 +498,9 @@ class ClientProtocol:
             if self._opening is None or self._opening.done:
                 batch.append(self._open_session(now))
             return
-        while writes and session.takes(writes[0]):
-            operation = writes.popleft()
-            if not operation.done:
-                session.admit(operation)
-                self._ledger.admit(operation, (operation.kind, session.low, operation.seq))
-                batch.append(operation)
+        for operation in session.take(writes):
+            self._ledger.admit(operation, (operation.kind, session.low, operation.seq))
+            batch.append(operation)
 
     def _flush_stale(self, now: Nanoseconds) -> None:
         """Sends stale reads to any one node, another one each time."""

@@ -1,7 +1,10 @@
 """The client's half of a session: which sequence numbers are under way, so that each executes exactly once."""
 
+from collections import deque
+
 from quorumd.client.operation import Operation
 from quorumd.commands import session_halves
+from quorumd.errors import Definite
 from quorumd.limits import CLIENT_WRITE_BYTES_IN_FLIGHT, SESSION_WINDOW_OPS
 from quorumd.types import Nanoseconds, SessionId
 
@@ -35,25 +38,43 @@ class Session:
         self.next_seq = 1
         self.answered_below = 1
         self.given_up = 0
-        """The highest seq of those that ended without an answer that says what they did."""
+        """The highest seq of those that ended, and may yet execute for all that is known."""
         self.in_flight: dict[int, Operation] = {}
         self.bytes_in_flight = 0
         self.seen_alive_at: Nanoseconds = 0
         """When the latest request left that the cluster answered within the session: it lives a TTL from here."""
 
-    def takes(self, operation: Operation) -> bool:
-        """Whether one more operation may be under way, and this one already. One alone always may.
+    def take(self, writes: deque[Operation]) -> list[Operation]:
+        """Takes the operations that may be under way from now on out of `writes`, and numbers them."""
+        taken: list[Operation] = []
+        left: list[Operation] = []
+        while writes and self._has_room(len(writes[0].command)) and len(left) < SESSION_WINDOW_OPS:
+            operation = writes.popleft()
+            if operation.settled and self._may_be_overtaken(operation):
+                left.append(operation)
+            elif not operation.done:
+                self._admit(operation)
+                taken.append(operation)
+        writes.extendleft(reversed(left))
+        return taken
 
-        A settled one may once its record can say that all those are answered that were given up: if it executes, they
-        have executed before it or never will. That is a matter of those in flight, which all have deadlines.
-        """
+    def _has_room(self, size_bytes: int) -> bool:
+        """Whether one more operation of `size_bytes` may be under way; one alone always may."""
         if self.next_seq - self.answered_below >= SESSION_WINDOW_OPS:
             return False
-        if operation.settled and self.answered_below <= self.given_up:
-            return False
-        return not self.in_flight or self.bytes_in_flight + len(operation.command) <= CLIENT_WRITE_BYTES_IN_FLIGHT
+        return not self.in_flight or self.bytes_in_flight + size_bytes <= CLIENT_WRITE_BYTES_IN_FLIGHT
 
-    def admit(self, operation: Operation) -> None:
+    def _may_be_overtaken(self, operation: Operation) -> bool:
+        """Whether one that was given up before this settled one may execute after it.
+
+        It cannot if this one's record can say that it counts as answered. So this one waits for those in flight that
+        were sent before the other: all have deadlines.
+        """
+        if operation.outlives is None or operation.outlives[0] is not self:
+            operation.outlives = self, self.given_up
+        return self.answered_below <= operation.outlives[1]
+
+    def _admit(self, operation: Operation) -> None:
         """Gives the operation its sequence number, once and for all its transmissions."""
         operation.session = self.id
         operation.window = self
@@ -67,7 +88,7 @@ class Session:
         if self.in_flight.pop(operation.seq, None) is None:
             return
         self.bytes_in_flight -= len(operation.command)
-        if not operation.reply_revision:
+        if not operation.reply_revision and not isinstance(operation.error, Definite):
             self.given_up = max(self.given_up, operation.seq)
         while self.answered_below < self.next_seq and self.answered_below not in self.in_flight:
             self.answered_below += 1

@@ -304,7 +304,7 @@ class Client(LeaseCalls):
         """Any one operation; what exceeds a reply is read in parts, a range at one revision, within one timeout.
 
         settled: a write that, if it executes, does so after every write of this client that ended before without an
-        answer (Timeout, cancelled), or those never will. It, and writes after it, may first wait for those before.
+        answer (Timeout, cancelled), or those never will. It may first wait for writes that are under way.
         """
         deadline = self._deadline(timeout)
         reading = parts(request)

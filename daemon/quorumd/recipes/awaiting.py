@@ -3,6 +3,7 @@
 import asyncio
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from quorumd.commands import Result
@@ -11,7 +12,7 @@ from quorumd.limits import SECOND
 from quorumd.recipes.effects import Call, Clock, Effect, Emit, Pause, Script, Wait
 from quorumd.recipes.exits import parting
 from quorumd.recipes.ports import AsyncWatch, AwaitingClient
-from quorumd.recipes.sinceboot import since_boot
+from quorumd.recipes.sinceboot import glance, since_boot
 from quorumd.types import Nanoseconds
 from quorumd.watchcodec import Event
 
@@ -86,15 +87,12 @@ class _Performer:
             case Wait():
                 return await self._wait(effect)
             case Pause(until, interruptible):
-                left = max(until - since_boot(), 0) / SECOND
-                if not interruptible:
-                    await asyncio.sleep(left)
-                    return None
-                try:
-                    await asyncio.wait_for(self._nudge.wait(), left)
-                except TimeoutError:
-                    return None
-                self._nudge.clear()
+                pause = self._nudge if interruptible else asyncio.Event()
+                while span := glance(until):
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(pause.wait(), span)
+                        break
+                pause.clear()
                 return None
         raise TypeError(f"no driver performs {effect!r}")
 

@@ -11,7 +11,7 @@ from quorumd.limits import SECOND
 from quorumd.recipes.effects import Call, Clock, Effect, Emit, Pause, Script, Wait
 from quorumd.recipes.exits import parting
 from quorumd.recipes.ports import BlockingClient, Watch
-from quorumd.recipes.sinceboot import since_boot
+from quorumd.recipes.sinceboot import glance, since_boot
 from quorumd.types import Nanoseconds
 from quorumd.watchcodec import Event
 
@@ -101,8 +101,9 @@ class _Performer:
                 return self._wait(effect)
             case Pause(until, interruptible):
                 pause = self._nudge if interruptible else threading.Event()
-                if pause.wait(max(until - since_boot(), 0) / SECOND):
-                    pause.clear()
+                while (span := glance(until)) and not pause.wait(span):
+                    pass
+                pause.clear()
                 return None
         raise TypeError(f"no driver performs {effect!r}")
 

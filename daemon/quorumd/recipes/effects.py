@@ -2,13 +2,13 @@
 
     answer = yield Call(op, until)           the operation's result; its error is raised at the yield
     events = yield Wait(key, end, after)     the next events of a range after a revision; () once `until` has come
-    now = yield Clock()                      the monotonic clock
+    now = yield Clock()                      the time since boot (sinceboot.py)
     yield Pause(until)                       let time pass
     yield Emit(item)                         a stream hands one item to its user, and goes on when asked for the next
 
 A driver performs them: sync.py with a blocking client, aio.py with an awaiting one, and the tests with a model of the
 store, a simulated clock and an order of events drawn from a seed. Nothing here, and no recipe, touches a thread, a
-clock or a socket. All times are readings of one monotonic clock in nanoseconds.
+clock or a socket. All times are readings of that clock in nanoseconds.
 """
 
 from collections.abc import Callable, Generator
@@ -64,7 +64,7 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """The answer: the monotonic clock."""
+    """The answer: the time since boot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ Script: TypeAlias = Generator[Effect, Any, R]
 
 
 def clock() -> Script[Nanoseconds]:
-    """The monotonic clock."""
+    """The time since boot."""
     now = yield Clock()
     return expect(int, now)
 

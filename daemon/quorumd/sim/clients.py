@@ -26,10 +26,11 @@ SETTLED = 0.1  # share of operations that are to come after whatever was given u
 class Worker:
     """One process after another of one client."""
 
-    __slots__ = ("ask", "done", "pauses", "process")
+    __slots__ = ("ask", "done", "pauses", "process", "told")
 
-    def __init__(self, process: int) -> None:
+    def __init__(self, process: int, *, told: bool = False) -> None:
         self.process = process
+        self.told = told  # asks nothing of its own accord
         self.ask: Ask | None = None  # what is under way
         self.done = 0  # operations that were answered
         self.pauses = 0  # begun so far: only the last one ends in an operation
@@ -98,12 +99,12 @@ class Program:
     def hurry(self, within: Nanoseconds) -> None:
         """Every worker that rests asks within so long, instead of when it would have."""
         for worker in self.workers:
-            if worker.ask is None and self.running:
+            if worker.ask is None and self.running and not worker.told:
                 self._pause(worker, self.rng.randint(0, within))
 
     def add_worker(self) -> Worker:
         """One that asks only what it is told to, by `submit`."""
-        worker = Worker(self.process())
+        worker = Worker(self.process(), told=True)
         self.workers.append(worker)
         return worker
 
@@ -147,7 +148,7 @@ class Program:
         if self.world.trace is not None:
             verdict = "ok" if error is None else f"{type(error).__name__}: {error}"
             self.world.tell(self.name, ask.f, key=ask.key, value=ask.value, verdict=verdict)
-        if self.running:
+        if self.running and not worker.told:
             self._rest(worker)
 
     def _learn(self, ask: Ask, result: object) -> None:
