@@ -99,5 +99,5 @@ class DigestJudge:
     def _reason(index: Index, own: int, majority: int) -> str:
         return (
             f"state at index {index} has digest {own:016x} here and {majority:016x} on a majority: "
-            "this replica diverged; keep its directory for analysis and restart it with an empty one"
+            "this replica diverged; keep its directory for analysis and leave it down: the others serve"
         )

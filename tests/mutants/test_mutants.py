@@ -1,7 +1,9 @@
 """The patches still fit the code, and a few of them are caught; `make mutants` runs them all."""
 
+import re
+
 import pytest
-from mutant import ENGINES, PATCHES, BadMutant, apply, catalogue, copy_project, load, touched_modules
+from mutant import ENGINES, PATCHES, ROOT, BadMutant, apply, catalogue, copy_project, load, touched_modules
 from run import judge, simulate
 
 MUTANTS = catalogue()
@@ -25,6 +27,12 @@ def test_there_are_enough_and_each_is_another_bug():
         assert sum(mutant.engine == engine for mutant in MUTANTS) >= fewest
     assert len({mutant.sentence for mutant in MUTANTS}) == len(MUTANTS)
     assert len({mutant.patch.read_text().partition("\n--- ")[2] for mutant in MUTANTS}) == len(MUTANTS)
+
+
+def test_the_table_names_them_all():
+    table = (ROOT / "ARCHITECTURE.md").read_text().partition("\n## Mutants\n")[2].partition("\n## ")[0]
+    named = re.findall(r"^\| ([a-z0-9-]+): ", table, re.MULTILINE)
+    assert sorted(named) == sorted(mutant.name for mutant in MUTANTS)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from quorumd.cli.options import Finite, client_options, config_option, connect, load
-from quorumd.errors import ConfigError, QuorumdError, Rejected
+from quorumd.errors import ConfigError, QuorumdError, Rejected, Timeout
 
 if TYPE_CHECKING:
     from quorumd.client.probe import Status
@@ -106,7 +106,7 @@ def _detach(config: "Config", fresh: bool, restart_delay_ms: int | None) -> int:
 )
 @config_option
 def down(config_path: str | None, timeout_s: float) -> None:
-    """Stop the cluster that `up` started, and wait until it is gone."""
+    """Stop the cluster that `up` started, and wait until it is gone; exit code 3 if that takes longer."""
     from quorumd.supervisor import record  # noqa: PLC0415
 
     config = load(config_path)
@@ -116,7 +116,7 @@ def down(config_path: str | None, timeout_s: float) -> None:
     record.kill(running.supervisor, signal.SIGTERM)
     record.kill(running.supervisor, signal.SIGCONT)
     if not record.await_end(running.supervisor, timeout_s):
-        raise Rejected(
+        raise Timeout(
             f"the supervisor (pid {running.supervisor.pid}) is still stopping its nodes after {timeout_s:g} s"
         )
     click.echo(f"cluster {config.cluster} stopped")

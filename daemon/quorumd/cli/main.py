@@ -144,9 +144,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except _ReaderLeft:
         _forget(sys.stdout)
         return UNREAD
-    except OSError as error:
+    except OSError as error:  # of the output, say, after it was done
         complain(str(error))
-        return REFUSED
+        return UNKNOWN
     except Exception as error:
         if os.environ.get("QUORUMD_TRACEBACK"):
             raise

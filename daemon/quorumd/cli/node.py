@@ -22,15 +22,17 @@ def _cluster_id(context: click.Context, parameter: click.Parameter, value: str |
 @click.option("--id", "node_id", type=int, required=True, help="Which node of the config this is.")
 @click.option(
     "--bootstrap", is_flag=False, flag_value="random", default=None, metavar="[HEX]", callback=_cluster_id,
-    help="Found a new cluster in an empty directory, together with all other nodes started so. HEX is its id, the "
-    "same for all; without it they agree on one as soon as all have met.",
+    help="Found a new cluster in an empty directory, together with all other nodes started so. Without HEX "
+    "they agree on its id as soon as all have met. With it, the same for all, each founds at once and asks nobody: for "
+    "the very first start only, as a node that lost its directory would vote and have forgotten its votes.",
 )
 @click.option("--parent-pid", type=int, help="Stop when this process, which must be the parent, is gone.")
 def node(config_path: str | None, node_id: int, bootstrap: int | None, parent_pid: int | None) -> int:
     """Run one node of CONFIG in the foreground.
 
     Exit codes: 0 stopped cleanly, 2 config or data directory, 4 disk error, 5 no room on the disk for what it must
-    write (start it again once there is), 6 a defect. A node whose log is damaged runs on outside of the quorum.
+    write (start it again once there is), 6 a defect, or a state that differs from the
+    majority's. A node whose log is damaged runs on outside of the quorum.
     """
     config = load(config_path)
     config.node(node_id)

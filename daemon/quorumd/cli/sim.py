@@ -80,7 +80,8 @@ def sim(
     """Run production nodes and clients on a simulated clock, network and disks, and try to break them.
 
     Everything follows from the seed: a run can be repeated to the byte. Exit code 1: a rule was broken, and the line
-    that repeats the run is printed; 3: a run could not go on.
+    that repeats the run is printed, or a hundred runs never reached what they should; 3: a run could not go on. A
+    history that is undecided counts as no failure.
     """
     only = fault_list(faults)
     if seeds is not None or minutes is not None:
