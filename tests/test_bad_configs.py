@@ -224,7 +224,7 @@ def test_there_are_twenty_of_them():
 
 def stamp(path: Path, node: int, cluster: str = "00000000000000aa", **other: object) -> None:
     path.mkdir(parents=True, exist_ok=True)
-    content = {"format": 3, "cluster": cluster, "node": node, "incarnation": 1} | other
+    content = {"format": 4, "cluster": cluster, "node": node, "incarnation": 1} | other
     (path / "meta.json").write_text(json.dumps(content))
 
 
@@ -257,9 +257,9 @@ def another_node(state: Path) -> str:
 
 
 def newer_format(state: Path) -> str:
-    stamp(state / "node-1", 1, format=4, created_by="quorumd 9.0", shape="unheard of")
+    stamp(state / "node-1", 1, format=5, created_by="quorumd 9.0", shape="unheard of")
     return (
-        f"{state}/node-1 has format 4 (made by quorumd 9.0), this version reads 3; "
+        f"{state}/node-1 has format 5 (made by quorumd 9.0), this version reads 4; "
         "use the newer version or name another data_dir"
     )
 
@@ -267,7 +267,7 @@ def newer_format(state: Path) -> str:
 def older_format(state: Path) -> str:
     stamp(state / "node-1", 1, format=2, created_by="quorumd 0.0", shape="unheard of")
     return (
-        f"{state}/node-1 has format 2 (made by quorumd 0.0), this version reads 3; "
+        f"{state}/node-1 has format 2 (made by quorumd 0.0), this version reads 4; "
         "use the older version or name another data_dir"
     )
 

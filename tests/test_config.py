@@ -268,8 +268,8 @@ def test_checking_the_environment_creates_nothing(tmp_path):
     [
         ({}, False),
         ({"node.log": "", "lock": "", "meta.json.tmp": ""}, False),
-        ({"meta.json": '{"format": 3, "cluster": null, "node": 1, "incarnation": 5}'}, False),
-        ({"meta.json": '{"format": 3, "cluster": "00000000000000aa", "node": 1, "incarnation": 5}'}, True),
+        ({"meta.json": '{"format": 4, "cluster": null, "node": 1, "incarnation": 5}'}, False),
+        ({"meta.json": '{"format": 4, "cluster": "00000000000000aa", "node": 1, "incarnation": 5}'}, True),
         ({"meta.json": "damaged"}, True),
         ({"wal-0000000000000001.seg": ""}, True),
     ],

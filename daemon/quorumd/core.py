@@ -22,8 +22,6 @@ from typing import Any
 from quorumd import limits
 from quorumd.applier import Applier
 from quorumd.clientplane import ClientPlane
-from quorumd.commands import Kind
-from quorumd.compaction import CompactionPolicy
 from quorumd.consensus.engine import (
     Durable,
     Engine,
@@ -37,8 +35,8 @@ from quorumd.consensus.engine import (
 )
 from quorumd.engines import codec_of, empty, make_admission, make_appender, make_engine, make_log, storage_of
 from quorumd.errors import ConfigError, CorruptLog
-from quorumd.expiry import ExpiryPolicy
 from quorumd.join import judge
+from quorumd.ownentries import OwnEntries, Records
 from quorumd.ports import Disk, Meta
 from quorumd.recovery import recover
 from quorumd.settings import NodeRandom, Settings
@@ -69,8 +67,7 @@ class Core:
         self.client_outbox.set_tail_room(settings.mac_bytes)
         self.log = make_log(settings.engine, Ring(settings.ring_bytes, settings.ring_entries))
         self.store = Store(settings.quota_bytes, limits.MAX_SESSIONS, random.u64())
-        self.compaction = CompactionPolicy(settings.compaction)
-        self.expiry = ExpiryPolicy(settings.session_ttl)
+        self.own = OwnEntries(self.store, settings)
         self.engine: Engine | None = None
         self.storage: Storage | None = None
         self.out_of_quorum = ""  # why this node neither votes nor acknowledges; "" if it does
@@ -249,6 +246,8 @@ class Core:
         stage = self.clients.stage
         if not engine.accepts_proposals:
             self.clients.refuse(WRITES, wire.STATUS_NOT_LEADER, self.store.revision)
+        elif not self.own.rules_said and not self._say_rules(engine):
+            self.clients.refuse(WRITES, wire.STATUS_OVERLOADED, self.store.revision, "the log has no room")
         elif self.admission.staged(self.store.revision):
             engine.step(Propose(stage.writes, stage.write_bytes))
 
@@ -337,8 +336,7 @@ class Core:
         if role is self._role:
             return
         if role is Role.LEADER:
-            self.store.rearm(now)
-            self.expiry.begin(now)
+            self.own.begin(now)
         elif self._role is Role.LEADER:
             # What was proposed may or may not commit: its clients ask again and are told by the next leader.
             self.clients.pending.clear()
@@ -362,26 +360,30 @@ class Core:
             self.transport.refusals.clear()
         if engine.role is not Role.LEADER or self._role is not Role.LEADER:
             return  # a leadership of this very turn has not given the sessions their full TTL yet
-        self._expire(engine, now)
-        self._compact(engine, now)
-        self._chores_due = min(self._chores_due, max(now + CHORES_EVERY, self.expiry.next_due(self.store)))
+        if engine.accepts_proposals:
+            self._keep_house(engine, now)
+        self._chores_due = min(self._chores_due, max(now + CHORES_EVERY, self.own.next_expiry))
         stalled = self.disk.oldest_pending_ns() > self.settings.disk_stall
         if (stalled or self.admission.full_alone) and now - self._transfer_told > limits.SECOND:
             self._hand_over(engine, now, "disk_stalled" if stalled else "disk_full")
 
-    def _expire(self, engine: Engine, now: Nanoseconds) -> None:
-        if not engine.accepts_proposals or now < self.expiry.next_due(self.store):
-            return
-        expiries = self.expiry.due(now, self.store)
-        if self._propose_own(engine, expiries.records()):
-            expiries.proposed(self.store)
+    def _keep_house(self, engine: Engine, now: Nanoseconds) -> None:
+        if self.store.ruled and not self.own.rules_said:
+            self._say_rules(engine)  # the setting may be another than that in the log
+        if now >= self.own.next_expiry:
+            expiries = self.own.expiry.due(now, self.store)
+            if self._propose_own(engine, expiries.records()):
+                expiries.proposed(self.store)
+        self._propose_own(engine, self.own.compactions(now))
 
-    def _compact(self, engine: Engine, now: Nanoseconds) -> None:
-        if (revision := self.compaction.due(now, self.store)) is not None:
-            self._propose_own(engine, [(int(Kind.COMPACT), bytes(16), revision)])
+    def _say_rules(self, engine: Engine) -> bool:
+        """Whether the log says now what the commands that come next are judged by."""
+        records = self.own.rules()
+        self.own.rules_said = not records or self._propose_own(engine, records)
+        return self.own.rules_said
 
-    def _propose_own(self, engine: Engine, records: list[tuple[int, bytes, int]]) -> bool:
-        """Proposes (kind, session, seq) as entries of this leader's own. Refused ones are decided anew later."""
+    def _propose_own(self, engine: Engine, records: Records) -> bool:
+        """Proposes entries of this leader's own. Refused ones are decided anew later."""
         size = len(records) * limits.ENTRY_HEADER_BYTES
         if not records or not engine.accepts_proposals or not self.admission.own(len(records), size):
             return False

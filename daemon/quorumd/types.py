@@ -23,6 +23,6 @@ PAXOS: Final = "paxos"
 ENGINES: Final = (RAFT, PAXOS)
 """The engines, as the config's `engine` and the stamp of a data directory name them."""
 
-STAMP_FORMAT: Final = 3
+STAMP_FORMAT: Final = 4
 """Of a node's directory, in its stamp (meta.json). 1 and 2 had the same layout, but their logs, of before history and
-leases, would come to another state."""
+leases, would come to another state; those of 3 do not say their quota, and knew less of what a transaction may cost."""

@@ -122,6 +122,7 @@ cdef extern from "machine.h" namespace "quorumd" nogil:
         uint64_t applied()
         uint64_t digest()
         uint64_t executed()
+        bint ruled()
         Answer apply(const Entry& entry, uint64_t now) except +
         void seal(uint32_t entry_crc, Status status, uint32_t body_crc) except +
         Checkpoint checkpoint()
@@ -130,6 +131,8 @@ cdef extern from "machine.h" namespace "quorumd" nogil:
         Answer keep_session(SessionId id, optional[uint64_t] now) except +
 
     # Mirrors of limits.py.
+    const size_t LOOKS_LIMIT "quorumd::MAX_LOOKS"
+    const uint64_t RULES_NUMBER "quorumd::RULES_VERSION"
     const size_t KEY_LIMIT "quorumd::MAX_KEY_SIZE"
     const size_t VALUE_LIMIT "quorumd::MAX_VALUE_SIZE"
     const size_t TXN_LIMIT "quorumd::MAX_TXN_OPS"

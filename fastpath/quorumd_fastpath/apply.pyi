@@ -10,6 +10,8 @@ MAX_VALUE_BYTES: int
 MAX_TXN_OPS: int
 MAX_TXN_DEPTH: int
 MAX_TXN_TOTAL: int
+MAX_LOOKS: int
+RULES_VERSION: int
 MAX_LEASES: int
 MIN_LEASE_TTL_MS: int
 MAX_LEASE_TTL_MS: int
@@ -35,8 +37,9 @@ Shown = tuple[bytes, int, int, int, int]
 class Store:
     """Ordered keys with their history, leases, sessions and digest of one group.
 
-    What `quota_bytes` and `session_limit` refuse is replicated state, so all nodes must be given the same ones.
-    MemoryError from any method leaves an entry half applied: the process must stop.
+    `quota_bytes` holds until the log says another. What `session_limit` refuses is replicated state, so all nodes must
+    be given the same one. An entry of rules that this version does not know raises RuntimeError; that, and
+    MemoryError from any method, leave an entry half applied: the process must stop.
     """
 
     def __init__(self, quota_bytes: int, session_limit: int = 100_000, key: int = 0) -> None:
@@ -177,6 +180,10 @@ class Store:
 
     @property
     def quota_bytes(self) -> int: ...
+    @property
+    def ruled(self) -> bool:
+        """Whether the log has said what commands are judged by (Kind.RULES)."""
+
     @property
     def windows(self) -> tuple[int, int]:
         """(bytes of answers, slots beyond a few each) that the windows of all sessions hold."""

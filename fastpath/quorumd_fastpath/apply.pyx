@@ -23,6 +23,8 @@ MAX_VALUE_BYTES = VALUE_LIMIT
 MAX_TXN_OPS = TXN_LIMIT
 MAX_TXN_DEPTH = TXN_DEPTH_LIMIT
 MAX_TXN_TOTAL = TXN_TOTAL_LIMIT
+MAX_LOOKS = LOOKS_LIMIT
+RULES_VERSION = RULES_NUMBER
 MAX_LEASES = LEASE_LIMIT
 MIN_LEASE_TTL_MS = MIN_TTL
 MAX_LEASE_TTL_MS = MAX_TTL
@@ -78,8 +80,8 @@ cdef tuple version_of(const Version* version):
 
 
 cdef class Store:
-    """Ordered keys, leases, sessions and digest of one group; what `quota_bytes` and `session_limit` refuse is
-    replicated state, so all nodes must be given the same ones."""
+    """Ordered keys, leases, sessions and digest of one group. `quota_bytes` holds until the log says another; what
+    `session_limit` refuses is replicated state, so all nodes must be given the same one."""
 
     def __cinit__(self, uint64_t quota_bytes, size_t session_limit=100_000, uint64_t key=0):
         self.machine = new Machine(quota_bytes, session_limit, key)
@@ -396,6 +398,11 @@ cdef class Store:
     @property
     def quota_bytes(self):
         return self.machine.store.quota()
+
+    @property
+    def ruled(self):
+        """Whether the log has said what commands are judged by (Kind.RULES)."""
+        return self.machine.ruled()
 
     @property
     def windows(self):

@@ -19,6 +19,7 @@ namespace quorumd {
 constexpr size_t MAX_PREVIOUS_SIZE = MAX_VALUE_SIZE + MAX_KEY_SIZE + KV_HEADER_SIZE;
 
 constexpr Verdict TOO_MUCH{TOO_LARGE, "prev_kv asks for more than a reply holds"};
+constexpr Verdict TOO_FAR{TOO_LARGE, "the ranges of the transaction look at too many keys together"};
 constexpr Verdict OVER_QUOTA{NO_SPACE, "the store is over its quota"};
 constexpr Verdict NO_LEASE{LEASE_NOT_FOUND, "there is no such lease"};
 
@@ -138,8 +139,8 @@ private:
     Verdict run_txn(const Command& command, Body* body) {
         command_ = &command;
         taken_.assign(command.transactions(), false);
-        choose(0);
         Needs needs;
+        if (!choose(0, &needs.looks)) return TOO_FAR;
         Verdict verdict = check(0, &needs);
         if (!verdict.ok()) return verdict;
         if (!store_.fits(needs.growth)) return OVER_QUOTA;
@@ -160,23 +161,27 @@ private:
     }
 
     // Which branch each transaction takes. As in etcd, all compares are judged on the state before the outermost one:
-    // what an operation beside a nested transaction writes does not show in its compares.
-    void choose(size_t txn) {
+    // what an operation beside a nested transaction writes does not show in its compares. False: they look too far.
+    bool choose(size_t txn, Looks* looks) {
         const Slice& compares = command_->transaction(txn).compares;
         bool succeeded = true;
         for (uint32_t i = compares.first; succeeded && i < compares.first + compares.count; ++i) {
-            succeeded = holds(command_->compare(i));
+            const Comparison& compare = command_->compare(i);
+            Position from, to;
+            store_.range(compare.span.key, compare.span.end, &from, &to);
+            if (!looks->add(store_.length(from, to, MAX_LOOKS, false))) return false;
+            succeeded = holds(compare, from, to);
         }
         taken_[txn] = succeeded;
-        each(branch(txn), [this](const Operation& op) {
-            if (op.code == TXN) choose(op.number);
+        bool near = true;
+        each(branch(txn), [&](const Operation& op) {
+            if (near && op.code == TXN) near = choose(op.number, looks);
         });
+        return near;
     }
 
     // A range holds if each of its keys does; an empty one, if a key that is all zeros and has no value would.
-    bool holds(const Comparison& compare) const {
-        Position from, to;
-        store_.range(compare.span.key, compare.span.end, &from, &to);
+    bool holds(const Comparison& compare, Position from, Position to) const {
         bool any = false;
         for (Position at = from; !(at == to); at = store_.next(at)) {
             const Record* record = store_.record(at);
@@ -214,6 +219,8 @@ private:
     struct Needs {
         uint64_t growth = 0;
         size_t previous = 0;
+        Looks looks;
+        bool deletes = false;
     };
 
     // Everything that could make an operation of the chosen branches fail, judged on the state before all of them. That
@@ -228,6 +235,12 @@ private:
                 verdict = check(op.number, needs);
             } else if (op.code == RANGE) {
                 verdict = ranges_.check(op);
+                if (verdict.ok() && !needs->looks.add(ranges_.looks(op, needs->deletes))) return TOO_FAR;
+            } else if (op.code == DELETE_RANGE) {
+                Position from, to;
+                store_.range(op.key, op.rest, &from, &to);
+                if (!needs->looks.add(store_.length(from, to, MAX_LOOKS, false))) return TOO_FAR;
+                needs->deletes = true;
             } else if (op.code == PUT) {
                 Position at = store_.seek(op.key);
                 verdict = check_put(op, at);

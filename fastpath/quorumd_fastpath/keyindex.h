@@ -198,6 +198,14 @@ public:
         return to.slot == 0 ? count : count + runs_[to.run]->live(0, to.slot);
     }
 
+    // Records in [from, to), dead ones too, counted no further than to where they are more than `most`.
+    size_t count(Position from, Position to, size_t most) const {
+        if (from.run == to.run) return to.slot - from.slot;
+        size_t count = runs_[from.run]->size() - from.slot;
+        for (size_t run = from.run + 1; run < to.run && count <= most; ++run) count += runs_[run]->size();
+        return std::min(count + to.slot, most + 1);
+    }
+
     // The record at `at` died, or came back to life: its `dead` has just changed.
     void died(Position at) { runs_[at.run]->died(); }
     void revived(Position at) { runs_[at.run]->revived(); }

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <deque>
 #include <optional>
+#include <stdexcept>
 #include <string>
 
 #include "execute.h"
@@ -28,7 +29,12 @@ enum Kind : uint8_t {
     EXPIRE_SESSION = 4,
     EXPIRE_LEASE = 8,     // session.low is the lease, seq the generation
     COMPACT_HISTORY = 9,  // seq is the revision
+    RULES = 10,           // seq is the quota, session.low the version of the rules
 };
+
+// Of everything that decides what a command does, and is no part of the log: limits, overheads, budgets, the order of
+// steps. A log says which it goes by, because it is replayed from its first entry. limits.py has the same number.
+constexpr uint64_t RULES_VERSION = 1;
 
 // limits.py has the same number; a test compares them.
 constexpr uint64_t DIGEST_EVERY = 1024;
@@ -69,6 +75,8 @@ public:
     uint64_t applied() const { return applied_; }
     uint64_t digest() const { return digest_; }
     uint64_t executed() const { return executed_; }
+    // Whether the log has said what commands are judged by.
+    bool ruled() const { return ruled_; }
 
     // Applies the entry at applied() + 1. seal() must follow.
     Answer apply(const Entry& entry, uint64_t now) {
@@ -91,6 +99,8 @@ public:
                 return answer(expire_lease(entry));
             case COMPACT_HISTORY:
                 return answer(compact(entry.seq));
+            case RULES:
+                return answer(rule(entry));
             default:
                 return answer({REJECTED, "this kind of entry is not logged"});
         }
@@ -216,6 +226,17 @@ private:
         }
     }
 
+    // Other rules than these would make another history of the same log.
+    Verdict rule(const Entry& entry) {
+        if (entry.session.low != RULES_VERSION) {
+            throw std::runtime_error("the log goes by rules of version " + std::to_string(entry.session.low) +
+                                     ", this version of quorumd has " + std::to_string(RULES_VERSION));
+        }
+        store.set_quota(entry.seq);
+        ruled_ = true;
+        return GOOD;
+    }
+
     // -- leases: what is replicated ------------------------------------------------------------------------------
 
     Verdict grant(const Entry& entry, const Operation& op, uint64_t now) {
@@ -301,6 +322,7 @@ private:
     uint64_t applied_ = 0;
     uint64_t digest_ = 0;
     uint64_t executed_ = 0;
+    bool ruled_ = false;
 };
 
 }  // namespace quorumd

@@ -82,6 +82,25 @@ private:
     std::string& out_;
 };
 
+// How many keys the ranges of one command may look at, beside the one that looks at most: that one walk is what people
+// ask for, and what a transaction of some bytes must not ask for a thousand times. While it runs, a node does nothing
+// else. limits.py has the same number; a test compares them.
+constexpr size_t MAX_LOOKS = 100'000;
+
+class Looks {
+public:
+    // Whether that is still allowed. No summand need be counted further than to beyond MAX_LOOKS.
+    bool add(uint64_t looks) {
+        total_ += looks;
+        most_ = std::max(most_, looks);
+        return total_ - most_ <= MAX_LOOKS;
+    }
+
+private:
+    uint64_t total_ = 0;
+    uint64_t most_ = 0;
+};
+
 // Runs one RANGE after the other.
 class RangeReader {
 public:
@@ -93,6 +112,19 @@ public:
         if (op.second > store_.revision()) return {FUTURE_REVISION, "the revision is in the future"};
         if (op.second < store_.compacted()) return {COMPACTED, "the revision is compacted"};
         return GOOD;
+    }
+
+    // How many keys read() will look at beyond those that it answers with, at most. `deleted`: some may be gone by then.
+    uint64_t looks(const Operation& op, bool deleted) {
+        if (op.rest.empty()) return 0;
+        options_ = op.range_options();
+        bool picks = options_.skip != 0 || options_.min_mod_revision != 0 || options_.max_mod_revision != 0 ||
+                     options_.min_create_revision != 0 || options_.max_create_revision != 0;
+        bool all = op.second != 0 || picks || sorts() || deleted;
+        if (!all && op.has(COUNT_ONLY)) return 0;
+        Position from, to;
+        store_.range(op.key, op.rest, &from, &to);
+        return store_.length(from, to, MAX_LOOKS, !all);
     }
 
     // Appends the body of the reply. Revision 0 shows also what the transaction around has changed so far.

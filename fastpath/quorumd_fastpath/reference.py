@@ -22,7 +22,8 @@ ENTRY: Final = struct.Struct("<IBBHQQQQ")
 REPLY: Final = struct.Struct("<IBBHQQQ")
 CRC_OFFSET: Final = 72
 
-COMMAND, OPEN_SESSION, CLOSE_SESSION, EXPIRE_SESSION, READ, STALE_READ, KEEP_ALIVE, EXPIRE_LEASE, COMPACT = range(1, 10)
+COMMAND, OPEN_SESSION, CLOSE_SESSION, EXPIRE_SESSION = range(1, 5)
+READ, STALE_READ, KEEP_ALIVE, EXPIRE_LEASE, COMPACT, RULES = range(5, 11)
 SHRINKING: Final = (2, 5, 7)
 """First bytes of the commands that free bytes: DELETE_RANGE, COMPACT, LEASE_REVOKE."""
 MAX_OTHER_FRAMES: Final = 4096  # of one turn
@@ -225,7 +226,7 @@ def decode_entry(data: bytes) -> tuple[Entry, int] | None:
     if len(data) < ENTRY.size:
         return None
     length, kind, flags, reserved, session_hi, session_lo, seq, answered_below = ENTRY.unpack_from(data)
-    if not ENTRY.size <= length <= min(MAX_ENTRY_BYTES, len(data)) or flags or reserved or kind > COMPACT:
+    if not ENTRY.size <= length <= min(MAX_ENTRY_BYTES, len(data)) or flags or reserved or kind > RULES:
         return None
     return Entry(kind, session_hi, session_lo, seq, answered_below, data[ENTRY.size : length]), length
 

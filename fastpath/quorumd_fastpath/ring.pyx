@@ -372,7 +372,8 @@ cdef class Ring:
     def append_record(self, uint64_t index, uint8_t kind, bytes session not None, uint64_t seq):
         """An entry without a command, made on this node: kind, session id (16 bytes), seq (an expiry's generation).
 
-        An EXPIRE_LEASE has 8 zeros and the lease for a session; a COMPACT 16 zeros, and the revision as seq.
+        An EXPIRE_LEASE has 8 zeros and the lease for a session; a COMPACT 16 zeros, and the revision as seq;
+        RULES 8 zeros, the version of the rules, and the quota as seq.
         """
         cdef uint8_t record[ENTRY_HEADER_SIZE]
         cdef uint64_t halves[2]

@@ -48,6 +48,7 @@ public:
     // Reads below it and changes up to it are refused; 0: nothing was compacted yet.
     uint64_t compacted() const { return compacted_; }
     uint64_t quota() const { return quota_; }
+    void set_quota(uint64_t quota) { quota_ = quota; }
     // What counts against the quota: all keys and versions held; and what would without history.
     uint64_t bytes() const { return bytes_; }
     uint64_t live_bytes() const { return live_bytes_; }
@@ -60,6 +61,11 @@ public:
     Record* record(Position at) const { return index_.record(at); }
     // Keys in [from, to) that exist at the newest revision.
     uint64_t live(Position from, Position to) const { return index_.live(from, to); }
+    // How many there are to walk over, the dead ones of `only_dead` or all; counted no further than to beyond `most`.
+    uint64_t length(Position from, Position to, size_t most, bool only_dead) const {
+        if (!only_dead) return index_.count(from, to, most);
+        return std::min<uint64_t>(index_.count(from, to, SIZE_MAX - 1) - index_.live(from, to), most + 1);
+    }
 
     // The record of `key` if it exists at the newest revision, else nullptr. `at` is seek(key).
     Record* find(Position at, std::string_view key) const {

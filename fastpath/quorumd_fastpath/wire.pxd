@@ -104,6 +104,7 @@ cpdef enum:
     ENTRY_KEEP_ALIVE = 7
     ENTRY_EXPIRE_LEASE = 8
     ENTRY_COMPACT = 9
+    ENTRY_RULES = 10
 
 # The op bytes of the commands that can only free bytes; the others are in quorumd/commands.
 cdef enum:
@@ -320,4 +321,4 @@ cdef int load_addr(object addr, qaddr* out) except -1
 
 cdef inline bint logged(uint8_t kind) noexcept nogil:
     # Kinds that a log may hold.
-    return kind <= ENTRY_EXPIRE_SESSION or kind == ENTRY_EXPIRE_LEASE or kind == ENTRY_COMPACT
+    return kind <= ENTRY_EXPIRE_SESSION or ENTRY_EXPIRE_LEASE <= kind <= ENTRY_RULES

@@ -229,7 +229,7 @@ cdef int decode_entry(const uint8_t* data, size_t size, qentry* out) noexcept no
     memcpy(&header, data, ENTRY_HEADER_SIZE)
     if header.length < ENTRY_HEADER_SIZE or header.length > MAX_ENTRY_SIZE or header.length > size:
         return -1
-    if header.flags != 0 or header.reserved != 0 or header.kind > ENTRY_COMPACT:
+    if header.flags != 0 or header.reserved != 0 or header.kind > ENTRY_RULES:
         return -1
     out.length = header.length
     out.kind = header.kind

@@ -63,6 +63,9 @@ class Model(Mvcc):
                 return Status.OK, self.revision, b""
             case Kind.COMMAND:
                 return self.command(session, record)
+            case Kind.RULES:
+                self.quota = record.seq
+                return Status.OK, self.revision, b""
             case Kind.EXPIRE_LEASE | Kind.COMPACT:
                 status, body = self.internal(record)
                 return status, self.revision, body

@@ -1024,7 +1024,8 @@ def test_a_session_that_is_expiring_is_kept_alive_by_nobody_until_it_does_someth
 @pytest.mark.parametrize("name", [
     "MAX_KEY_BYTES", "MAX_VALUE_BYTES", "MAX_TXN_OPS", "RANGE_PAGE_BYTES", "SESSION_WINDOW_OPS", "SESSION_WINDOW_BYTES",
     "ALL_SESSIONS_BYTES", "ALL_SESSIONS_OPS",
-    "DIGEST_EVERY", "MAX_TXN_DEPTH", "MAX_TXN_TOTAL", "MAX_LEASES", "MIN_LEASE_TTL_MS", "MAX_LEASE_TTL_MS",
+    "DIGEST_EVERY", "MAX_TXN_DEPTH", "MAX_TXN_TOTAL", "RULES_VERSION", "MAX_LOOKS", "MAX_LEASES", "MIN_LEASE_TTL_MS",
+    "MAX_LEASE_TTL_MS",
 ])
 def test_limits_agree_with_the_native_side(name):
     assert getattr(native, name) == getattr(limits, name)

@@ -30,12 +30,12 @@ def test_what_is_proposed_and_what_is_accepted_is_counted():
         caller.put(b"k", b"%d" % number)
     world.until(world.converged)
     counts = {core.settings.node: (core.appender.proposed, core.appender.accepted) for core in world.cores()}
-    assert counts == {i: (7 if i == leader else 0, 7) for i in world.ids}  # the no-op, the session, five puts
+    assert counts == {i: (8 if i == leader else 0, 8) for i in world.ids}  # no-op, rules, session, five puts
     other = next(i for i in world.ids if i != leader)
     world.isolate(other)
     caller.put(b"k", b"without it")
-    assert world.members[leader].core.status()["accepted"] == 8
-    assert world.members[other].core.status()["accepted"] == 7
+    assert world.members[leader].core.status()["accepted"] == 9
+    assert world.members[other].core.status()["accepted"] == 8
 
 
 def test_a_single_node_serves_alone():

@@ -64,7 +64,8 @@ def test_the_real_disk_keeps_the_engine_and_refuses_other_formats(tmp_path):
         assert disk.read_meta() == meta
     file = tmp_path / "meta.json"
     stamp = json.loads(file.read_text())
-    for number, words in ((1, "before history"), (2, "before history"), (4, "format 4,"), (None, "format None,")):
+    former = [(number, "by which rules") for number in (1, 2, 3)]
+    for number, words in (*former, (5, "format 5,"), (None, "format None,")):
         file.write_text(json.dumps(stamp | {"format": number}))
         before = file.read_bytes()
         with pytest.raises(ConfigError, match=words):

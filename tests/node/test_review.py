@@ -235,11 +235,11 @@ def test_recovery_applies_a_part_of_a_record():
     records = (commands.encode_record(Kind.COMMAND, caller.session, seq, 1, put) for seq in (1, 2, 3))
     propose(core, caller.name, *records)
     world.step(100)
-    assert [core.log.records.at(place).entries for place in range(3)] == [1, 1, 3]
+    assert [core.log.records.at(place).entries for place in range(4)] == [1, 1, 1, 3]
     store = Store(limits.DEFAULT_QUOTA_BYTES, limits.MAX_SESSIONS)
-    for first, count, entries in recovery._live(core.storage, 4):  # no batch header knew of more
+    for first, count, entries in recovery._live(core.storage, 5):  # no batch header knew of more
         store.apply_bytes(entries, first, count)
-    assert store.applied == 4
+    assert store.applied == 5
 
 
 def test_what_is_not_on_the_disk_yet_is_not_read_back():

@@ -96,6 +96,8 @@ def _entry(index: int, record: commands.Record) -> Line:
     line: Line = {"index": index, "kind": record.kind.name.lower()}
     if record.kind is Kind.EXPIRE_LEASE:
         line["lease"] = commands.session_halves(record.session)[1]
+    elif record.kind is Kind.RULES:
+        line |= {"rules": commands.session_halves(record.session)[1], "quota_bytes": record.seq}
     elif record.kind not in (Kind.NOOP, Kind.COMPACT):
         line["session"] = record.session.hex()
     if record.kind is Kind.COMMAND:

@@ -10,7 +10,7 @@ from quorumd.limits import ENTRY_HEADER_BYTES, MAX_ENTRY_BYTES, REPLY_HEADER_BYT
 
 
 class Kind(IntEnum):
-    """Kinds of entry record. A log holds NOOP to EXPIRE_SESSION, EXPIRE_LEASE and COMPACT."""
+    """Kinds of entry record. A log holds NOOP to EXPIRE_SESSION and EXPIRE_LEASE to RULES."""
 
     NOOP = 0
     COMMAND = 1
@@ -22,6 +22,7 @@ class Kind(IntEnum):
     KEEP_ALIVE = 7  # of a session; not logged
     EXPIRE_LEASE = 8  # internal; session_lo is the lease, seq the generation that must not have moved
     COMPACT = 9  # internal; seq is the revision
+    RULES = 10  # internal; seq is the quota in bytes, session_lo the version of the rules (limits.RULES_VERSION)
 
 
 class Status(IntEnum):

@@ -1,0 +1,55 @@
+"""What a leader puts into the log of its own accord: what commands are judged by, expiries, compactions. The decisions
+only; core.py proposes them.
+
+A log is replayed from its first entry, so all that decides what a command does must be the same for ever or be in the
+log. The quota is a setting that people change, so it is an entry: RULES, before a cluster's first command and again
+when the setting is another. It also names the version of all other rules (limits, overheads, budgets), so that a later
+version of quorumd that has others refuses the log, or knows what to replay it by.
+"""
+
+from typing import TypeAlias
+
+from quorumd.commands import Kind
+from quorumd.compaction import CompactionPolicy
+from quorumd.expiry import NO_BYTES, ExpiryPolicy
+from quorumd.limits import RULES_VERSION
+from quorumd.settings import Settings
+from quorumd.types import Nanoseconds
+from quorumd_fastpath.apply import Store
+
+Records: TypeAlias = list[tuple[int, bytes, int]]
+"""Entries without a command: (kind, session, seq)."""
+
+
+class OwnEntries:
+    """One node's, for the time that it leads. `begin` with each leadership."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self.expiry = ExpiryPolicy(settings.session_ttl)
+        self._compaction = CompactionPolicy(settings.compaction)
+        self._store = store
+        self._quota = settings.quota_bytes
+        self.rules_said = False
+        """Whether the log says what every command that this leader proposes is judged by."""
+
+    def begin(self, now: Nanoseconds) -> None:
+        """This node leads from `now` on."""
+        self._store.rearm(now)
+        self.expiry.begin(now)
+        self.rules_said = False
+
+    def rules(self) -> Records:
+        """What commands are to be judged by from here on, if the log says something else or nothing."""
+        if self._store.ruled and self._store.quota_bytes == self._quota:
+            return []
+        return [(int(Kind.RULES), NO_BYTES + RULES_VERSION.to_bytes(8, "little"), self._quota)]
+
+    @property
+    def next_expiry(self) -> Nanoseconds:
+        """Before that nothing expires."""
+        return self.expiry.next_due(self._store)
+
+    def compactions(self, now: Nanoseconds) -> Records:
+        """At most one."""
+        revision = self._compaction.due(now, self._store)
+        return [] if revision is None else [(int(Kind.COMPACT), bytes(16), revision)]
