@@ -221,9 +221,9 @@ cdef class Store:
         cdef qread* waiting
         cdef optional[uint64_t] now = optional[uint64_t](now_ns)
         with nogil:
-            for i in range(queue.reads.size()):
+            for i in range(queue.find(read_id), queue.find(read_id + 1)):
                 waiting = &queue.reads[i]
-                if waiting.read_id == read_id:
+                if waiting.length != 0:
                     self.answer_read(queue.bytes_.data() + waiting.offset, waiting.length, &waiting.addr, replies,
                                      now)
         queue.discard(read_id)
