@@ -231,6 +231,7 @@ invariant(MAX_NUMBER + MAX_TERM_STEP < 1 << 63, "a plausible number leaves room 
 invariant(LOOPBACK_MTU <= SLAB_SLOT_BYTES, "a datagram must fit a slab slot")
 invariant(MAX_ENTRY_BYTES * 4 <= RING_BYTES, "the ring must hold several of the largest entries")
 invariant(MAX_ENTRY_BYTES * 4 <= ISLAND_BYTES, "several of the largest entries wait behind a hole")
+invariant(MAX_ENTRY_BYTES * 4 <= REPLY_SCRATCH_BYTES, "several of the largest answers leave in one turn")
 invariant(MAX_PENDING_OPS <= RING_ENTRIES, "every pending operation has its entry in the ring")
 invariant(MAX_ENTRY_BYTES <= REASSEMBLY_BYTES // 8, "several of the largest messages reassemble at once")
 invariant(WATCHERS * KIB <= WATCHER_BYTES, "as many watchers as there may be have names of half a KiB")
