@@ -2,15 +2,19 @@
 
 Client operations are never Python objects here: they are staged, proposed, applied and answered as batches in C. Only
 the rare frames (hello, status, admin, fragments) are looked at one by one, a bounded number each turn.
+
+Anybody may ask for a hello or status reply, under any source address, with a datagram that names no cluster. So what
+such a question brings its victim is bounded: the answer leaves once. If it exceeds a datagram its fragments do, all
+together, and are not sent again: who asked and lacks one asks again, as for any answer that is lost.
 """
 
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from quorumd import limits
-from quorumd.fragments import Fragmenter, Reassembler
+from quorumd.fragments import Fragment, Fragmenter, Reassembler
 from quorumd.types import Address, Incarnation, Nanoseconds, NodeId
 from quorumd.watchplane import WatchPlane, WatchRoom
 from quorumd_fastpath import wire
@@ -49,6 +53,8 @@ class ClientPlane:
         self.counters = Counters()
         self.fragmenter: Fragmenter[Address] = Fragmenter(mtu, first_id=incarnation)
         self.reassembler: Reassembler[Address] = Reassembler()
+        # Cuts answers and keeps none. A client must not take one's fragments for those of a message of the other.
+        self.answer_cutter: Fragmenter[Address] = Fragmenter(mtu, first_id=incarnation ^ 1 << 63)
         self.hello: Callable[[], Mapping[str, Any]] = dict
         self.status: Callable[[], Mapping[str, Any]] = dict
         self.admin: Callable[[Mapping[str, Any]], str] = lambda _: "not serving"
@@ -91,7 +97,16 @@ class ClientPlane:
             self.counters.increment(wire.DROP_BAD_KIND)
 
     def _answer(self, addr: Address, kind: int, frame: wire.Frame, body: Mapping[str, Any]) -> None:
-        self.outbox.frame(addr, kind, 0, frame[5], frame[7], 0, frame[10], 0, 0, json.dumps(body).encode())
+        payload = json.dumps(body).encode()
+        if len(payload) <= self.outbox.mtu - self.outbox.tail_room - limits.HEADER_BYTES:
+            self.outbox.frame(addr, kind, 0, frame[5], frame[7], 0, frame[10], 0, 0, payload)
+            return
+        if len(payload) > limits.MAX_ANSWER_BYTES:
+            self.counters.increment(wire.DROP_OVERFLOW)
+            return
+        self.answer_cutter.send(addr, self._client_frame(kind, 0, frame[7], 0, frame[10], 0, 0, payload), 0)
+        self.rare += self._put_fragments(self.answer_cutter.poll(0))
+        self.answer_cutter.forget(addr)
 
     def _admin(self, addr: Address, frame: wire.Frame, payload: bytes) -> None:
         try:
@@ -138,7 +153,7 @@ class ClientPlane:
         if len(self.replies):
             self._flush(now)
         if self.fragmenter.bytes_waiting:
-            self._fragments(now)
+            self._put_fragments(self.fragmenter.poll(now))
         if self.reassembler.bytes_held:
             self.reassembler.expire(now)
         if self._collected:
@@ -165,11 +180,12 @@ class ClientPlane:
         fragments = self.fragmenter.deadline()
         return watches if fragments is None else fragments if watches is None else min(watches, fragments)
 
-    def _fragments(self, now: Nanoseconds) -> None:
-        for dest, (message_id, number, count, total_bytes, payload) in self.fragmenter.poll(now):
+    def _put_fragments(self, fragments: Sequence[tuple[Address, Fragment]]) -> int:
+        for dest, (message_id, number, count, total_bytes, payload) in fragments:
             self._put(
                 dest, wire.KIND_FRAGMENT, message_id, index=number, commit=total_bytes, count=count, payload=payload
             )
+        return len(fragments)
 
     def _put(
         self,

@@ -70,6 +70,8 @@ REASSEMBLY_BYTES: Final = 64 * MIB  # all senders together
 REASSEMBLY_MESSAGES: Final = 1024
 FRAGMENT_QUEUE_MESSAGES: Final = 256  # messages waiting for one destination
 FRAGMENT_QUEUE_BYTES: Final = 64 * MIB  # waiting for all destinations together
+MAX_ANSWER_BYTES: Final = 8 * KIB  # of a hello, status or admin reply that leaves in fragments
+ANSWERS_BYTES: Final = 1 * MIB  # of such, put together by one client
 
 # The node
 MAX_STAGED_OPS: Final = 65_536  # client operations taken in one turn
@@ -233,7 +235,10 @@ invariant(MAX_NUMBER + MAX_TERM_STEP < 1 << 63, "a plausible number leaves room 
 invariant(LOOPBACK_MTU <= SLAB_SLOT_BYTES, "a datagram must fit a slab slot")
 invariant(MAX_ENTRY_BYTES * 4 <= RING_BYTES, "the ring must hold several of the largest entries")
 invariant(MAX_ENTRY_BYTES * 4 <= ISLAND_BYTES, "several of the largest entries wait behind a hole")
+invariant(MAX_ENTRY_BYTES * 4 <= REPLY_SCRATCH_BYTES, "several of the largest answers leave in one turn")
 invariant(MAX_PENDING_OPS <= RING_ENTRIES, "every pending operation has its entry in the ring")
+invariant(MAX_MEMBERS * 300 + KIB <= MAX_ANSWER_BYTES, "a hello reply with the longest host names leaves")
+invariant(MAX_ANSWER_BYTES <= FRAGMENT_WINDOW * MIN_MTU // 2, "an answer's fragments leave together")
 invariant(MAX_ENTRY_BYTES <= REASSEMBLY_BYTES // 8, "several of the largest messages reassemble at once")
 invariant(WATCHERS * KIB <= WATCHER_BYTES, "as many watchers as there may be have names of half a KiB")
 invariant(2 * WATCH_PIECE_BYTES <= WATCH_WINDOW_BYTES, "a window holds several pieces")

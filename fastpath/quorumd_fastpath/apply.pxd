@@ -130,6 +130,8 @@ cdef extern from "machine.h" namespace "quorumd" nogil:
         Answer read(const uint8_t* command, size_t size, optional[uint64_t] now) except +
         Answer keep_session(SessionId id, optional[uint64_t] now) except +
 
+    const uint8_t KEEP_LEASE "quorumd::LEASE_KEEP_ALIVE"
+
     # Mirrors of limits.py.
     const size_t LOOKS_LIMIT "quorumd::MAX_LOOKS"
     const uint64_t RULES_NUMBER "quorumd::RULES_VERSION"
@@ -165,7 +167,7 @@ cdef class Store:
     # Returns the bytes they took.
     cdef Py_ssize_t walk(self, const uint8_t* data, size_t size, uint64_t count, const qaddr* addrs, Replies replies,
                          uint64_t now_ns, uint64_t* done) except -1 nogil
-    # `now`: see Machine::read.
+    # `now`: see Machine::read. What may find no room in `replies` is not executed (counted in overflow).
     cdef int answer_read(self, const uint8_t* data, size_t size, const qaddr* addr, Replies replies,
                          optional[uint64_t] now) except -1 nogil
     cdef int check_next(self, uint64_t first_index) except -1

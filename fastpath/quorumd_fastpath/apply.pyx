@@ -16,7 +16,9 @@ from libcpp.vector cimport vector
 
 from quorumd_fastpath.crc cimport crc32c_update
 from quorumd_fastpath.ring cimport Pending, ReadQueue, Ring, qread
-from quorumd_fastpath.wire cimport ADDR_SIZE, ENTRY_KEEP_ALIVE, Replies, Stage, decode_entry, qaddr, qentry, qstaged
+from quorumd_fastpath.wire cimport (
+    ADDR_SIZE, ENTRY_KEEP_ALIVE, MAX_ENTRY_SIZE, Replies, Stage, decode_entry, qaddr, qentry, qstaged,
+)
 
 MAX_KEY_BYTES = KEY_LIMIT
 MAX_VALUE_BYTES = VALUE_LIMIT
@@ -208,6 +210,12 @@ cdef class Store:
             id.high = record.session_hi
             id.low = record.session_lo
             answer = self.machine.keep_session(id, now)
+        elif (replies.used != 0 and replies.capacity - replies.used < MAX_ENTRY_SIZE
+                and not (record.command_length != 0 and record.command[0] == KEEP_LEASE)):
+            # A page and what stands around it may have no room: it is not put together for nothing, and the client
+            # asks again. Keep-alives are as cheap as short, and alone any read has all the room that there is.
+            replies.overflow += 1
+            return 0
         else:
             answer = self.machine.read(record.command, record.command_length, now)
         replies.add_record(addr, <uint8_t>answer.status, record.kind, record.session_lo, record.seq, answer.revision,
@@ -223,9 +231,9 @@ cdef class Store:
         cdef qread* waiting
         cdef optional[uint64_t] now = optional[uint64_t](now_ns)
         with nogil:
-            for i in range(queue.reads.size()):
+            for i in range(queue.find(read_id), queue.find(read_id + 1)):
                 waiting = &queue.reads[i]
-                if waiting.read_id == read_id:
+                if waiting.length != 0:
                     self.answer_read(queue.bytes_.data() + waiting.offset, waiting.length, &waiting.addr, replies,
                                      now)
         queue.discard(read_id)

@@ -60,13 +60,16 @@ cdef struct qread:
     uint64_t read_id
     qaddr addr
     size_t offset
-    uint32_t length
+    uint32_t length                  # 0: answered or given up; squeezed out later
 
 cdef class ReadQueue:
-    cdef vector[qread] reads         # in the order of arrival, offsets ascending
+    cdef vector[qread] reads         # in the order of arrival: ids and offsets ascend
     cdef vector[uint8_t] bytes_
     cdef size_t limit_bytes
     cdef size_t live_bytes           # of bytes_: those that a read still refers to
+    cdef size_t live_reads           # of reads: those with a length
 
+    # Where the reads of `read_id` and later ones begin.
+    cdef size_t find(self, uint64_t read_id) noexcept nogil
     # Forgets the reads of one id (answered, or given up); pointers into bytes_ are invalid afterwards.
     cdef void remove(self, uint64_t read_id) noexcept nogil

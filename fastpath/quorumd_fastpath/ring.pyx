@@ -585,7 +585,8 @@ cdef class Pending:
 cdef class ReadQueue:
     """Reads that wait for their read point: copies of the client records, grouped by read id.
 
-    `limit_bytes` bounds the records held together.
+    `limit_bytes` bounds the records held together. Ids ascend, so the reads of one stand together and are found by
+    halving; the others are looked at only when they move down.
     """
 
     def __cinit__(self, size_t limit_bytes):
@@ -593,7 +594,7 @@ cdef class ReadQueue:
 
     def __len__(self):
         """Reads waiting."""
-        return <Py_ssize_t>self.reads.size()
+        return <Py_ssize_t>self.live_reads
 
     @property
     def size_bytes(self):
@@ -601,12 +602,16 @@ cdef class ReadQueue:
         return self.live_bytes
 
     def enqueue(self, Stage stage not None, uint64_t read_id):
-        """Copies the stage's linearizable reads under `read_id`; False, and none taken, above the limit."""
+        """Copies the stage's linearizable reads under `read_id`; False, and none taken, above the limit.
+
+        ValueError: a higher id waits already."""
         cdef size_t wanted = 0
         cdef size_t i
         cdef size_t offset = self.bytes_.size()
         cdef const qstaged* op
         cdef qread read
+        if self.reads.size() != 0 and self.reads.back().read_id > read_id:
+            raise ValueError("read ids ascend")
         for i in range(stage.reads_.size()):
             wanted += stage.reads_[i].length
         if wanted > self.limit_bytes or self.live_bytes > self.limit_bytes - wanted:
@@ -622,28 +627,38 @@ cdef class ReadQueue:
             self.reads.push_back(read)
             offset += op.length
         self.live_bytes += wanted
+        self.live_reads += stage.reads_.size()
         return True
 
-    cdef void remove(self, uint64_t read_id) noexcept nogil:
-        cdef size_t kept = 0
-        cdef size_t i
-        cdef size_t at = 0
-        cdef qread* read
-        for i in range(self.reads.size()):
-            if self.reads[i].read_id == read_id:
-                self.live_bytes -= self.reads[i].length
+    cdef size_t find(self, uint64_t read_id) noexcept nogil:
+        cdef size_t middle, low = 0, high = self.reads.size()
+        while low < high:
+            middle = (low + high) // 2
+            if self.reads[middle].read_id < read_id:
+                low = middle + 1
             else:
-                self.reads[kept] = self.reads[i]
-                kept += 1
-        self.reads.resize(kept)
-        # Dead bytes are squeezed out once they are the larger part; offsets ascend, so everything moves down.
+                high = middle
+        return low
+
+    cdef void remove(self, uint64_t read_id) noexcept nogil:
+        cdef size_t i, kept = 0, at = 0
+        cdef qread* read
+        for i in range(self.find(read_id), self.find(read_id + 1)):
+            self.live_bytes -= self.reads[i].length
+            self.live_reads -= self.reads[i].length != 0
+            self.reads[i].length = 0
+        # What is gone is squeezed out once it is the larger part; offsets ascend, so everything moves down.
         if self.bytes_.size() <= 2 * self.live_bytes:
             return
-        for i in range(kept):
+        for i in range(self.reads.size()):
             read = &self.reads[i]
-            memmove(self.bytes_.data() + at, self.bytes_.data() + read.offset, read.length)
-            read.offset = at
-            at += read.length
+            if read.length != 0:
+                memmove(self.bytes_.data() + at, self.bytes_.data() + read.offset, read.length)
+                read.offset = at
+                at += read.length
+                self.reads[kept] = read[0]
+                kept += 1
+        self.reads.resize(kept)
         self.bytes_.resize(at)
         if at == 0 and self.bytes_.capacity() > READ_BYTES_KEPT:
             self.bytes_.shrink_to_fit()
@@ -657,9 +672,9 @@ cdef class ReadQueue:
         cdef size_t i
         cdef const qread* read
         cdef qentry entry
-        for i in range(self.reads.size()):
+        for i in range(self.find(read_id), self.find(read_id + 1)):
             read = &self.reads[i]
-            if read.read_id == read_id and decode_entry(self.bytes_.data() + read.offset, read.length, &entry) == 0:
+            if decode_entry(self.bytes_.data() + read.offset, read.length, &entry) == 0:  # else it is gone
                 replies.add_record(&read.addr, status, entry.kind, entry.session_lo, entry.seq, 0,
                                    PyBytes_AS_STRING(body), <uint32_t>len(body))
         self.remove(read_id)

@@ -19,6 +19,7 @@ from quorumd.commands import (
     KeyValue,
     Kind,
     LeaseGrant,
+    LeaseKeepAlive,
     LeaseRevoke,
     Put,
     Range,
@@ -985,6 +986,45 @@ def test_stale_reads():
     assert decode(txn, reply.revision, reply.body).responses[0].kvs[0].value == b"v"
     assert [answers[b"client%d" % n][0].status for n in (1, 2)] == [Status.REJECTED] * 2
     assert driver.store.keys == 1
+
+
+def test_a_read_whose_answer_may_have_no_room_is_not_executed():
+    driver = Driver()
+    driver.run(Put(b"large", bytes(MIB)))
+    driver.run(Put(b"small", b"v"))
+    driver.run(LeaseGrant(1000, 7))
+    large = [(Kind.READ, S, seq, 0, encode(Range(b"large"))) for seq in range(90)]
+    small = (Kind.READ, S, 100, 0, encode(Range(b"small")))
+    touches = (Kind.READ, S, 101, 0, encode(LeaseKeepAlive(7))), (Kind.KEEP_ALIVE, S, 102, 0)
+    stage, _slab = staged(*large, small, *touches)
+    queue = ring.ReadQueue(1 << 20)
+    assert queue.enqueue(stage, 1)
+    driver.store.read(queue, 1, driver.replies, 9 * limits.SECOND)
+    assert len(queue) == 0
+    # Of 4 MiB the fourth page would find less than one left. So might the small one, for all that is known before it
+    # is executed; only keep-alives are surely short.
+    assert driver.replies.overflow == 88
+    assert [reply.seq for reply in driver.answers()] == [0, 1, 2, 101, 102]
+    assert driver.store.leases_due(10 * limits.SECOND - 1, 0) == []
+    stage, _slab = staged(small, *((Kind.STALE_READ, *each) for _, *each in large))
+    assert queue.enqueue(stage, 2)
+    driver.store.read(queue, 2, driver.replies, 9 * limits.SECOND)
+    driver.store.read_stale(stage, driver.replies)
+    assert driver.replies.overflow == 88 + 87
+    assert [reply.seq for reply in driver.answers()] == [0, 1, 2, 100]
+
+
+def test_a_read_that_is_alone_has_all_the_room_there_is():
+    driver = Driver()
+    driver.run(Put(b"large", bytes(MIB)))
+    driver.replies = wire.Replies(MIB + 200)
+    queue = ring.ReadQueue(1 << 20)
+    for read_id in (1, 2):
+        stage, _slab = staged((Kind.READ, S, read_id, 0, encode(Range(b"large"))))
+        assert queue.enqueue(stage, read_id)
+        driver.store.read(queue, read_id, driver.replies, 0)
+        assert [reply.seq for reply in driver.answers()] == [read_id]
+    assert driver.replies.overflow == 0
 
 
 def keep_alive(driver, now, *sessions):

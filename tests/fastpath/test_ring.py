@@ -2,6 +2,7 @@
 
 import random
 import struct
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -409,3 +410,49 @@ def test_reads_wait_by_id():
     ]
     assert (len(queue), queue.size_bytes) == (0, 0)
     assert queue.enqueue(staged(*reads), 9)
+
+
+@unhurried
+@given(st.integers(0, 2**32))
+def test_reads_leave_in_any_order_of_their_ids(seed):
+    rng = random.Random(seed)
+    queue, waiting, seq = ReadQueue(1 << 20), {}, 0
+    for read_id in range(1, 60):
+        sizes = [rng.randrange(40, 200) for _ in range(rng.randrange(4))]
+        records = [record(size, wire.ENTRY_READ, seq + n) for n, size in enumerate(sizes)]
+        seq += len(sizes)
+        assert queue.enqueue(staged(*records), read_id)
+        waiting[read_id] = records
+        for _ in range(rng.randrange(3)):
+            gone = rng.randrange(read_id + 2)  # some are gone already, or never were
+            replies = wire.Replies()
+            queue.reject(gone, replies, wire.STATUS_STOPPED)
+            expected = [struct.unpack_from("<Q", each, 24)[0] for each in waiting.pop(gone, ())]
+            assert [number for _, number, _ in replies_of(replies)] == expected
+        records = [each for found in waiting.values() for each in found]
+        assert (len(queue), queue.size_bytes) == (len(records), sum(map(len, records)))
+
+
+def test_read_ids_ascend():
+    queue = ReadQueue(1000)
+    assert queue.enqueue(staged(record(kind=wire.ENTRY_READ)), 5)
+    assert queue.enqueue(staged(record(kind=wire.ENTRY_READ)), 5)
+    with pytest.raises(ValueError, match="ascend"):
+        queue.enqueue(staged(record(kind=wire.ENTRY_READ)), 4)
+    assert len(queue) == 2
+
+
+def test_to_reject_all_reads_costs_as_many_steps_as_there_are():
+    def cost(ids):
+        queue, replies = ReadQueue(1 << 26), wire.Replies(1000)
+        stage = staged(*[record(kind=wire.ENTRY_READ)] * 20)
+        for read_id in range(ids):
+            assert queue.enqueue(stage, read_id)
+        begun = time.process_time()
+        for read_id in range(ids):
+            queue.reject(read_id, replies, wire.STATUS_NOT_LEADER)
+        assert len(queue) == 0
+        return time.process_time() - begun
+
+    # Eight times as many: 8 is linear and 64 is not. Time of the process alone, the best of three.
+    assert min(cost(8000) for _ in range(3)) < 32 * min(cost(1000) for _ in range(3))

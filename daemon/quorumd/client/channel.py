@@ -8,11 +8,13 @@ from quorumd.auth import Mac
 from quorumd.client.routing import SocketAddress
 from quorumd.fragments import Fragmenter, Reassembler
 from quorumd.limits import (
+    ANSWERS_BYTES,
     CLIENT_FIRST_RETRY,
     CLIENT_LIVES,
     HEADER_BYTES,
     LOOPBACK_MTU,
     MAC_BYTES,
+    MAX_ANSWER_BYTES,
     MILLISECOND,
     MIN_MTU,
 )
@@ -20,6 +22,8 @@ from quorumd.types import NOBODY, Incarnation, Nanoseconds, NodeId
 from quorumd_fastpath import wire
 
 LONGEST_TTL_MS: Final = 86_400_000
+_HELLO: Final = bytes([wire.KIND_CLIENT_HELLO_REPLY])
+_ANSWERS: Final = frozenset({_HELLO, bytes([wire.KIND_STATUS_REPLY]), bytes([wire.KIND_ADMIN_REPLY])})
 
 
 class Hello:
@@ -49,6 +53,11 @@ def _number(value: object, low: int, high: int) -> int:
     return value
 
 
+def answer_reassembler() -> Reassembler[SocketAddress]:
+    """Puts hello, status and admin replies together whose fragments a node sends once: they are not acknowledged."""
+    return Reassembler(limit_bytes=ANSWERS_BYTES, max_message_bytes=HEADER_BYTES + MAX_ANSWER_BYTES)
+
+
 class Channel:
     """Frames of one client. Until `join` nothing but hellos can be sent."""
 
@@ -75,6 +84,8 @@ class Channel:
         """When greet() is due again, for whoever waits for it."""
         self._fragmenter: Fragmenter[SocketAddress] | None = None
         self._reassembler: Reassembler[SocketAddress] = Reassembler()
+        # By itself, for hello replies are taken from strangers: their fragments must not keep other messages out.
+        self._answers = answer_reassembler()
 
     def join(self, cluster: int, mtu: int) -> None:
         """The cluster is known, and how large a datagram its path takes."""
@@ -210,8 +221,9 @@ class Channel:
 
     def poll(self, now: Nanoseconds) -> None:
         """Sends the fragments that are due."""
-        if len(self._reassembler):
-            self._reassembler.expire(now)
+        for reassembler in (self._reassembler, self._answers):
+            if len(reassembler):
+                reassembler.expire(now)
         if self._fragmenter is None or not self._fragmenter.bytes_waiting:
             return
         for address, fragment in self._fragmenter.poll(now):
@@ -238,7 +250,7 @@ class Channel:
     ) -> Iterator[tuple[wire.Frame, bytes]]:
         """The valid frames of one datagram with their payloads. Only hello replies may be of another cluster.
 
-        Fragments are answered here; what they complete is among the frames.
+        Fragments are acknowledged here; what they complete is among the frames.
         """
         if self._mac is not None:
             opened = self._mac.open(datagram)
@@ -250,6 +262,8 @@ class Channel:
             kind = frame.kind
             if kind == wire.KIND_CLIENT_HELLO_REPLY:
                 yield frame, payload
+            elif kind == wire.KIND_FRAGMENT and payload[:1] == _HELLO:
+                yield from self._on_fragment(frame, payload, source, now)
             elif not self.cluster or frame.cluster != self.cluster:
                 self.counters["wrong_cluster"] += 1
             elif kind == wire.KIND_FRAGMENT:
@@ -268,12 +282,15 @@ class Channel:
     def _on_fragment(
         self, frame: wire.Frame, payload: bytes, source: SocketAddress, now: Nanoseconds
     ) -> Iterator[tuple[wire.Frame, bytes]]:
-        bitmap, message = self._reassembler.on_fragment(source, frame, payload, now)
+        is_answer = payload[:1] in _ANSWERS  # the kind of what is inside
+        reassembler = self._answers if is_answer else self._reassembler
+        bitmap, message = reassembler.on_fragment(source, frame, payload, now)
         if bitmap is None:
             self.counters["reassembly_full"] += 1
             return
-        self.send(source, wire.KIND_FRAGMENT_ACK, term=frame.term, count=frame.count, payload=bitmap)
+        if not is_answer:
+            self.send(source, wire.KIND_FRAGMENT_ACK, term=frame.term, count=frame.count, payload=bitmap)
         if message is not None:
             for inner, inner_payload in wire.parse_datagram(message):
-                if inner.cluster == self.cluster:
+                if inner.cluster == self.cluster or inner.kind == wire.KIND_CLIENT_HELLO_REPLY:
                     yield inner, inner_payload

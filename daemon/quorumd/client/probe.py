@@ -8,9 +8,11 @@ import secrets
 import select
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from quorumd.auth import Mac
+from quorumd.client.channel import answer_reassembler
+from quorumd.client.routing import SocketAddress
 from quorumd.config import Config
 from quorumd.endpoint import family_of
 from quorumd.types import NodeId
@@ -35,6 +37,7 @@ class StatusProbe:
         self._addresses: dict[NodeId, tuple[str, int]] = {}
         self._socket: socket.socket | None = None
         self._nonce = secrets.randbits(63)
+        self._answers = answer_reassembler()
 
     def open(self) -> "StatusProbe":
         """Raises OSError if an address cannot be resolved, or they are not all of one family."""
@@ -81,14 +84,23 @@ class StatusProbe:
         found: dict[NodeId, Status] = {}
         for _ in range(BATCH):
             try:
-                datagram = self._open_socket.recv(MAX_DATAGRAM_BYTES)
+                datagram, source = self._open_socket.recvfrom(MAX_DATAGRAM_BYTES)
             except OSError:
                 break
             plain = self.mac.open(datagram) if self.mac else datagram
-            for frame, payload in wire.parse_datagram(plain) if plain else ():
+            for frame, payload in self._frames(plain or b"", source):
                 if frame.kind == wire.KIND_STATUS_REPLY and frame.index == self._nonce:
                     self._take(frame.sender, payload, found)
         return found
+
+    def _frames(self, datagram: bytes, source: SocketAddress) -> Iterable[tuple[wire.Frame, bytes]]:
+        """Those of a datagram, and those of what its fragments complete."""
+        for frame, payload in wire.parse_datagram(datagram):
+            if frame.kind == wire.KIND_FRAGMENT:
+                message = self._answers.on_fragment(source, frame, payload, time.monotonic_ns())[1]
+                yield from wire.parse_datagram(message or b"")
+            else:
+                yield frame, payload
 
     def _take(self, sender: NodeId, payload: bytes, found: dict[NodeId, Status]) -> None:
         try:
