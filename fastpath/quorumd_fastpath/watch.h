@@ -6,11 +6,16 @@
 // behind share (walk), until it is in step again. Nothing is kept for it but its position, so a slow watcher costs its
 // stream's window and no more.
 //
+// A walk is an elevator: it goes on where the last one stopped, and takes along whoever has room as it passes. Only at
+// the end of a lap the next one begins with whoever is farthest behind. So who begins in the past holds up nobody else.
+//
 // Invariants:
 // - Each change that a watcher wants is put in its stream once, in order. A position names the first byte not yet put.
 // - Events of one revision and watcher are pieces of one run of bytes, each but the last marked MORE; whoever reads the
 //   stream has the revision when a piece without the mark came. So any revision fits any window.
 // - Progress is only said when everything up to it is in the stream.
+// - A lap ends, at the revision that was the newest when it began, however fast there are more. Walks come past
+//   everybody before that revision once a lap, and whoever has room then is given something.
 // - No pointer into the store outlives a call.
 
 #ifndef QUORUMD_WATCH_H
@@ -54,7 +59,7 @@ struct Watcher : Interest {
     uint64_t sub = 0;       // changes of `revision` that are done with
     size_t offset = 0;      // bytes of the next change's event that are in the stream
     size_t need = 0;        // room without which it cannot go on
-    uint64_t walk = 0;      // the last one in which it had no room
+    uint64_t walk = 0;      // the last one that it had no room in, or that began beyond it
     size_t behind_place = 0;
 };
 
@@ -320,11 +325,11 @@ private:
 
     // -- those behind ------------------------------------------------------------------------------------------------
 
-    // One walk over history from the position of whoever is farthest behind and has room. Returns whether another one
-    // could go on at once.
+    // One walk over history, from whoever has room and comes first where the last one stopped or after it; if that is
+    // nobody, or the lap is over, from whoever is farthest behind. Returns whether another one could go on at once.
     bool walk(const KeyStore& store) {
         ++walk_;
-        Watcher* first = nullptr;
+        Watcher *first = nullptr, *farthest = nullptr;
         opened_.clear();
         for (size_t i = behind_.size(); i-- != 0;) {
             Watcher* watcher = behind_[i];
@@ -336,14 +341,25 @@ private:
                 watcher->walk = walk_;
                 continue;
             }
-            if (first == nullptr || before(*watcher, first->revision, first->sub)) first = watcher;
+            if (farthest == nullptr || before(*watcher, farthest->revision, farthest->sub)) farthest = watcher;
+            bool passed = before(*watcher, lap_revision_, lap_sub_);
+            if (!passed && (first == nullptr || before(*watcher, first->revision, first->sub))) first = watcher;
             if (watcher->open) opened_.push_back(watcher);
         }
-        if (first == nullptr) return false;
+        if (farthest == nullptr) return false;
+        if (first == nullptr) {
+            first = farthest;
+            lap_end_ = store.revision();
+        }
         uint64_t revision = first->revision, sub = first->sub;
+        bool left_out = before(*farthest, revision, sub);
+        if (left_out) leave_out(revision, sub);
         bool more = scan(store, &revision, &sub);
         opened_.clear();
-        // Whoever found room has got as far as the walk.
+        bool lap_over = !more || revision > lap_end_;
+        lap_revision_ = lap_over ? UINT64_MAX : revision;
+        lap_sub_ = lap_over ? UINT64_MAX : sub;
+        // Whoever took part and found room has got as far as the walk.
         for (size_t i = behind_.size(); i-- != 0;) {
             Watcher* watcher = behind_[i];
             if (watcher->walk == walk_ || !before(*watcher, revision, sub)) {
@@ -355,7 +371,14 @@ private:
             watcher->offset = 0;
             if (!more) catch_up(watcher);
         }
-        return more;
+        return more || left_out;
+    }
+
+    // Who is before the walk's beginning would miss what lies between: it takes no part, and waits for the next lap.
+    void leave_out(uint64_t revision, uint64_t sub) {
+        for (Watcher* watcher : behind_) {
+            if (before(*watcher, revision, sub)) watcher->walk = walk_;
+        }
     }
 
     static bool before(const Watcher& watcher, uint64_t revision, uint64_t sub) {
@@ -498,6 +521,9 @@ private:
     uint64_t fed_ = 0;           // number of the first change that was not fed
     uint64_t fed_revision_ = 1;  // everything up to it was fed
     uint64_t walk_ = 0;
+    uint64_t lap_revision_ = UINT64_MAX;  // where the last walk stopped; beyond everybody: the lap is over
+    uint64_t lap_sub_ = UINT64_MAX;
+    uint64_t lap_end_ = 0;
     std::string scratch_;
 };
 

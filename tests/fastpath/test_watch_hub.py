@@ -249,6 +249,74 @@ def test_a_slow_watcher_costs_its_window_and_the_others_nothing():
     driver.check(driver.readers[slow, 1])
 
 
+HISTORY, TURN_COST = 1000, 50
+LAP = HISTORY // TURN_COST + 2  # turns
+
+
+def with_a_history():
+    """A driver with HISTORY changes of keys that nobody watches."""
+    driver = Driver(piece_bytes=1000, window_bytes=4000, turn_cost=TURN_COST)
+    for i in range(HISTORY):
+        driver.run(Put(b"past/%d" % i, b""))
+    return driver
+
+
+def test_one_that_begins_in_the_past_each_turn_holds_up_nobody():
+    driver = with_a_history()
+    honest, greedy = driver.stream(), driver.stream()
+    watcher = driver.watch(honest, b"large")
+    driver.take(honest)
+    driver.acknowledge(honest)
+    driver.written.run(Put(b"large", bytes(3000)))  # more than a piece: read from history
+    newest = 0
+    for _ in range(LAP):
+        driver.hub.cancel(greedy, newest)
+        newest = driver.watch(greedy, b"nothing", start=2)
+        driver.hub.pump(driver.store)
+        driver.take(greedy)
+        driver.acknowledge(greedy)
+        driver.take(honest)
+        driver.acknowledge(honest)
+    driver.check(driver.readers[honest, watcher])
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_whoever_is_behind_is_passed_once_a_lap_however_many_begin_in_the_past(seed):
+    rng = random.Random(seed)
+    driver = with_a_history()
+    herd, slot = driver.stream(), driver.stream()
+    for _ in range(rng.randrange(LAP)):  # the walk is anywhere when they begin
+        driver.watch(herd, b"nothing", start=2)
+        driver.hub.pump(driver.store)
+    numbers = rng.sample(range(HISTORY), 10)
+    watchers = [driver.watch(slot, b"past/%d" % i, start=rng.randrange(2, i + 4)) for i in numbers]
+    for _ in range(3 * LAP):  # what is left of one lap, one in which some join late, and a whole one
+        driver.watch(herd, b"nothing", start=rng.randrange(2, 10))
+        driver.hub.pump(driver.store)
+        for each in (herd, slot):
+            driver.take(each)
+            driver.acknowledge(each)
+    for watcher in watchers:
+        assert len(driver.readers[slot, watcher].batches) == 1
+        driver.check(driver.readers[slot, watcher])
+    driver.settle()
+    assert driver.hub.lagging == 0
+
+
+def test_a_lap_ends_though_more_is_written_than_a_walk_passes():
+    driver = with_a_history()
+    ahead, late = driver.stream(), driver.stream()
+    driver.watch(ahead, b"nothing", start=HISTORY - 2 * TURN_COST)
+    driver.hub.pump(driver.store)  # amid a lap now
+    watcher = driver.watch(late, b"past/7", start=2)
+    for i in range(LAP):
+        for k in range(2 * TURN_COST):
+            driver.written.run(Put(b"%d/%d" % (i, k), b""))
+        driver.hub.pump(driver.store)
+        driver.take(late)
+    assert len(driver.readers[late, watcher].batches) == 1
+
+
 def test_a_stream_is_taken_bit_by_bit_while_more_is_put_in_it():
     driver = Driver()
     slot = driver.stream()
