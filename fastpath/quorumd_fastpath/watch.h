@@ -9,6 +9,10 @@
 // A walk is an elevator: it goes on where the last one stopped, and takes along whoever has room as it passes. Only at
 // the end of a lap the next one begins with whoever is farthest behind. So who begins in the past holds up nobody else.
 //
+// Streams share total_bytes: each may have outstanding at most what is still free of it (Choudhury and Hahne, "Dynamic
+// Queue Length Thresholds"), so the fuller all are together, the less each may hold; and however full, a small part,
+// `least_`, so that whoever acknowledges gets on.
+//
 // Invariants:
 // - Each change that a watcher wants is put in its stream once, in order. A position names the first byte not yet put.
 // - Events of one revision and watcher are pieces of one run of bytes, each but the last marked MORE; whoever reads the
@@ -16,6 +20,9 @@
 // - Progress is only said when everything up to it is in the stream.
 // - A lap ends, at the revision that was the newest when it began, however fast there are more. Walks come past
 //   everybody before that revision once a lap, and whoever has room then is given something.
+// - If requests are only taken of a stream that has no more than twice share() outstanding, or than 2 * least_ while
+//   its window is closed, all streams together hold no more than total_bytes, and 2 * least_ for each stream, and an
+//   item without a body for each watcher and each stream.
 // - No pointer into the store outlives a call.
 
 #ifndef QUORUMD_WATCH_H
@@ -40,12 +47,14 @@ struct WatchLimits {
     size_t watchers;
     size_t watcher_bytes;  // of the names (keys and ends) of all watchers, with the index's copies
     size_t window_bytes;   // of one stream: put in it and not acknowledged
-    size_t total_bytes;    // of all streams
+    size_t total_bytes;    // of all streams, but for least_ of each
     size_t piece_bytes;    // of events in one item
     uint64_t turn_cost;    // changes looked at, searches for watchers and events put in streams, in one feed or walk
 };
 
 constexpr uint64_t NODES_PER_COST = 8;  // so many nodes of the index take as long to look at as one event to put
+constexpr size_t LEAST_PARTS = 16;      // of a piece: least_ is one of them
+constexpr size_t LEAST_BYTES = 64;      // and no less: an item's header and something of an event, twice
 
 struct WatchStream;
 
@@ -78,7 +87,10 @@ struct WatchStream {
 class WatchHub {
 public:
     // `seed` is random, and known to no client (watchindex.h).
-    WatchHub(const WatchLimits& limits, uint64_t seed) : limits_(limits), index_(seed) {}
+    WatchHub(const WatchLimits& limits, uint64_t seed)
+        : limits_(limits),
+          least_(std::min(limits.window_bytes, std::max(limits.piece_bytes / LEAST_PARTS, LEAST_BYTES))),
+          index_(seed) {}
 
     // -- streams -----------------------------------------------------------------------------------------------------
 
@@ -115,6 +127,12 @@ public:
         bytes = std::min(bytes, stream->outstanding);
         stream->outstanding -= bytes;
         total_ -= bytes;
+    }
+
+    // So much may be outstanding in the stream at present. It shrinks as others fill theirs, also below what is there.
+    size_t share(const WatchStream& stream) const {
+        size_t left = limits_.total_bytes - std::min(limits_.total_bytes, total_);
+        return std::min(stream.window, std::max(left, least_));
     }
 
     // -- watchers ----------------------------------------------------------------------------------------------------
@@ -232,8 +250,18 @@ private:
     }
 
     size_t room(const WatchStream& stream) const {
-        size_t own = stream.window - std::min(stream.window, stream.outstanding);
-        return std::min(own, limits_.total_bytes - std::min(limits_.total_bytes, total_));
+        size_t most = share(stream);
+        return most - std::min(most, stream.outstanding);
+    }
+
+    // The largest piece for the stream at present: with nothing outstanding there is room for it, header and all.
+    size_t piece(const WatchStream& stream) const { return std::min(limits_.piece_bytes, share(stream) / 2); }
+
+    // Whether a walk can do something for it. Its share may have shrunk since `need` was noted; then smaller pieces do.
+    bool can_go_on(const Watcher& watcher) const {
+        const WatchStream& stream = *watcher.stream;
+        size_t need = std::min(watcher.need, piece(stream) + sizeof(WatchItemHeader));
+        return stream.window != 0 && room(stream) >= need;
     }
 
     // -- those in step -----------------------------------------------------------------------------------------------
@@ -337,7 +365,7 @@ private:
                 end_compacted(store, watcher);
                 continue;
             }
-            if (room(*watcher->stream) < watcher->need || watcher->stream->window == 0) {
+            if (!can_go_on(*watcher)) {
                 watcher->walk = walk_;
                 continue;
             }
@@ -419,7 +447,7 @@ private:
         size_t offset = watcher->revision == revision && watcher->sub == sub ? watcher->offset : 0;
         size_t size = event_size(watcher->flags, change);
         while (offset != size) {
-            size_t piece = std::min(size - offset, limits_.piece_bytes);
+            size_t piece = std::min(size - offset, this->piece(*watcher->stream));
             size_t need = piece + sizeof(WatchItemHeader);
             if (room(*watcher->stream) < need) {
                 watcher->revision = revision;
@@ -508,6 +536,7 @@ private:
     }
 
     WatchLimits limits_;
+    size_t least_;  // of share(): what each stream may have outstanding, however much the others have
     WatchIndex index_;
     std::vector<std::unique_ptr<WatchStream>> streams_;
     std::vector<uint32_t> free_;
