@@ -95,7 +95,8 @@ WATCHERS: Final = 65_536  # of one node
 WATCHER_BYTES: Final = 64 * MIB  # of their keys and ends, each held twice
 WATCH_WINDOW_BYTES: Final = 1 * MIB  # put in one stream and not acknowledged
 WATCH_WINDOW_BATCHES: Final = 256  # sent in one stream and not acknowledged
-WATCH_TOTAL_BYTES: Final = 256 * MIB  # put in all streams and not acknowledged
+WATCH_UNPROVEN_BYTES: Final = 2 * KIB  # put in one that never acknowledged anything: answers, no events
+WATCH_TOTAL_BYTES: Final = 256 * MIB  # put in all streams and not acknowledged, but for a small part of each (watch.h)
 WATCH_PIECE_BYTES: Final = 256 * KIB  # of events in one item
 WATCH_FRAGMENT_BYTES: Final = FRAGMENT_QUEUE_BYTES // 2  # waiting in fragments; above it, large batches wait
 WATCH_TURN_COST: Final = 16_384  # changes, searches and events given out in one turn, likewise for those behind
@@ -244,7 +245,9 @@ invariant(WATCHERS * KIB <= WATCHER_BYTES, "as many watchers as there may be hav
 invariant(2 * WATCH_PIECE_BYTES <= WATCH_WINDOW_BYTES, "a window holds several pieces")
 invariant(WATCH_PIECE_BYTES + KIB <= MAX_ENTRY_BYTES, "any item fits a message in fragments")
 invariant(2 * WATCH_SENT_PER_TURN <= OUTBOX_SCRATCH_BYTES, "what a turn sends fits the outbox")
-invariant(WATCH_WINDOW_BYTES <= WATCH_TOTAL_BYTES, "one stream may fill its window")
+invariant(2 * WATCH_WINDOW_BYTES <= WATCH_TOTAL_BYTES, "one stream may fill its window, and as much is free then")
+invariant(WATCH_STREAMS * WATCH_PIECE_BYTES // 8 <= WATCH_TOTAL_BYTES // 2, "what each stream may always hold is small")
+invariant(24 * CLIENT_WATCH_REQUESTS <= WATCH_UNPROVEN_BYTES, "an honest client's first requests are answered at once")
 invariant(CLIENT_WATCH_PING + CLIENT_WATCH_SILENCE < WATCH_SILENCE // 2, "a client that lives is heard of in time")
 invariant(3 * RECIPE_NAME_BYTES + KIB <= MAX_KEY_BYTES, "an escaped name and what stands around it fit a key")
 invariant(SESSION_KEEP_ALIVES >= 2 and SESSION_MARGIN_PARTS >= 4, "a lost keep-alive does not lose the lease")

@@ -5,8 +5,9 @@ both from 1, and both are repeated until the other side says that it took them, 
 overtaken, each is taken once. What is put in streams is the hub's (fastpath's watch.h); here is only what carries it,
 so Python runs once a batch.
 
-A client that proves nothing gets little: until its first acknowledgement a stream carries no events, so that a forged
-address brings its victim no more than a few small datagrams.
+A client that proves nothing gets little: until its first acknowledgement a stream carries no events, and answers to a
+few requests, so that a forged address brings its victim no more than a few small datagrams. A client that takes nothing
+is not listened to: requests bring items that have no room of their own. What is not taken is repeated by the client.
 """
 
 import heapq
@@ -98,7 +99,7 @@ class WatchPlane:
         self.store = store
         room = room or widest()
         self.hub = Hub(seed=seed, watchers=limits.WATCHERS, watcher_bytes=limits.WATCHER_BYTES, **room._asdict())
-        self._window_bytes = room.window_bytes
+        self._untaken = {"unproven": 0, "full": 0}  # requests, by why not
         self._outbox = outbox
         self._fragmenter = fragmenter
         self._counters = counters
@@ -172,12 +173,22 @@ class WatchPlane:
             self._counters.increment(wire.DROP_BAD_BODY)
             return
         for number, request in enumerate(requests, frame.index):
-            # A client that asks and never takes the answers is not listened to until it does.
-            if number != stream.taken + 1 or self.hub.outstanding(stream.slot) > 2 * self._window_bytes:
+            if number != stream.taken + 1:
                 continue
+            reason = self._no_room(stream)
+            if reason:
+                self._untaken[reason] += frame.index + frame.count - number
+                return
             stream.taken = number
             if not self._perform(stream.slot, request):
                 self._counters.increment(wire.DROP_BAD_BODY)
+
+    def _no_room(self, stream: _Stream) -> str:
+        """Why the stream has no room for what a request puts in it, or "". That bounds what all hold; see watch.h."""
+        outstanding = self.hub.outstanding(stream.slot)
+        if not stream.proven:
+            return "unproven" if outstanding >= limits.WATCH_UNPROVEN_BYTES else ""
+        return "full" if outstanding > 2 * self.hub.share(stream.slot) else ""
 
     def _perform(self, slot: int, request: watchcodec.Request) -> bool:
         kind, watch, key, end, flags, revision = request
@@ -318,4 +329,5 @@ class WatchPlane:
             "watchers_lagging": self.hub.lagging,
             "watcher_bytes": self.hub.watcher_bytes,
             "watch_bytes": self.hub.bytes,
+            **{f"watch_requests_{reason}": number for reason, number in self._untaken.items()},
         }

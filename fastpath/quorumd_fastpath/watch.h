@@ -6,11 +6,23 @@
 // behind share (walk), until it is in step again. Nothing is kept for it but its position, so a slow watcher costs its
 // stream's window and no more.
 //
+// A walk is an elevator: it goes on where the last one stopped, and takes along whoever has room as it passes. Only at
+// the end of a lap the next one begins with whoever is farthest behind. So who begins in the past holds up nobody else.
+//
+// Streams share total_bytes: each may have outstanding at most what is still free of it (Choudhury and Hahne, "Dynamic
+// Queue Length Thresholds"), so the fuller all are together, the less each may hold; and however full, a small part,
+// `least_`, so that whoever acknowledges gets on.
+//
 // Invariants:
 // - Each change that a watcher wants is put in its stream once, in order. A position names the first byte not yet put.
 // - Events of one revision and watcher are pieces of one run of bytes, each but the last marked MORE; whoever reads the
 //   stream has the revision when a piece without the mark came. So any revision fits any window.
 // - Progress is only said when everything up to it is in the stream.
+// - A lap ends, at the revision that was the newest when it began, however fast there are more. Walks come past
+//   everybody before that revision once a lap, and whoever has room then is given something.
+// - If requests are only taken of a stream that has no more than twice share() outstanding, or than 2 * least_ while
+//   its window is closed, all streams together hold no more than total_bytes, and 2 * least_ for each stream, and an
+//   item without a body for each watcher and each stream.
 // - No pointer into the store outlives a call.
 
 #ifndef QUORUMD_WATCH_H
@@ -35,12 +47,14 @@ struct WatchLimits {
     size_t watchers;
     size_t watcher_bytes;  // of the names (keys and ends) of all watchers, with the index's copies
     size_t window_bytes;   // of one stream: put in it and not acknowledged
-    size_t total_bytes;    // of all streams
+    size_t total_bytes;    // of all streams, but for least_ of each
     size_t piece_bytes;    // of events in one item
     uint64_t turn_cost;    // changes looked at, searches for watchers and events put in streams, in one feed or walk
 };
 
 constexpr uint64_t NODES_PER_COST = 8;  // so many nodes of the index take as long to look at as one event to put
+constexpr size_t LEAST_PARTS = 16;      // of a piece: least_ is one of them
+constexpr size_t LEAST_BYTES = 64;      // and no less: an item's header and something of an event, twice
 
 struct WatchStream;
 
@@ -54,7 +68,7 @@ struct Watcher : Interest {
     uint64_t sub = 0;       // changes of `revision` that are done with
     size_t offset = 0;      // bytes of the next change's event that are in the stream
     size_t need = 0;        // room without which it cannot go on
-    uint64_t walk = 0;      // the last one in which it had no room
+    uint64_t walk = 0;      // the last one that it had no room in, or that began beyond it
     size_t behind_place = 0;
 };
 
@@ -73,7 +87,10 @@ struct WatchStream {
 class WatchHub {
 public:
     // `seed` is random, and known to no client (watchindex.h).
-    WatchHub(const WatchLimits& limits, uint64_t seed) : limits_(limits), index_(seed) {}
+    WatchHub(const WatchLimits& limits, uint64_t seed)
+        : limits_(limits),
+          least_(std::min(limits.window_bytes, std::max(limits.piece_bytes / LEAST_PARTS, LEAST_BYTES))),
+          index_(seed) {}
 
     // -- streams -----------------------------------------------------------------------------------------------------
 
@@ -110,6 +127,12 @@ public:
         bytes = std::min(bytes, stream->outstanding);
         stream->outstanding -= bytes;
         total_ -= bytes;
+    }
+
+    // So much may be outstanding in the stream at present. It shrinks as others fill theirs, also below what is there.
+    size_t share(const WatchStream& stream) const {
+        size_t left = limits_.total_bytes - std::min(limits_.total_bytes, total_);
+        return std::min(stream.window, std::max(left, least_));
     }
 
     // -- watchers ----------------------------------------------------------------------------------------------------
@@ -227,8 +250,18 @@ private:
     }
 
     size_t room(const WatchStream& stream) const {
-        size_t own = stream.window - std::min(stream.window, stream.outstanding);
-        return std::min(own, limits_.total_bytes - std::min(limits_.total_bytes, total_));
+        size_t most = share(stream);
+        return most - std::min(most, stream.outstanding);
+    }
+
+    // The largest piece for the stream at present: with nothing outstanding there is room for it, header and all.
+    size_t piece(const WatchStream& stream) const { return std::min(limits_.piece_bytes, share(stream) / 2); }
+
+    // Whether a walk can do something for it. Its share may have shrunk since `need` was noted; then smaller pieces do.
+    bool can_go_on(const Watcher& watcher) const {
+        const WatchStream& stream = *watcher.stream;
+        size_t need = std::min(watcher.need, piece(stream) + sizeof(WatchItemHeader));
+        return stream.window != 0 && room(stream) >= need;
     }
 
     // -- those in step -----------------------------------------------------------------------------------------------
@@ -320,11 +353,11 @@ private:
 
     // -- those behind ------------------------------------------------------------------------------------------------
 
-    // One walk over history from the position of whoever is farthest behind and has room. Returns whether another one
-    // could go on at once.
+    // One walk over history, from whoever has room and comes first where the last one stopped or after it; if that is
+    // nobody, or the lap is over, from whoever is farthest behind. Returns whether another one could go on at once.
     bool walk(const KeyStore& store) {
         ++walk_;
-        Watcher* first = nullptr;
+        Watcher *first = nullptr, *farthest = nullptr;
         opened_.clear();
         for (size_t i = behind_.size(); i-- != 0;) {
             Watcher* watcher = behind_[i];
@@ -332,18 +365,29 @@ private:
                 end_compacted(store, watcher);
                 continue;
             }
-            if (room(*watcher->stream) < watcher->need || watcher->stream->window == 0) {
+            if (!can_go_on(*watcher)) {
                 watcher->walk = walk_;
                 continue;
             }
-            if (first == nullptr || before(*watcher, first->revision, first->sub)) first = watcher;
+            if (farthest == nullptr || before(*watcher, farthest->revision, farthest->sub)) farthest = watcher;
+            bool passed = before(*watcher, lap_revision_, lap_sub_);
+            if (!passed && (first == nullptr || before(*watcher, first->revision, first->sub))) first = watcher;
             if (watcher->open) opened_.push_back(watcher);
         }
-        if (first == nullptr) return false;
+        if (farthest == nullptr) return false;
+        if (first == nullptr) {
+            first = farthest;
+            lap_end_ = store.revision();
+        }
         uint64_t revision = first->revision, sub = first->sub;
+        bool left_out = before(*farthest, revision, sub);
+        if (left_out) leave_out(revision, sub);
         bool more = scan(store, &revision, &sub);
         opened_.clear();
-        // Whoever found room has got as far as the walk.
+        bool lap_over = !more || revision > lap_end_;
+        lap_revision_ = lap_over ? UINT64_MAX : revision;
+        lap_sub_ = lap_over ? UINT64_MAX : sub;
+        // Whoever took part and found room has got as far as the walk.
         for (size_t i = behind_.size(); i-- != 0;) {
             Watcher* watcher = behind_[i];
             if (watcher->walk == walk_ || !before(*watcher, revision, sub)) {
@@ -355,7 +399,14 @@ private:
             watcher->offset = 0;
             if (!more) catch_up(watcher);
         }
-        return more;
+        return more || left_out;
+    }
+
+    // Who is before the walk's beginning would miss what lies between: it takes no part, and waits for the next lap.
+    void leave_out(uint64_t revision, uint64_t sub) {
+        for (Watcher* watcher : behind_) {
+            if (before(*watcher, revision, sub)) watcher->walk = walk_;
+        }
     }
 
     static bool before(const Watcher& watcher, uint64_t revision, uint64_t sub) {
@@ -396,7 +447,7 @@ private:
         size_t offset = watcher->revision == revision && watcher->sub == sub ? watcher->offset : 0;
         size_t size = event_size(watcher->flags, change);
         while (offset != size) {
-            size_t piece = std::min(size - offset, limits_.piece_bytes);
+            size_t piece = std::min(size - offset, this->piece(*watcher->stream));
             size_t need = piece + sizeof(WatchItemHeader);
             if (room(*watcher->stream) < need) {
                 watcher->revision = revision;
@@ -485,6 +536,7 @@ private:
     }
 
     WatchLimits limits_;
+    size_t least_;  // of share(): what each stream may have outstanding, however much the others have
     WatchIndex index_;
     std::vector<std::unique_ptr<WatchStream>> streams_;
     std::vector<uint32_t> free_;
@@ -498,6 +550,9 @@ private:
     uint64_t fed_ = 0;           // number of the first change that was not fed
     uint64_t fed_revision_ = 1;  // everything up to it was fed
     uint64_t walk_ = 0;
+    uint64_t lap_revision_ = UINT64_MAX;  // where the last walk stopped; beyond everybody: the lap is over
+    uint64_t lap_sub_ = UINT64_MAX;
+    uint64_t lap_end_ = 0;
     std::string scratch_;
 };
 

@@ -26,6 +26,7 @@ cdef extern from "watch.h" namespace "quorumd" nogil:
         void close_stream(WatchStream* stream)
         void open_window(WatchStream* stream)
         void acknowledged(WatchStream* stream, size_t size)
+        size_t share(const WatchStream& stream)
         bint watch(const KeyStore& store, WatchStream* stream, uint64_t id, string_view key, string_view end,
                    uint8_t flags, uint64_t start) except +
         bint cancel(WatchStream* stream, uint64_t id)

@@ -26,8 +26,8 @@ class Hub:
 
     seed: random, and secret from clients, or they can choose ranges that take long to search. watchers: at most;
     watcher_bytes: of their keys and ends, twice. window_bytes: of one stream, put in it and not acknowledged;
-    total_bytes: of all. piece_bytes: of events in one item. turn_cost: changes looked at, searches for watchers and
-    events given out in one feed, and in one walk.
+    total_bytes: of all, but for a small part of each (a sixteenth of a piece). piece_bytes: of events in one item.
+    turn_cost: changes looked at, searches for watchers and events given out in one feed, and in one walk.
     """
 
     def __init__(
@@ -48,13 +48,17 @@ class Hub:
         """Ends its watchers and forgets what nobody took; the number may be given to another stream."""
 
     def open_window(self, slot: int) -> None:
-        """From now on up to window_bytes of events may be in the stream unacknowledged."""
+        """From now on up to share() of events may be in the stream unacknowledged."""
 
     def acknowledged(self, slot: int, size: int) -> None:
         """So many bytes that take() gave have arrived: there is room for as many."""
 
     def outstanding(self, slot: int) -> int:
         """Bytes put in the stream and not acknowledged."""
+
+    def share(self, slot: int) -> int:
+        """How many may be at present: window_bytes, or what is left of total_bytes if that is less; a small part of
+        them always. 0 before open_window(). Of a stream with more than twice that no request is to be taken."""
 
     def watch(self, store: Store, slot: int, watch: int, key: bytes, end: bytes, flags: int, start: int) -> bool:
         """Begins a watcher at revision `start`, 0: at the next one. What is wrong with it is said in the stream.

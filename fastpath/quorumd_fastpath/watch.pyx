@@ -59,7 +59,7 @@ cdef class Hub:
         self.hub.close_stream(self.at(slot))
 
     def open_window(self, uint32_t slot):
-        """From now on up to window_bytes of events may be in the stream unacknowledged."""
+        """From now on up to share() of events may be in the stream unacknowledged."""
         self.hub.open_window(self.at(slot))
 
     def acknowledged(self, uint32_t slot, size_t size):
@@ -69,6 +69,11 @@ cdef class Hub:
     def outstanding(self, uint32_t slot):
         """Bytes put in the stream and not acknowledged."""
         return self.at(slot).outstanding
+
+    def share(self, uint32_t slot):
+        """How many may be at present: window_bytes, or what is left of total_bytes if that is less; a small part of
+        them always. 0 before open_window(). Of a stream with more than twice that no request is to be taken."""
+        return self.hub.share(self.at(slot)[0])
 
     def watch(self, Store store not None, uint32_t slot, uint64_t watch, bytes key not None, bytes end not None,
               uint8_t flags, uint64_t start):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from watching import Written, expected
 
-from quorumd import limits
+from quorumd import limits, watchcodec
 from quorumd.client import watcher as watcher_module
 from quorumd.client import watching as watching_module
 from quorumd.client.protocol import ClientProtocol
@@ -464,6 +464,20 @@ def test_many_watchers_of_one_client_share_a_stream():
         world.protocol.watching.drop(user.watcher)
     world.users = []
     world.until(lambda: not any(node.plane.watches.status()["watchers"] for node in world.nodes.values()), 5_000)
+
+
+def test_requests_that_a_node_has_no_room_for_are_repeated_until_it_has(monkeypatch):
+    monkeypatch.setattr(limits, "WATCH_UNPROVEN_BYTES", 3 * watchcodec.ITEM_BYTES)
+    world = World(1, nodes=1, loss=0.1)
+    for i in range(200):
+        world.watch(b"k%d" % i)
+    for i in range(200):
+        world.written.run(Put(b"k%d" % i, b"v"))
+    world.until(world.complete)
+    figures = world.nodes[1].plane.watches.status()
+    assert figures["watch_requests_unproven"] > 0
+    assert (figures["watchers"], figures["watch_requests_full"]) == (200, 0)
+    world.check()
 
 
 def test_the_longest_key_fits_a_request():

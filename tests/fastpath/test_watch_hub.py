@@ -107,6 +107,11 @@ steps = st.lists(
 )
 
 
+def least(piece_bytes):
+    """What each stream may have outstanding, however much the others have."""
+    return max(64, piece_bytes // 16)
+
+
 def as_txn(op):
     """A list of operations as one transaction; of two puts of a key, or a put of what is deleted, the first counts."""
     if not isinstance(op, list):
@@ -165,6 +170,7 @@ def test_every_watcher_gets_the_history_filtered(steps, bounds, turn_cost):
         for slot in slots:
             assert driver.hub.outstanding(slot) <= window + control
         assert driver.hub.bytes == sum(driver.hub.outstanding(slot) for slot in slots)
+        assert driver.hub.bytes <= total + control + len(slots) * least(piece)
     for slot in slots:
         driver.hub.ask_progress(slot)
     driver.settle()
@@ -247,6 +253,152 @@ def test_a_slow_watcher_costs_its_window_and_the_others_nothing():
     assert driver.hub.lagging == 1
     driver.settle()
     driver.check(driver.readers[slow, 1])
+
+
+HISTORY, TURN_COST = 1000, 50
+LAP = HISTORY // TURN_COST + 2  # turns
+
+
+def with_a_history():
+    """A driver with HISTORY changes of keys that nobody watches."""
+    driver = Driver(piece_bytes=1000, window_bytes=4000, turn_cost=TURN_COST)
+    for i in range(HISTORY):
+        driver.run(Put(b"past/%d" % i, b""))
+    return driver
+
+
+def test_one_that_begins_in_the_past_each_turn_holds_up_nobody():
+    driver = with_a_history()
+    honest, greedy = driver.stream(), driver.stream()
+    watcher = driver.watch(honest, b"large")
+    driver.take(honest)
+    driver.acknowledge(honest)
+    driver.written.run(Put(b"large", bytes(3000)))  # more than a piece: read from history
+    newest = 0
+    for _ in range(LAP):
+        driver.hub.cancel(greedy, newest)
+        newest = driver.watch(greedy, b"nothing", start=2)
+        driver.hub.pump(driver.store)
+        driver.take(greedy)
+        driver.acknowledge(greedy)
+        driver.take(honest)
+        driver.acknowledge(honest)
+    driver.check(driver.readers[honest, watcher])
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_whoever_is_behind_is_passed_once_a_lap_however_many_begin_in_the_past(seed):
+    rng = random.Random(seed)
+    driver = with_a_history()
+    herd, slot = driver.stream(), driver.stream()
+    for _ in range(rng.randrange(LAP)):  # the walk is anywhere when they begin
+        driver.watch(herd, b"nothing", start=2)
+        driver.hub.pump(driver.store)
+    numbers = rng.sample(range(HISTORY), 10)
+    watchers = [driver.watch(slot, b"past/%d" % i, start=rng.randrange(2, i + 4)) for i in numbers]
+    for _ in range(3 * LAP):  # what is left of one lap, one in which some join late, and a whole one
+        driver.watch(herd, b"nothing", start=rng.randrange(2, 10))
+        driver.hub.pump(driver.store)
+        for each in (herd, slot):
+            driver.take(each)
+            driver.acknowledge(each)
+    for watcher in watchers:
+        assert len(driver.readers[slot, watcher].batches) == 1
+        driver.check(driver.readers[slot, watcher])
+    driver.settle()
+    assert driver.hub.lagging == 0
+
+
+def test_a_lap_ends_though_more_is_written_than_a_walk_passes():
+    driver = with_a_history()
+    ahead, late = driver.stream(), driver.stream()
+    driver.watch(ahead, b"nothing", start=HISTORY - 2 * TURN_COST)
+    driver.hub.pump(driver.store)  # amid a lap now
+    watcher = driver.watch(late, b"past/7", start=2)
+    for i in range(LAP):
+        for k in range(2 * TURN_COST):
+            driver.written.run(Put(b"%d/%d" % (i, k), b""))
+        driver.hub.pump(driver.store)
+        driver.take(late)
+    assert len(driver.readers[late, watcher].batches) == 1
+
+
+def test_a_stream_may_hold_what_is_still_free_and_a_little_always():
+    driver = Driver(piece_bytes=1600, window_bytes=4000, total_bytes=10_000)
+    first, second, closed = driver.stream(), driver.stream(), driver.stream(opened=False)
+    assert [driver.hub.share(slot) for slot in (first, second, closed)] == [4000, 4000, 0]
+
+    def filled(slot):
+        driver.watch(slot, b"k")
+        for _ in range(50):
+            driver.run(Put(b"k", bytes(400)))
+        return driver.hub.outstanding(slot)
+
+    assert 3400 < filled(first) <= 4000
+    assert 2500 < filled(second) <= driver.hub.bytes / 2  # half of what the first left
+    for _ in range(6):  # each takes half of what there is, so that soon there is nearly nothing
+        assert filled(driver.stream()) > 0
+    poor = driver.stream()
+    assert driver.hub.share(poor) == 100
+    driver.acknowledge(first)
+    driver.take(first)
+    driver.acknowledge(first)
+    assert driver.hub.share(poor) > 3000
+
+
+@pytest.mark.parametrize("in_turn", [False, True], ids=["at once", "one after the other"])
+def test_who_stops_acknowledging_takes_nothing_from_who_does_not(in_turn):
+    """Streams that have everything filled up, and one of another key that acknowledges: it gets each event at once."""
+    piece, window, total = 4096, 16_384, 1 << 18
+    driver = Driver(piece_bytes=piece, window_bytes=window, total_bytes=total)
+    count = 100
+    stuck = [driver.stream() for _ in range(count)]
+    honest = driver.stream()
+    watcher = driver.watch(honest, b"lock")
+    for number, slot in enumerate(stuck):
+        driver.watch(slot, b"busy%d" % number if in_turn else b"busy")
+    for number in range(count if in_turn else 1):
+        for size in [*[900] * 20, *[150] * 6, *[0] * 6]:
+            driver.run(Put(b"busy%d" % number if in_turn else b"busy", bytes(size)))
+    assert driver.hub.bytes > total * 0.97  # hardly anything is free
+    driver.take(honest)
+    driver.acknowledge(honest)
+    for i in range(20):
+        driver.run(Put(b"lock", b"%0100d" % i))
+        driver.take(honest)
+        driver.acknowledge(honest)
+        assert len(driver.readers[honest, watcher].batches) == i + 1
+    driver.run(Put(b"lock", bytes(10 * piece)))  # and what is larger than all that is free, bit by bit
+    for _ in range(1000):
+        driver.hub.pump(driver.store)
+        driver.take(honest)
+        driver.acknowledge(honest)
+    driver.check(driver.readers[honest, watcher])
+    assert driver.hub.bytes <= total + (count + 1) * (least(piece) + 2 * watchcodec.ITEM_BYTES)
+    driver.settle()
+    assert driver.hub.lagging == 0
+
+
+def test_a_share_that_shrinks_holds_up_nobody_who_waited_for_a_larger_one():
+    driver = Driver(piece_bytes=4096, window_bytes=16_384, total_bytes=1 << 16)
+    honest = driver.stream()
+    watcher = driver.watch(honest, b"lock")
+    driver.run(Put(b"lock", bytes(50_000)))  # its window is full: it waits for room for a whole piece
+    for slot in [driver.stream() for _ in range(20)]:
+        driver.watch(slot, b"busy")
+    for _ in range(14):
+        driver.run(Put(b"busy", bytes(100)))
+    assert driver.hub.lagging == 1
+    driver.take(honest)
+    driver.acknowledge(honest)
+    for _ in range(14):
+        driver.written.run(Put(b"busy", bytes(100)))  # what it gives back the others take at once
+    for _ in range(100):
+        driver.hub.pump(driver.store)
+        assert driver.hub.share(honest) < 4096
+        driver.take(honest)
+        driver.acknowledge(honest)
+    driver.check(driver.readers[honest, watcher])
 
 
 def test_a_stream_is_taken_bit_by_bit_while_more_is_put_in_it():

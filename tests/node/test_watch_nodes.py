@@ -241,3 +241,80 @@ def test_a_forged_address_gets_little():
     world.step(2 * limits.WATCH_SILENCE // MS)
     assert sum(map(len, world.inbox[b"victim"])) < 10_000
     assert world.members[1].core.status()["watch_streams"] == 0
+
+
+class Asking:
+    """Asks for watchers that are rejected, each of which brings an item, and acknowledges what it is told to."""
+
+    def __init__(self, world, name=b"asking"):
+        self.world, self.name = world, name
+        self.core = world.members[1].core
+        self.life = self.core.transport.identity.incarnation
+        world.inbox[name] = []
+        self.taken = 0  # requests, as the node says
+        self.batches = 0
+
+    def ask(self, count=30, *, commit=0):
+        """The next requests; whether all were taken."""
+        first = self.taken + 1
+        requests = [watchcodec.Request(watchcodec.Ask.CREATE, first + i, b"b", b"a") for i in range(count)]
+        payload = b"".join(map(watchcodec.encode_request, requests))
+        self.world.send(
+            self.name, b"node1", frame(life=self.life, index=first, commit=commit, count=count, payload=payload)
+        )
+        self.world.step(3)
+        arrived, self.world.inbox[self.name] = self.world.inbox[self.name], []
+        for data in arrived:
+            for answer, _ in worlds.wire.parse_datagram(data):
+                self.taken = max(self.taken, answer.commit)
+                self.batches = max(self.batches, answer.index)
+        return self.taken == first + count - 1
+
+    def untaken(self):
+        status = self.core.status()
+        return status["watch_requests_unproven"], status["watch_requests_full"]
+
+    def fill(self):
+        """Asks until it is not listened to any more."""
+        for _ in range(10_000):
+            if not self.ask():
+                return
+        raise AssertionError("everything is taken")
+
+
+def test_a_client_that_never_acknowledged_anything_is_told_little():
+    world = World(1)
+    world.elect()
+    asking = Asking(world)
+    hub = asking.core.clients.watches.hub
+    asking.fill()
+    assert hub.bytes < limits.WATCH_UNPROVEN_BYTES + watchcodec.ITEM_BYTES
+    assert asking.untaken() == (30 - asking.taken % 30, 0)
+    assert not asking.ask()  # as often as it likes
+    assert asking.ask(commit=asking.batches)  # it is there, and what was not taken is repeated
+    assert hub.bytes < limits.WATCH_UNPROVEN_BYTES
+
+
+def test_a_client_that_stops_acknowledging_is_not_listened_to(monkeypatch):
+    world = World(1)
+    world.elect()
+    asking = Asking(world)
+    watches = asking.core.clients.watches
+    watches.hub = Hub(
+        seed=1, watchers=10, watcher_bytes=1000, window_bytes=4096, total_bytes=8192, piece_bytes=2048, turn_cost=1000
+    )
+    assert asking.ask()
+    assert asking.ask(commit=asking.batches)
+    asking.fill()
+    assert 4096 < watches.hub.bytes < 8192
+    assert asking.untaken()[0] == 0
+    assert asking.untaken()[1] > 0
+    others = [Asking(world, b"asking%d" % i) for i in range(20)]
+    for other in others:  # and all together have no more than the sum and a little each
+        assert other.ask(5)  # even of who comes late
+        assert other.ask(5, commit=other.batches)
+        other.fill()
+    least = 128  # a sixteenth of a piece
+    assert watches.hub.bytes <= 8192 + limits.WATCH_UNPROVEN_BYTES + len(others) * (2 * least + watchcodec.ITEM_BYTES)
+    assert not asking.ask(10)
+    assert asking.ask(10, commit=asking.batches)  # what was not taken is, once it is repeated
