@@ -27,29 +27,29 @@ class OwnEntries:
     def __init__(self, store: Store, settings: Settings) -> None:
         self.expiry = ExpiryPolicy(settings.session_ttl)
         self._compaction = CompactionPolicy(settings.compaction)
-        self._store = store
+        self.store = store
         self._quota = settings.quota_bytes
         self.rules_said = False
         """Whether the log says what every command that this leader proposes is judged by."""
 
     def begin(self, now: Nanoseconds) -> None:
         """This node leads from `now` on."""
-        self._store.rearm(now)
+        self.store.rearm(now)
         self.expiry.begin(now)
         self.rules_said = False
 
     def rules(self) -> Records:
         """What commands are to be judged by from here on, if the log says something else or nothing."""
-        if self._store.ruled and self._store.quota_bytes == self._quota:
+        if self.store.ruled and self.store.quota_bytes == self._quota:
             return []
         return [(int(Kind.RULES), NO_BYTES + RULES_VERSION.to_bytes(8, "little"), self._quota)]
 
     @property
     def next_expiry(self) -> Nanoseconds:
         """Before that nothing expires."""
-        return self.expiry.next_due(self._store)
+        return self.expiry.next_due(self.store)
 
     def compactions(self, now: Nanoseconds) -> Records:
         """At most one."""
-        revision = self._compaction.due(now, self._store)
+        revision = self._compaction.due(now, self.store)
         return [] if revision is None else [(int(Kind.COMPACT), bytes(16), revision)]

@@ -67,7 +67,7 @@ class LeaseObserver:
 
     def _stand_between(self, core: Core) -> None:
         stepped: Any = Stepped(core, self)
-        core.store = core.applier.store = stepped
+        core.store = core.applier.store = core.own.store = stepped
         self.caught_up(core.store)
 
     # -- what the store does ------------------------------------------------------------------------------------
