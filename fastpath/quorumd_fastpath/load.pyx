@@ -217,7 +217,7 @@ cdef class LoadGenerator:
         answered neither now nor refused, with the time that it has waited until now. How many those are."""
         cdef uint64_t end = <uint64_t>monotonic_ns()
         cdef uint64_t due = self.arrival_ns if self.open_loop else 0
-        cdef uint64_t step = max(<uint64_t>(1e9 / self.rate), 1) if due else 0
+        cdef uint64_t step = max(<uint64_t>(1e9 / self.rate), <uint64_t>1) if due else 0
         cdef uint64_t unanswered = 0
         cdef uint64_t now
         cdef size_t i
