@@ -66,7 +66,7 @@ class Core:
         self.peer_outbox.set_tail_room(settings.mac_bytes)
         self.client_outbox.set_tail_room(settings.mac_bytes)
         self.log = make_log(settings.engine, Ring(settings.ring_bytes, settings.ring_entries))
-        self.store = Store(settings.quota_bytes, limits.MAX_SESSIONS, random.u64())
+        self.store = Store(limits.DEFAULT_QUOTA_BYTES, limits.MAX_SESSIONS, random.u64())  # the log says another
         self.own = OwnEntries(self.store, settings)
         self.engine: Engine | None = None
         self.storage: Storage | None = None
@@ -332,15 +332,15 @@ class Core:
             self._release(now)
 
     def _follow_role(self, engine: Engine, now: Nanoseconds) -> None:
-        role = engine.role
-        if role is self._role:
+        if engine.role is self._role:
             return
-        if role is Role.LEADER:
+        if engine.role is Role.LEADER:
             self.own.begin(now)
         elif self._role is Role.LEADER:
             # What was proposed may or may not commit: its clients ask again and are told by the next leader.
             self.clients.pending.clear()
-        self._role = role
+            self.own.rules_said = False
+        self._role = engine.role
 
     # -- chores -------------------------------------------------------------------------------------------------
 
@@ -379,8 +379,8 @@ class Core:
     def _say_rules(self, engine: Engine) -> bool:
         """Whether the log says now what the commands that come next are judged by."""
         records = self.own.rules()
-        self.own.rules_said = not records or self._propose_own(engine, records)
-        return self.own.rules_said
+        self.own.rules_said = self._propose_own(engine, records)
+        return self.own.rules_said or not records
 
     def _propose_own(self, engine: Engine, records: Records) -> bool:
         """Proposes entries of this leader's own. Refused ones are decided anew later."""

@@ -30,7 +30,7 @@ class OwnEntries:
         self.store = store
         self._quota = settings.quota_bytes
         self.rules_said = False
-        """Whether the log says what every command that this leader proposes is judged by."""
+        """Whether this leader has put them into the log: what it proposes from now on is judged by them."""
 
     def begin(self, now: Nanoseconds) -> None:
         """This node leads from `now` on."""

@@ -240,7 +240,7 @@ private:
                 Position from, to;
                 store_.range(op.key, op.rest, &from, &to);
                 if (!needs->looks.add(store_.length(from, to, MAX_LOOKS, false))) return TOO_FAR;
-                needs->deletes = true;
+                needs->deletes = needs->deletes || !op.rest.empty();
             } else if (op.code == PUT) {
                 Position at = store_.seek(op.key);
                 verdict = check_put(op, at);

@@ -120,8 +120,9 @@ public:
         options_ = op.range_options();
         bool picks = options_.skip != 0 || options_.min_mod_revision != 0 || options_.max_mod_revision != 0 ||
                      options_.min_create_revision != 0 || options_.max_create_revision != 0;
-        bool all = op.second != 0 || picks || sorts() || deleted;
+        bool all = op.second != 0 || picks || sorts();
         if (!all && op.has(COUNT_ONLY)) return 0;
+        all = all || deleted;
         Position from, to;
         store_.range(op.key, op.rest, &from, &to);
         return store_.length(from, to, MAX_LOOKS, !all);

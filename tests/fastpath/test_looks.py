@@ -35,6 +35,8 @@ NEAR = [
     ("a long one and a shorter one", lambda: Txn(compare(ALL), (Range(*OTHER, revision=OLD, count_only=True),))),
     ("counts of the newest revision", lambda: Txn((), (Range(b"a", b"z", count_only=True),) * MAX_TXN_OPS)),
     ("pages in key order", lambda: Txn((), (Range(b"k", b"z", limit=10),) * MAX_TXN_OPS)),
+    ("counts after deletes", lambda: Txn((), (DeleteRange(b"x", b"y"), *(Range(*ALL, count_only=True),) * 9))),
+    ("pages after the delete of a key", lambda: Txn((), (DeleteRange(b"x"), *(Range(b"k", b"z", limit=1),) * 9))),
     ("single keys", lambda: Txn(tuple(Compare.version(b"a", ">", 0) for _ in range(MAX_TXN_OPS)))),
     ("some steps over what was deleted", lambda: Txn((), (Range(b"d", b"e"),) * 5)),
 ]
