@@ -30,13 +30,13 @@ class OwnEntries:
         self.store = store
         self._quota = settings.quota_bytes
         self.rules_said = False
-        """Whether this leader has put them into the log: what it proposes from now on is judged by them."""
+        """Whether this leader has put them into the log: what it proposes from now on is judged by them. Of no use to a
+        later leadership: cleared when this one ends."""
 
     def begin(self, now: Nanoseconds) -> None:
         """This node leads from `now` on."""
         self.store.rearm(now)
         self.expiry.begin(now)
-        self.rules_said = False
 
     def rules(self) -> Records:
         """What commands are to be judged by from here on, if the log says something else or nothing."""

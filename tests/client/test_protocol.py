@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from quorumd.auth import Mac
 from quorumd.client.calls import LEADER, check_accepted, operation_for, status_operation, transfer_operation
 from quorumd.client.operation import REFUSALS, VERDICTS, Operation, Plane
+from quorumd.client.protocol import ClientProtocol
 from quorumd.client.routing import Router
 from quorumd.client.states import State
 from quorumd.commands import (
@@ -67,6 +68,16 @@ def put(world: World, key: bytes = b"k", value: bytes = b"v", timeout: int = 5 *
 
 def get(world: World, key: bytes = b"k", timeout: int = 5 * SECOND, **options) -> Operation:
     return operation_for(Range(key), world.now + timeout, **options)
+
+
+def with_a_session() -> tuple[World, ClientProtocol]:
+    """A world, and a client in it that has written something."""
+    world = World(FakeCluster())
+    client = world.client()
+    opened = put(world, b"opened")
+    world.submit(client, opened)
+    assert world.run(SECOND, done(opened))
+    return world, client
 
 
 def done(*operations: Operation):
@@ -1037,12 +1048,7 @@ def test_a_transfer_that_is_refused_at_once_is_refused():
 
 
 def test_a_settled_write_waits_until_nothing_that_was_given_up_can_come_after_it():
-    world = World(FakeCluster())
-    client = world.client()
-    world.run(10 * MS)
-    opened = put(world, b"opened")
-    world.submit(client, opened)
-    assert world.run(SECOND, done(opened))
+    world, client = with_a_session()
     held: list[tuple[object, object, bytes]] = []
     lost = [True]
 
@@ -1071,11 +1077,7 @@ def test_a_settled_write_waits_until_nothing_that_was_given_up_can_come_after_it
 
 
 def test_a_settled_write_does_not_wait_for_what_was_answered():
-    world = World(FakeCluster())
-    client = world.client()
-    opened = put(world, b"opened")
-    world.submit(client, opened)
-    assert world.run(SECOND, done(opened))
+    world, client = with_a_session()
     world.filter = lambda source, dest, datagram: b"first" not in datagram
     world.cluster.verdict = lambda node, record: Status.NO_SPACE if b"large" in record.command else None
     writes = [put(world, b"first"), put(world, b"other"), put(world, b"large"), put(world, b"settled", settled=True)]
@@ -1086,11 +1088,7 @@ def test_a_settled_write_does_not_wait_for_what_was_answered():
 
 
 def test_other_writes_do_not_wait_behind_a_settled_one():
-    world = World(FakeCluster())
-    client = world.client()
-    opened = put(world, b"opened")
-    world.submit(client, opened)
-    assert world.run(SECOND, done(opened))
+    world, client = with_a_session()
     world.filter = lambda source, dest, datagram: b"first" not in datagram
     writes = [put(world, b"first"), put(world, b"late"), put(world, b"settled", settled=True), put(world, b"other")]
     for write in writes:

@@ -6,9 +6,7 @@
 """
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Mapping
-from secrets import token_hex
 from types import TracebackType
 from typing import Self
 
@@ -23,6 +21,7 @@ from quorumd.recipes.exits import beside, parting
 from quorumd.recipes.fencing import Token
 from quorumd.recipes.party import Instance, Member
 from quorumd.recipes.ports import AwaitingClient
+from quorumd.recipes.processes import OneProcess, ProducerPerProcess, new_producer
 from quorumd.recipes.sinceboot import since_boot
 from quorumd.recipes.view import View, follow
 
@@ -199,20 +198,11 @@ class HeldItem(Face[queue.Held]):
                 await self.release()
 
 
-def _new_producer() -> bytes:
-    return token_hex(8).encode()
-
-
 class _Queue(Face[queue.Queue]):
-    """What both queues share: in each process an object is a producer of its own, in a forked child too."""
+    """What both queues share."""
 
     def __init__(self, client: AwaitingClient, logic: queue.Queue) -> None:
-        super().__init__(Runner(client, self._settle_in), logic)
-        self._pid = os.getpid()
-
-    def _settle_in(self) -> None:
-        if self._pid != os.getpid():
-            self._logic.producer, self._pid = _new_producer(), os.getpid()
+        super().__init__(Runner(client, ProducerPerProcess(logic)), logic)
 
     take = awaiting(queue.Queue.take)
     size = awaiting(queue.Queue.size)
@@ -227,7 +217,7 @@ class Queue(_Queue):
     """See queue.Queue."""
 
     def __init__(self, client: AwaitingClient, name: bytes | str) -> None:
-        super().__init__(client, queue.Queue(name, _new_producer()))
+        super().__init__(client, queue.Queue(name, new_producer()))
 
     put = awaiting(queue.Queue.put)
 
@@ -236,7 +226,7 @@ class PriorityQueue(_Queue):
     """See queue.PriorityQueue: `put(priority, value)`, the lowest priority first."""
 
     def __init__(self, client: AwaitingClient, name: bytes | str) -> None:
-        super().__init__(client, queue.PriorityQueue(name, _new_producer()))
+        super().__init__(client, queue.PriorityQueue(name, new_producer()))
 
     put = awaiting(queue.PriorityQueue.put_at)
 
@@ -305,15 +295,14 @@ class Cache:
 
     def __init__(self, client: AwaitingClient, prefix: bytes) -> None:
         self._view = View(prefix)
-        self._pid = 0  # whose it is, once it is opened
+        self._owner = OneProcess("cache")
         self._runner = Runner(client)
         self._changed = asyncio.Event()  # another one after each change
         self._task: asyncio.Task[None] | None = None
 
     async def open(self, timeout: float = 10.0) -> Self:
         """Starts its task, and returns once everything was read. Raises TimeoutError, or what the client raised."""
-        self._require_own()
-        self._pid = os.getpid()
+        self._owner.claim()
         self._task = asyncio.create_task(self._follow(), name="quorumd-cache")
         try:
             if not await self.wait_for(1, timeout):
@@ -325,7 +314,7 @@ class Cache:
 
     async def close(self) -> None:
         """Ends its task, and every wait_for; what it shows stays as it is. A forked child has nothing to end."""
-        if self._is_anothers():
+        if self._owner.elsewhere:
             return
         self._end(ConnectionLost("the cache was closed"))
         if self._task is not None:
@@ -343,17 +332,17 @@ class Cache:
     @property
     def revision(self) -> int:
         """The revision of the latest change that it shows, or of the reading it began with."""
-        self._require_own()
+        self._owner.require()
         return self._view.revision
 
     def get(self, key: bytes) -> KeyValue | None:
         """The key as it was at `revision`."""
-        self._require_own()
+        self._owner.require()
         return self._view.get(key)
 
     def snapshot(self) -> tuple[int, Mapping[bytes, KeyValue]]:
         """(revision, a copy of all keys at it)."""
-        self._require_own()
+        self._owner.require()
         return self._view.snapshot()
 
     async def wait_for(self, revision: int, timeout: float | None = None) -> bool:
@@ -361,7 +350,7 @@ class Cache:
 
         Raises ConnectionLost if it, or its client, is closed before, or whatever keeps it from following the store.
         """
-        self._require_own()
+        self._owner.require()
         try:
             async with asyncio.timeout(timeout):
                 while not self._view.shows(revision):
@@ -369,13 +358,6 @@ class Cache:
         except TimeoutError:
             return False
         return True
-
-    def _is_anothers(self) -> bool:
-        return self._pid not in (0, os.getpid())
-
-    def _require_own(self) -> None:
-        if self._is_anothers():
-            raise ConnectionLost(f"the cache is process {self._pid}'s; a forked child opens one of its own")
 
     async def _follow(self) -> None:
         try:

@@ -5,10 +5,8 @@
             client.txn([lock.token.guard()], [Put(b"report", b"...")])
 """
 
-import os
 import threading
 from collections.abc import Iterator, Mapping
-from secrets import token_hex
 from types import TracebackType
 from typing import Self
 
@@ -22,6 +20,7 @@ from quorumd.recipes.exits import beside, parting
 from quorumd.recipes.fencing import Token
 from quorumd.recipes.party import Instance, Member
 from quorumd.recipes.ports import BlockingClient
+from quorumd.recipes.processes import OneProcess, ProducerPerProcess, new_producer
 from quorumd.recipes.session import LOG, Session
 from quorumd.recipes.sinceboot import since_boot
 from quorumd.recipes.view import View, follow
@@ -199,20 +198,11 @@ class HeldItem(Face[queue.Held]):
                 self.release()
 
 
-def _new_producer() -> bytes:
-    return token_hex(8).encode()
-
-
 class _Queue(Face[queue.Queue]):
-    """What both queues share: in each process an object is a producer of its own, in a forked child too."""
+    """What both queues share."""
 
     def __init__(self, client: BlockingClient, logic: queue.Queue) -> None:
-        super().__init__(Runner(client, self._settle_in), logic)
-        self._pid = os.getpid()
-
-    def _settle_in(self) -> None:
-        if self._pid != os.getpid():
-            self._logic.producer, self._pid = _new_producer(), os.getpid()
+        super().__init__(Runner(client, ProducerPerProcess(logic)), logic)
 
     take = blocking(queue.Queue.take)
     size = blocking(queue.Queue.size)
@@ -227,7 +217,7 @@ class Queue(_Queue):
     """See queue.Queue."""
 
     def __init__(self, client: BlockingClient, name: bytes | str) -> None:
-        super().__init__(client, queue.Queue(name, _new_producer()))
+        super().__init__(client, queue.Queue(name, new_producer()))
 
     put = blocking(queue.Queue.put)
 
@@ -236,7 +226,7 @@ class PriorityQueue(_Queue):
     """See queue.PriorityQueue: `put(priority, value)`, the lowest priority first."""
 
     def __init__(self, client: BlockingClient, name: bytes | str) -> None:
-        super().__init__(client, queue.PriorityQueue(name, _new_producer()))
+        super().__init__(client, queue.PriorityQueue(name, new_producer()))
 
     put = blocking(queue.PriorityQueue.put_at)
 
@@ -305,15 +295,14 @@ class Cache:
 
     def __init__(self, client: BlockingClient, prefix: bytes) -> None:
         self._view = View(prefix)
-        self._pid = 0  # whose it is, once it is opened
+        self._owner = OneProcess("cache")
         self._runner = Runner(client)
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
     def open(self, timeout: float = 10.0) -> Self:
         """Starts its thread, and returns once everything was read. Raises TimeoutError, or what the client raised."""
-        self._require_own()
-        self._pid = os.getpid()
+        self._owner.claim()
         self._thread = threading.Thread(target=self._follow, name="quorumd-cache", daemon=True)
         self._thread.start()
         try:
@@ -326,7 +315,7 @@ class Cache:
 
     def close(self) -> None:
         """Ends its thread, and every wait_for; what it shows stays as it is. A forked child has nothing to end."""
-        if self._is_anothers():
+        if self._owner.elsewhere:
             return
         self._end(ConnectionLost("the cache was closed"))
         self._runner.stop()
@@ -344,17 +333,17 @@ class Cache:
     @property
     def revision(self) -> int:
         """The revision of the latest change that it shows, or of the reading it began with."""
-        self._require_own()
+        self._owner.require()
         return self._view.revision
 
     def get(self, key: bytes) -> KeyValue | None:
         """The key as it was at `revision`."""
-        self._require_own()
+        self._owner.require()
         return self._view.get(key)
 
     def snapshot(self) -> tuple[int, Mapping[bytes, KeyValue]]:
         """(revision, a copy of all keys at it)."""
-        self._require_own()
+        self._owner.require()
         return self._view.snapshot()
 
     def wait_for(self, revision: int, timeout: float | None = None) -> bool:
@@ -362,16 +351,9 @@ class Cache:
 
         Raises ConnectionLost if it, or its client, is closed before, or whatever keeps it from following the store.
         """
-        self._require_own()
+        self._owner.require()
         with self._changed:
             return self._changed.wait_for(lambda: self._view.shows(revision), timeout)
-
-    def _is_anothers(self) -> bool:
-        return self._pid not in (0, os.getpid())
-
-    def _require_own(self) -> None:
-        if self._is_anothers():
-            raise ConnectionLost(f"the cache is process {self._pid}'s; a forked child opens one of its own")
 
     def _follow(self) -> None:
         try:
