@@ -488,7 +488,8 @@ def _paths(config: Config) -> Iterator[ConfigError]:
 
 
 def agreement(config: Config) -> dict[str, str]:
-    """What every node of a cluster must have alike, by key. Addresses may differ: one host has many names."""
+    """What nodes of a cluster tell each other of their configs, by key (transport.HASHED_KEYS). Addresses are not in
+    it: one host has many names."""
     phase1, phase2 = config.quorum_sizes
     engine: str = config.engine
     if engine == RAFT and config.raft.lease_reads:  # a leader counts on what its followers refuse, and for how long
@@ -497,7 +498,7 @@ def agreement(config: Config) -> dict[str, str]:
         "nodes": ",".join(map(str, config.members)),
         "engine": engine,
         "quorums": f"{phase1}+{phase2}",
-        "storage.quota_mib": str(config.storage.quota_mib),  # decides which writes get NoSpace, on every node alike
+        "storage.quota_mib": str(config.storage.quota_mib),
     }
 
 

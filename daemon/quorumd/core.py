@@ -36,6 +36,7 @@ from quorumd.consensus.engine import (
 from quorumd.engines import codec_of, empty, make_admission, make_appender, make_engine, make_log, storage_of
 from quorumd.errors import ConfigError, CorruptLog
 from quorumd.join import judge
+from quorumd.nodestatus import status_of
 from quorumd.ownentries import OwnEntries, Records
 from quorumd.ports import Disk, Meta
 from quorumd.recovery import recover
@@ -354,10 +355,10 @@ class Core:
         self._chores_due = now + (CHORES_AT_REST if at_rest else CHORES_EVERY)
         if due is not None and due > now:  # else the turns that it calls for would find nothing to do until then
             self._chores_due = min(self._chores_due, due)
-        if self.transport.refusals:
-            for node, reason in self.transport.refusals:
-                self.log_event("peer_refused", peer=node, reason=reason)
-            self.transport.refusals.clear()
+        if self.transport.notices:
+            for event, node, reason in self.transport.notices:
+                self.log_event(event, peer=node, reason=reason)
+            self.transport.notices.clear()
         if engine.role is not Role.LEADER or self._role is not Role.LEADER:
             return  # a leadership of this very turn has not given the sessions their full TTL yet
         if engine.accepts_proposals:
@@ -483,38 +484,5 @@ class Core:
         return ""
 
     def status(self) -> dict[str, Any]:
-        """This node's figures, as `quorumd status` and the supervisor show them."""
-        engine, storage = self.engine, self.storage
-        role = engine.role.name.lower() if engine else "follower"
-        drops = {"peer": self.transport.counters.as_dict(), "client": self.clients.counters.as_dict()}
-        return {
-            "node": self.settings.node,
-            "cluster": f"{self.transport.cluster:016x}",
-            "role": "candidate" if role == "pre_candidate" else role,
-            "term": engine.term if engine else 0,
-            "leader": (engine.leader or None) if engine else None,
-            "commit": self.applier.commit if engine else 0,
-            "applied": self.applier.applied if engine else 0,
-            "durable": storage.synced_to if storage else 0,
-            "first": engine.first if engine else 0,
-            "last": engine.last if engine else 0,
-            "proposed": self.appender.proposed if engine else 0,
-            "accepted": self.appender.accepted if engine else 0,
-            "revision": self.store.revision,
-            "compacted": self.store.compacted,
-            "keys": self.store.keys,
-            "store_bytes": self.store.bytes,
-            "sessions": self.store.sessions,
-            "leases": self.store.leases,
-            **self.clients.watches.status(),
-            "executed": self.store.executed,
-            "digest": f"{self.store.digest:016x}",
-            "fsync_p99_us": self.disk.sync_p99_us(),
-            "disk_full": storage.disk_full if storage else False,
-            "auth": self.settings.mac_bytes > 0,
-            "voter": engine is not None,
-            "reason": self.out_of_quorum or self.waiting,
-            "incarnation": self.transport.identity.incarnation,
-            "drops": {plane: {k: v for k, v in counts.items() if v} for plane, counts in drops.items()},
-            "refused_peers": {str(p.node): p.refusal for p in self.transport.peers.values() if p.refusal},
-        }
+        """This node's figures (nodestatus.py)."""
+        return status_of(self)

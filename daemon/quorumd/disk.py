@@ -121,13 +121,11 @@ class RealDisk:
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: unreadable ({error}); {UNUSABLE_LOG}") from None
         found = raw.get("format") if isinstance(raw, dict) else raw
-        if found in (1, 2, 3):
-            raise ConfigError(
-                f"{path}: format {found}, of a quorumd whose log does not say by which rules it is to be applied; "
-                f"start with an empty directory, or go back to that version"
-            )
         if found != STAMP_FORMAT:
-            raise ConfigError(f"{path}: format {found!r}, but this version of quorumd reads {STAMP_FORMAT}")
+            raise ConfigError(
+                f"{path}: format {found!r}, but this version of quorumd reads {STAMP_FORMAT}; use the version that "
+                "made it or name another data_dir"
+            )
         try:
             cluster = int(raw["cluster"] or "0", 16)
             return Meta(cluster, int(raw["node"]), int(raw["incarnation"]), str(raw.get("engine", RAFT)))

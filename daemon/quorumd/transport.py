@@ -44,14 +44,16 @@ MAX_CLAIMS = 1024  # digests kept for one turn
 
 
 class Identity(NamedTuple):
-    """Who this node is on the wire. `hashes` maps a config key to the 64-bit hash both sides must share."""
+    """Who this node is on the wire. `hashes` maps each of HASHED_KEYS to a 64-bit hash of its value."""
 
     node: NodeId
     incarnation: Incarnation
     hashes: Mapping[str, int]
 
 
-HASHED_KEYS = ("nodes", "engine", "quorums", "storage.quota_mib")  # what every node must be told alike
+MUST_AGREE = ("nodes", "engine", "quorums")  # or nodes do not talk
+MAY_DIFFER = "storage.quota_mib"  # for a while: each leader says its own in the log, for all (ownentries.py)
+HASHED_KEYS = (*MUST_AGREE, MAY_DIFFER)
 
 
 class Peer:
@@ -61,6 +63,7 @@ class Peer:
         "address",
         "answered",
         "cluster",
+        "differs",
         "disk_full",
         "flags",
         "heard_at",
@@ -80,6 +83,7 @@ class Peer:
         self.hello_due: Nanoseconds = 0
         self.heard_at: Nanoseconds = 0
         self.refusal = ""  # why we do not talk to it, "" if we do
+        self.differs = False  # it was told another MAY_DIFFER
         self.disk_full = False  # it said so in its last reply
         self.flags = 0
         self.cluster = 0
@@ -117,7 +121,7 @@ class Transport:
         self.claims: set[tuple[Term, NodeId, Index, int]] = set()
         self.verdicts: set[tuple[Term, NodeId, Index, int]] = set()
         self.settled: tuple[Term, Index, int] = (0, 0, 0)  # term, index, digest: equal to ours, to be heard no more
-        self.refusals: list[tuple[NodeId, str]] = []  # for the node's log; taken by core
+        self.notices: list[tuple[str, NodeId, str]] = []  # for the node's log: event, peer, reason; taken by core
         self.fragmenter: Fragmenter[NodeId] = Fragmenter(mtu, first_id=identity.incarnation)
         single_bytes = mtu - limits.HEADER_BYTES - limits.MAC_BYTES
         self.runs = EntryRuns(outbox, log, self.fragmenter, single_bytes, self._sender)
@@ -327,16 +331,21 @@ class Transport:
         peer.answered = True
         refusal = self._refusal(peer, hashes, versions)
         if refusal and refusal != peer.refusal:
-            self.refusals.append((peer.node, refusal))
+            self.notices.append(("peer_refused", peer.node, refusal))
         peer.refusal = refusal
+        differs = hashes[MAY_DIFFER] != self.identity.hashes[MAY_DIFFER]
+        if differs and not peer.differs:
+            reason = f"its config differs in '{MAY_DIFFER}': the leader's own holds until all nodes have the same file"
+            self.notices.append(("peer_differs", peer.node, reason))
+        peer.differs = differs
         if refusal:
             self._wake_due = min(self._wake_due, peer.hello_due)
         if self._filter:  # without it no incarnation is known to be the right one
             self._beats.know(peer.node, 0 if refusal else peer.incarnation)
 
     def _refusal(self, peer: Peer, hashes: dict[str, int], versions: tuple[int, int]) -> str:
-        for key, value in hashes.items():
-            if value != self.identity.hashes[key]:
+        for key in MUST_AGREE:
+            if hashes[key] != self.identity.hashes[key]:
                 more = ", or in raft.lease_reads and timing with it" if key == "engine" else ""
                 return f"its config differs in '{key}'{more}; give every node the same file"
         if self.cluster and peer.cluster and peer.cluster != self.cluster:

@@ -226,6 +226,19 @@ def test_other_config_is_refused_and_the_key_is_named():
     assert any("'nodes'" in detail["reason"] for _, detail in world.has("peer_refused"))
 
 
+def test_another_quota_is_named_and_not_refused():
+    world = World(3, seed=17)
+    world.elect()
+    odd = world.ids[-1]
+    world.stop(odd)
+    world.start(odd, hashes={"nodes": 1, "engine": 2, "quorums": 3, "storage.quota_mib": 9})
+    world.step(500)
+    assert world.converged() and not world.has("peer_refused")
+    told = [(node, detail["peer"]) for node, detail in world.has("peer_differs")]
+    assert sorted(told) == [(1, odd), (2, odd), (odd, 1), (odd, 2)]
+    assert all("'storage.quota_mib'" in detail["reason"] for _, detail in world.has("peer_differs"))
+
+
 # -- damage ---------------------------------------------------------------------------------------------------------
 
 

@@ -58,6 +58,20 @@ def test_another_quota_is_for_what_comes_next(before, after):
     assert len(digests) == 1
 
 
+def test_the_nodes_may_get_another_quota_one_after_the_other():
+    world, caller, statuses = world_of(4 * MIB)
+    for i in world.ids:
+        world.until(world.converged)
+        world.stop(i)
+        world.start(i, quota_bytes=MIB)
+        world.elect()
+    world.step(3000)
+    assert {core.store.quota_bytes for core in world.cores()} == {MIB}
+    assert put(caller, 11) is Status.NO_SPACE and keys(caller, 100) == len(statuses)
+    world.until(world.converged)
+    assert len({(core.store.applied, core.store.digest) for core in world.cores()}) == 1
+
+
 def test_the_rules_come_before_the_first_command():
     world = World(1)
     world.elect()

@@ -31,7 +31,7 @@ def run(cluster, timeouts):
 def strike(cluster, name):
     """(what undoes it, the nodes in their order) of a fault of this name."""
     leader = cluster.leader
-    undo = getattr(Faults(cluster), "_" + name.replace("-", "_"))(random.Random(3), 1)
+    undo = Faults(cluster).harm(name)(random.Random(3), 1)
     order = random.Random(3).sample(cluster.ids, len(cluster.ids))
     return undo, sorted(order, key=lambda node: node != leader)
 

@@ -111,11 +111,13 @@ def test_a_scenario_survives_its_replay_command(seed):
 
 
 def test_every_fault_is_drawn_and_has_its_method():
+    from quorumd.sim.cluster import Cluster
     from quorumd.sim.faults import Faults
 
     drawn = {fault for seed in range(200) for fault in draw(seed).faults}
     assert drawn == set(FAULTS)
-    assert all(hasattr(Faults, "_" + fault.replace("-", "_")) for fault in ALL_FAULTS)
+    faults = Faults(Cluster(draw(1)))
+    assert all(callable(faults.harm(fault)) for fault in ALL_FAULTS)
     assert {fault for seed in range(200) for fault in draw(seed, engine="paxos").faults} == set(ALL_FAULTS)
     assert "deaf-leader" not in draw(1, engine="paxos", only=["kill"]).faults
 

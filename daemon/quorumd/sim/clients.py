@@ -14,7 +14,7 @@ from quorumd.client.operation import Operation, Plane
 from quorumd.client.protocol import ClientProtocol
 from quorumd.client.watcher import WatchBatch, Watcher
 from quorumd.commands import Range, RangeResult, Txn, TxnResult
-from quorumd.errors import Definite, QuorumdError
+from quorumd.errors import Definite, NoSpace, QuorumdError
 from quorumd.sim.network import SimNetwork
 from quorumd.sim.workload import Ask, Mind, Mix, outcome
 from quorumd.sim.world import World
@@ -32,7 +32,7 @@ class Worker:
         self.process = process
         self.told = told  # asks nothing of its own accord
         self.ask: Ask | None = None  # what is under way
-        self.done = 0  # operations that were answered
+        self.done = 0  # operations that were answered; refused for want of room is an answer, of the log
         self.pauses = 0  # begun so far: only the last one ends in an operation
 
 
@@ -68,7 +68,7 @@ class Program:
         self.per_second = per_second
         self.timeout = timeout
         self.running = True
-        self.done = self.reads_done = self.unknown = self.transmissions = 0
+        self.done = self.reads_done = self.unknown = self.transmissions = self.without_room = 0
         self.protocol = ClientProtocol(
             [f"node{node}:1" for node in nodes],
             entropy=rng.randbytes,
@@ -141,6 +141,8 @@ class Program:
             self.reads_done += operation.plane is Plane.READ
         elif isinstance(error, Definite):
             self.history.complete(worker.process, "fail", now)
+            self.without_room += isinstance(error, NoSpace)
+            worker.done += isinstance(error, NoSpace)
         else:
             self.history.complete(worker.process, "info", now)
             worker.process = self.process()

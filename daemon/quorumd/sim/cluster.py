@@ -47,6 +47,7 @@ class Cluster:
             self.world, scenario.rng("network"), Weather((low * MICROSECOND, high * MICROSECOND))
         )
         self.ids: list[NodeId] = list(range(1, scenario.nodes + 1))
+        self.quotas = dict.fromkeys(self.ids, scenario.quota_bytes)  # each node's setting, from its next start on
         self.observer = observer_of(scenario, self.ids)
         self.invariants = self.observer.invariants
         self.audience = Audience(scenario, self.world)
@@ -104,6 +105,7 @@ class Cluster:
             mac_bytes=scenario.mac_bytes,
             segment_bytes=limits.MIN_SEGMENT_BYTES,
             session_ttl=scenario.session_ttl_ms * limits.MILLISECOND,
+            quota_bytes=self.quotas[node],
             compaction=Compaction(retain=scenario.retain),
             bootstrap=bootstrap,
             ring_bytes=scenario.ring_kib * limits.KIB,
@@ -188,6 +190,12 @@ class Cluster:
         (_, applied, _) = next(iter(seen))
         return len(seen) == 1 and applied == self.invariants.committed
 
+    @property
+    def ruled(self) -> bool:
+        """Whether the log says the quota of the node that leads, if it says any."""
+        core = self.machines[self.leader].core if self.leader else None
+        return core is not None and (not core.store.ruled or core.store.quota_bytes == core.settings.quota_bytes)
+
     def describe(self) -> str:
         """Each node on a line, for whoever must find out what is stuck."""
         lines = []
@@ -202,7 +210,8 @@ class Cluster:
                 lines.append(
                     f"node {node}: {engine.role.name.lower()} of term {engine.term}, leader {engine.leader or 'none'}, "
                     f"last {engine.last}, commit {engine.commit}, applied {applier.applied}"
-                    f"{', paused' if machine.paused else ''}"
+                    f"{', paused' if machine.paused else ''}, quota {core.settings.quota_bytes}, "
+                    f"{core.store.quota_bytes} in the log"
                 )
         return "; ".join(lines)
 

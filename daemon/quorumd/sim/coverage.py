@@ -11,7 +11,7 @@ COMMON = (
     "elections", "transfers", "quorums lost", "stalls noticed", "turns interrupted", "cut tails",
     "refused damage", "lives", "segments begun",
     "deduplicated retries", "expired sessions", "revisions compacted", "reads confirmed", "redirects and refusals",
-    "unknown outcomes",
+    "unknown outcomes", "writes without room",
     "leases granted", "leases kept alive", "leases expired", "leases revoked", "keep-alives refused",
     "watch batches", "watch batches of many events", "watch progress", "watches begun", "watch streams",
     "watches paused", "watchers behind", "watches compacted",
@@ -59,6 +59,7 @@ def reach(cluster: Cluster) -> Counter[str]:
     reached.update(cluster.audience.reached)
     for program in (*cluster.programs, *cluster.former):
         reached["unknown outcomes"] += program.unknown
+        reached["writes without room"] += program.without_room
         reached["watch streams"] += program.protocol.counters["watch_streams"]
         reached["watches paused"] += program.protocol.counters["watches_paused"]
         reached["reads confirmed"] += program.reads_done

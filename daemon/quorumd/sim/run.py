@@ -111,7 +111,7 @@ class Run:
         majority, rest = sorted(healthy[: cluster.quorum]), sorted(set(cluster.ids) - set(healthy[: cluster.quorum]))
         cluster.world.tell("phase", "liveness", majority=majority)
         for node in majority:
-            faults.revive(cluster.machines[node])
+            faults.nodes.revive(cluster.machines[node])
         for node in rest:
             self._leave_broken(cluster, faults, node, dice)
         veterans = tuple(cluster.programs)
@@ -154,9 +154,9 @@ class Run:
         how = dice.choice(("dead", "paused", "cut off", "deaf", "mute", "hanging disk", "well"))
         cluster.world.tell("phase", "left broken", node=node, how=how)
         if how == "dead":
-            faults.halt(machine, dice, power=True)
+            faults.nodes.halt(machine, dice, power=True)
             return
-        faults.revive(machine)
+        faults.nodes.revive(machine)
         if how == "paused" and machine.core is not None:
             machine.pause()
         elif how == "hanging disk":
@@ -198,6 +198,7 @@ class Run:
         reader = cluster.add_program(workers=0)
         for key in range(self.scenario.keys):
             self._serve(cluster, (reader, reader.mind.read(f"k{key}")))
+        self._must(cluster, "other-quota", lambda: cluster.ruled)
         self._must(cluster, "no-agreement", lambda: cluster.agree(healthy))
         cluster.audience.close()
         self._must(cluster, "watch-behind", lambda: not cluster.audience.behind)

@@ -20,7 +20,11 @@ DISK_FAULTS = ("slow-disk", "stalled-disk", "disk-full", "disk-error")
 ROT_FAULTS = ("bit-flip", "misdirected", "wipe")
 CLIENT_FAULTS = ("client-kill",)
 PARTIAL_FAULTS = tuple(PARTIAL)
-FAULTS = (*PATH_FAULTS, *LINK_FAULTS, *NODE_FAULTS, *DISK_FAULTS, *ROT_FAULTS, *CLIENT_FAULTS, *PARTIAL_FAULTS)
+CONFIG_FAULTS = ("quota",)
+FAULTS = (
+    *PATH_FAULTS, *LINK_FAULTS, *NODE_FAULTS, *DISK_FAULTS, *ROT_FAULTS, *CLIENT_FAULTS, *PARTIAL_FAULTS,
+    *CONFIG_FAULTS,
+)
 # Where slots are accepted in any order it matters what acceptors miss when a leader falls: drawn for Multi-Paxos only.
 HOLE_FAULTS = ("deaf-leader",)
 ALL_FAULTS = (*FAULTS, *HOLE_FAULTS)
@@ -34,6 +38,8 @@ DELAYS_US = ((20, 100), (50, 500), (200, 3_000), (1_000, 15_000))
 SYNCS_US = ((100, 500), (200, 2_000), (1_000, 7_000), (5_000, 40_000))
 HOLDERS = (0, 0, 1, 2)  # of leases
 RETAINED = (3, 50, limits.DEFAULT_RETAIN_REVISIONS)  # revisions of history
+TIGHT = (0.4, 1.0, 2.0)  # quotas, as shares of what all keys take without history
+A_KEY = 200  # bytes that a key with one version takes in the store beside the value, about
 LONGEST_S = (0.3, 1.0, 4.0, 10.0)
 AT_ONCE = 5  # faults that may be under way together, more or less: with too many of them nothing ever happens
 
@@ -70,6 +76,7 @@ class Scenario:
     ring_entries: int = 1 << 14
     inflight_kib: int = 4096
     retain: int = limits.DEFAULT_RETAIN_REVISIONS
+    quota_bytes: int = limits.DEFAULT_QUOTA_BYTES  # to begin with
     drift: float = 0.0  # clocks run up to this much too fast or too slow
     delay_us: tuple[int, int] = (50, 500)
     sync_us: tuple[int, int] = (200, 2_000)
@@ -96,6 +103,12 @@ class Scenario:
     def rng(self, purpose: str) -> random.Random:
         """Randomness of its own for each purpose, so that less of one leaves the others as they were."""
         return random.Random(f"{self.seed}/{purpose}")
+
+    def quota(self, dice: random.Random) -> int:
+        """Bytes of a quota that the workload fills again and again, or never."""
+        share = dice.choice((*TIGHT, 0.0))
+        keys = self.keys * (A_KEY + sum(self.sizes) // len(self.sizes))
+        return int(share * keys) or limits.DEFAULT_QUOTA_BYTES
 
     def facts(self) -> dict[str, Any]:
         """For people and JSON."""
@@ -143,7 +156,7 @@ def draw(
         keys=dice.choice((1, 2, 4, 10)),
         sizes=sizes,
         weights=weights if weights[2] and sum(weights) > weights[2] else Scenario.weights,
-        faults=_faults(dice, random.Random(f"{seed}/partial")),
+        faults=_faults(seed, dice),
         pause_s=pause,
         longest_s=dice.choice([s for s in LONGEST_S if s <= AT_ONCE * pause]),
     )
@@ -155,15 +168,16 @@ def draw(
         fitting = ("loss", "kill", "power-loss")
     scenario = replace(scenario, faults=fitting, retain=scenario.rng("retain").choice(RETAINED))
     scenario = replace(scenario, holders=scenario.rng("leases").choice(HOLDERS))
-    scenario = _with_ring(_with_watchers(scenario))
+    scenario = _with_quota(_with_ring(_with_watchers(scenario)))
     if engine == "raft":
         return replace(scenario, lease_reads=scenario.rng("lease reads").random() < 0.25)
     return _with_paxos(scenario, more_faults=only is None)
 
 
-def _faults(dice: random.Random, of_partial: random.Random) -> tuple[str, ...]:
+def _faults(seed: int, dice: random.Random) -> tuple[str, ...]:
     """A random subset. What was added later has dice of its own, so that older seeds draw all else as they did."""
-    return tuple(fault for fault in FAULTS if (of_partial if fault in PARTIAL else dice).random() < 0.4)
+    own = dict.fromkeys(PARTIAL, random.Random(f"{seed}/partial")) | {"quota": random.Random(f"{seed}/quota fault")}
+    return tuple(fault for fault in FAULTS if own.get(fault, dice).random() < 0.4)
 
 
 def _with_ring(scenario: Scenario) -> Scenario:
@@ -173,6 +187,12 @@ def _with_ring(scenario: Scenario) -> Scenario:
     if max(scenario.sizes) > NARROW_FOR or dice.random() < 0.5:
         return scenario
     return replace(scenario, ring_kib=small)
+
+
+def _with_quota(scenario: Scenario) -> Scenario:
+    """The same, in a third of the runs with a quota that may soon be used up."""
+    dice = scenario.rng("quota")
+    return replace(scenario, quota_bytes=scenario.quota(dice)) if dice.random() < 0.33 else scenario
 
 
 def _with_watchers(scenario: Scenario) -> Scenario:
