@@ -61,7 +61,7 @@ class Faults(_Strict, frozen=True, kw_only=True):
 
     loss_percent: Loss = 0
     delay_ms: Delay = 0.0
-    leader_kills: Annotated[int, Meta(ge=0, le=100, examples=[3])] = 3
+    leader_kills: Annotated[int, Meta(ge=0, le=100, examples=[5])] = 5
 
 
 class Vary(_Strict, frozen=True, kw_only=True):
