@@ -221,11 +221,12 @@ class RealDisk:
 
     def create(self, number: int, size_bytes: int) -> None:
         self.prepare(number, size_bytes)
-        deadline = time.monotonic() + limits.CREATE_DEADLINE / limits.SECOND
+        seconds = (limits.CREATE_DEADLINE + limits.CREATE_PER_MIB * (size_bytes // limits.MIB)) / limits.SECOND
+        deadline = time.monotonic() + seconds
         while not self._done:
             remaining = deadline - time.monotonic()
             if remaining < 0:
-                raise DiskError(f"{self.path(number)}: not made within {limits.CREATE_DEADLINE // limits.SECOND} s")
+                raise NoRoom(f"{self.path(number)}: not made within {seconds:.0f} s; nothing failed, the disk is slow")
             self._wait_for_worker(remaining)
             self._collect()
         _, error = self._done.pop()
@@ -275,6 +276,8 @@ class RealDisk:
             self._wal.submit(self._fd(number) if fd is None else fd, offset, batch, seq)
         except OSError as error:
             raise DiskError(f"{self.path(number)}: {error.strerror}") from error
+        except BufferError as error:
+            raise DiskError(f"{self.path(number)}: {error}: the disk hangs, and no more writes can wait") from error
         self._written[number] = seq
 
     def durable(self) -> int:
@@ -293,10 +296,10 @@ class RealDisk:
         return self._free.pop() if self._free else None
 
     def read(self, number: int, offset: int, length: int, tag: int) -> bool:
+        if len(self._reading) >= limits.READ_BACKS:
+            return False
         try:
             self._worker.read(self._fd(number), offset, length, tag)
-        except BufferError:
-            return False
         except OSError as error:
             raise DiskError(f"{self.path(number)}: {error.strerror}") from error
         self._reading[tag] = number

@@ -82,6 +82,7 @@ MAX_EXPIRIES_PER_TURN: Final = 1024
 RING_BYTES: Final = 64 * MIB
 RING_ENTRIES: Final = 1 << 20
 READ_BACK_BYTES: Final = 4 * MIB
+READ_BACKS: Final = 14  # at once; the queue of the thread that does them, 16, has room for a segment to be made
 DIGEST_EVERY: Final = 1024
 REORDER_WINDOW_MESSAGES: Final = 16
 REORDER_WINDOW_BYTES: Final = 4 * MIB
@@ -120,7 +121,8 @@ WAL_QUEUE_BYTES: Final = 32 * MIB  # handed to the disk and not yet durable; abo
 WAL_QUEUE_BATCHES: Final = 2048  # likewise; the sync thread takes twice as many, for hard states
 IDLE_SYNC: Final = 50 * MILLISECOND  # an idle node syncs an empty batch this long after its last one
 PREPARE_RETRY: Final = 1 * SECOND
-CREATE_DEADLINE: Final = 60 * SECOND
+CREATE_DEADLINE: Final = 60 * SECOND  # for a segment that the node cannot do without
+CREATE_PER_MIB: Final = SECOND // 4  # likewise, and this for each MiB of it
 OPEN_SEGMENTS: Final = 32  # file descriptors of the log; more only while all of them are in use
 FREE_BATCHES: Final = 4
 

@@ -28,7 +28,7 @@ from quorumd.invariants import invariant
 from quorumd.log import skip_entries
 from quorumd.logreplay import Replay, SlotReplay, TermReplay, head
 from quorumd.slotstorage import SlotStorage
-from quorumd.storage import Position, Storage
+from quorumd.storage import RECORD_OVERHEAD, Position, Storage, check_intact
 from quorumd.types import Index
 from quorumd_fastpath import walframe
 from quorumd_fastpath.apply import Store
@@ -70,9 +70,8 @@ class _Scan:
 
     def segment(self, number: int, data: memoryview) -> None:
         """Takes the next segment in order, or notes the damage that ends the replay."""
-        header = walframe.decode_segment_header(data)
+        header = self._header(number, data)
         if header is None:
-            self._headless(number, data)
             return
         self._check_owner(number, header)
         self._check_whole(number, data)
@@ -95,13 +94,21 @@ class _Scan:
 
     def beyond(self, number: int, data: memoryview) -> None:
         """Takes a segment behind the damage: only what it knew to be synced counts."""
-        header = walframe.decode_segment_header(data)
+        header = self._header(number, data)
         if header is None:
-            self._headless(number, data)
             return
         self._count(number)
         if header.cluster == self.storage.cluster:
             self.hidden(data, header, limits.SECTOR_BYTES)
+
+    def _header(self, number: int, data: memoryview) -> SegmentHeader | None:
+        """The header of this segment; None if there is none, which is noted. That of another one, which a misdirected
+        read or write put here, is none: what lies behind it would not be believed, and cut."""
+        header = walframe.decode_segment_header(data)
+        if header is not None and header.number == number:
+            return header
+        self._headless(number, data)
+        return None
 
     def _headless(self, number: int, data: memoryview) -> None:
         """A segment made ahead and never begun, or one that lost its header.
@@ -261,6 +268,8 @@ def _cut_or_refuse(
 def _live(storage: Storage, last: Index) -> Iterator[tuple[Index, int, memoryview | bytes]]:
     """(first, count, packed entries) of everything up to `last`, in the log's order, re-read from the segments.
 
+    Raises DiskError for what is not as it was written.
+
     That order goes back and forth between two segments where slots were accepted out of order: what is wanted soon of
     the segment that is left is kept, so that it need not be read again for each such record.
     """
@@ -273,12 +282,14 @@ def _live(storage: Storage, last: Index) -> Iterator[tuple[Index, int, memoryvie
         if record.first > last:
             return
         number, offset = divmod(record.position, storage.segment_bytes)
-        entries: memoryview | bytes | None = kept.pop(place, None)
-        if entries is None:
+        stored: memoryview | bytes | None = kept.pop(place, None)
+        if stored is None:
             if number != loaded:
                 _keep(storage, data, loaded, place, kept)
                 data, loaded = disk.load(number), number
-            entries = data[offset : offset + record.length]
+            stored = data[offset - RECORD_OVERHEAD : offset + record.length]
+        check_intact(storage, record, stored)  # the disk may say something else than it said to the scan
+        entries = stored[RECORD_OVERHEAD:]
         if record.skip:
             entries = entries[skip_entries(entries, record.skip) :]
         count = min(record.entries, last - record.first + 1)
@@ -294,5 +305,5 @@ def _keep(storage: Storage, data: memoryview, loaded: int, place: int, kept: dic
         record = records.at(ahead)
         number, offset = divmod(record.position, storage.segment_bytes)
         if number == loaded and ahead not in kept and size + record.length <= limits.READ_BACK_BYTES:
-            kept[ahead] = bytes(data[offset : offset + record.length])
+            kept[ahead] = bytes(data[offset - RECORD_OVERHEAD : offset + record.length])
             size += record.length

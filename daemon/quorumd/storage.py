@@ -374,13 +374,8 @@ class Storage:
             start = wanted[0].position - RECORD_OVERHEAD
             for record in wanted:
                 at = record.position - start
+                check_intact(self, record, data[at - RECORD_OVERHEAD : at + record.length])
                 entries = data[at : at + record.length]
-                if not intact(data[at - RECORD_OVERHEAD : at], self.KIND, record, entries):
-                    number, offset = divmod(record.position, self.segment_bytes)
-                    raise DiskError(
-                        f"{self.disk.path(number)}: offset {offset}: entry {record.first} and those behind it are not "
-                        f"as they were written; {UNUSABLE_LOG}"
-                    )
                 out.append((record, entries[skip_entries(entries, record.skip) :] if record.skip else entries))
         return out
 
@@ -390,10 +385,16 @@ class Storage:
             self.reads[tag] = self.reads[tag][:0]
 
 
-def intact(header: bytes, wanted: int, record: RecordAt, entries: bytes) -> bool:
-    """Whether a record read back is the one that was written: its header names it, and its payload has its checksum."""
-    if len(header) != RECORD_HEADER.size or len(entries) != record.length:
-        return False
-    payload_crc, length, kind, index, term = RECORD_HEADER.unpack(header)
-    named = (kind, index, term, length) == (wanted, record.first - record.skip, record.term, record.length)
-    return named and payload_crc == crc32c(entries)
+def check_intact(storage: Storage, record: RecordAt, stored: bytes | memoryview) -> None:
+    """Raises DiskError if what was read back, header and entries, is not what was written: the header must name the
+    record, and the entries have its checksum."""
+    if len(stored) == RECORD_OVERHEAD + record.length:
+        payload_crc, length, kind, index, term = RECORD_HEADER.unpack_from(stored)
+        named = (kind, index, term, length) == (storage.KIND, record.first - record.skip, record.term, record.length)
+        if named and payload_crc == crc32c(stored[RECORD_OVERHEAD:]):
+            return
+    number, offset = divmod(record.position, storage.segment_bytes)
+    raise DiskError(
+        f"{storage.disk.path(number)}: offset {offset}: entry {record.first} and those behind it are not as they were "
+        f"written; {UNUSABLE_LOG}"
+    )

@@ -122,6 +122,15 @@ def test_a_lost_segment_header_before_durable_batches_is_corruption(wreck):
     refused_untouched(world, disk)
 
 
+@pytest.mark.parametrize("source", [1, 2])
+def test_the_header_of_another_segment_is_none(source):
+    """A misdirected write: what it hides had been acknowledged, and was cut."""
+    world, disk = filled_segments(5)
+    assert sum(any(data[:512]) for data in disk.cache.values()) == 3
+    disk.cache[3][:512] = bytes(disk.cache[source][:512])
+    refused_untouched(world, disk)
+
+
 def test_a_lost_first_segment_is_named():
     world, disk = filled_segments(6)
     disk.remove(1)
@@ -269,6 +278,27 @@ def test_what_decayed_on_the_disk_is_named_and_not_read_back(damaged):
     assert core.storage.recall(2)
     with pytest.raises(DiskError, match=rf"wal-0+{number}.seg: offset {offset}: entry 2 .* an exact copy"):
         world.step()
+
+
+def test_what_reads_otherwise_the_second_time_is_not_applied():
+    """The two halves of a mirror, one of them rotten: the scan saw the good one."""
+    world = World(1, seed=12)
+    world.elect()
+    Caller(world).open().put(b"k", b"good" * 100)
+    world.step(200)
+    world.stop(1)
+    disk = world.members[1].disk
+    load, seen = disk.load, []
+
+    def of_either_half(number):
+        seen.append(number)
+        data = load(number)
+        return data if len(seen) <= len(disk.segments()) else memoryview(bytes(data).replace(b"good", b"evil"))
+
+    disk.load = of_either_half
+    with pytest.raises(DiskError, match=r"wal-0+1.seg: offset \d+: entry \d+ .* an exact copy"):
+        world.start(1)
+    assert len(seen) > len(disk.segments())
 
 
 # -- the ring -------------------------------------------------------------------------------------------------------

@@ -128,6 +128,8 @@ class MemoryDisk:
         return None
 
     def read(self, number, offset, length, tag):
+        if len(self.read_queue) >= limits.READ_BACKS:
+            return False
         self.read_queue.append((tag, bytes(self.cache[number][offset : offset + length])))
         return True
 

@@ -85,6 +85,7 @@ class SimDisk:
         self._error = 0
         self._prepared: list[tuple[int, int]] = []
         self._preparing: list[tuple[int, int]] = []
+        self._reading = 0
         self._reads: list[tuple[int, bytes]] = []
         self._free: list[Batch] = []
 
@@ -207,6 +208,9 @@ class SimDisk:
         return self._free.pop() if self._free else None
 
     def read(self, number: int, offset: int, length: int, tag: int) -> bool:
+        if self._reading >= limits.READ_BACKS:
+            return False
+        self._reading += 1
         self._later(lambda: self._finish_read(number, offset, length, tag))
         return True
 
@@ -217,6 +221,7 @@ class SimDisk:
 
     def reads(self) -> Sequence[tuple[int, bytes]]:
         done, self._reads = self._reads, []
+        self._reading -= len(done)
         return done
 
     def queued_bytes(self) -> int:

@@ -5,6 +5,7 @@ to claim more would be to test a promise that nobody made.
 """
 
 import random
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from quorumd import limits
@@ -15,15 +16,16 @@ from quorumd_fastpath import walframe
 
 
 class _Extent(NamedTuple):
-    """A record with its payload, in bytes of its segment."""
+    """A record with its payload, or a segment's header, in bytes of its segment."""
 
     number: int
     begin: int
     end: int
 
 
-def synced_records(machine: Machine) -> list[_Extent]:
-    """Records on the platter that lie below the highest position that some batch knew to be synced."""
+def synced(machine: Machine) -> list[_Extent]:
+    """What lies on the platter below the highest position that some batch knew to be synced: records, and the headers
+    of the segments that have such."""
     found: list[tuple[int, _Extent]] = []
     synced_to = 0
     for number, platter in sorted(machine.disk.platter.items()):
@@ -36,25 +38,32 @@ def synced_records(machine: Machine) -> list[_Extent]:
         for *_, length, position in result.records:
             begin = position - number * limits.MIN_SEGMENT_BYTES
             found.append((position, _Extent(number, begin, begin + walframe.RECORD_HEADER_BYTES + length)))
-    return [extent for position, extent in found if position + extent.end - extent.begin <= synced_to]
+    records = [extent for position, extent in found if position + extent.end - extent.begin <= synced_to]
+    return records + [_Extent(number, 0, SECTOR) for number in dict.fromkeys(extent.number for extent in records)]
+
+
+def _choice(extents: Sequence[_Extent], dice: random.Random) -> _Extent:
+    """One of them. A header as often as every fourth time, although there are far more records."""
+    headers = [extent for extent in extents if not extent.begin]
+    return dice.choice(headers if dice.random() < 0.25 else extents)
 
 
 def flip_synced_bit(machine: Machine, dice: random.Random) -> bool:
-    """One bit of one synced record changes; False if there is none."""
-    extents = synced_records(machine)
+    """One bit of something synced changes; False if there is none."""
+    extents = synced(machine)
     if not extents:
         return False
-    number, begin, end = dice.choice(extents)
+    number, begin, end = _choice(extents, dice)
     machine.disk.rot(number, begin, flipped(bytes(machine.disk.platter[number][begin:end]), dice))
     return True
 
 
 def misdirect_write(machine: Machine, dice: random.Random) -> bool:
-    """A sector of one synced record gets the content of another sector; False if there are no two that differ."""
-    extents = synced_records(machine)
+    """A sector of something synced gets the content of another sector; False if there are no two that differ."""
+    extents = synced(machine)
     if len(extents) < 2:
         return False
-    here, there = dice.sample(extents, 2)
+    here, there = _choice(extents, dice), _choice(extents, dice)
     source = there.begin // SECTOR * SECTOR
     target = dice.randrange(here.begin // SECTOR, -(-here.end // SECTOR)) * SECTOR
     written = bytes(machine.disk.platter[there.number][source : source + SECTOR])
