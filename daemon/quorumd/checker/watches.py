@@ -54,6 +54,17 @@ class Past:
         made = self._keys[key] = KeyValue(key, value, created, revision, version + 1, lease)
         return Event(made, False, replaced)
 
+    def state(self, revision: int) -> dict[bytes, KeyValue]:
+        """All keys as they were at a revision that is known."""
+        keys: dict[bytes, KeyValue] = {}
+        for _, events in self.between(0, revision):
+            for event in events:
+                if event.deleted:
+                    keys.pop(event.kv.key, None)
+                else:
+                    keys[event.kv.key] = event.kv
+        return keys
+
     def between(self, after: int, last: int) -> Iterator[tuple[int, tuple[Event, ...]]]:
         """The revisions above `after`, up to `last`, that changed anything, with their events."""
         for place in range(bisect_right(self._revisions, after), bisect_right(self._revisions, last)):

@@ -136,7 +136,7 @@ def _campaign(
         click.echo(json.dumps({**total.facts(), "elapsed_s": round(elapsed, 1), "jobs": jobs}))
     else:
         _show(total, elapsed)
-    return VIOLATION if total.failures or total.unreached else 0
+    return VIOLATION if total.failures or total.unreached or total.idle else 0
 
 
 def _line(total: "Total", elapsed: float) -> str:
@@ -161,6 +161,8 @@ def _show(total: "Total", elapsed: float) -> None:
     click.echo("reached: " + ", ".join(f"{word} {total.reached[word]:,}" for word in words(total.engine)))
     if total.unreached:
         click.echo("NOT REACHED: " + ", ".join(total.unreached))
+    if total.idle:
+        click.echo("TOO FEW COUNT: fewer than 95 % of the runs did enough to show something")
     for failure in total.failures:
         click.echo(f"VIOLATION {failure.check}: {failure.detail}\n    replay: {failure.command}")
 

@@ -19,6 +19,7 @@ from quorumd.sim.scenario import draw
 AHEAD: Final = 4  # tasks handed out for each worker
 M_MMAP_THRESHOLD: Final = -3  # malloc.h: larger blocks are mapped, and given back when they are freed
 LARGE_BYTES: Final = 131_072
+COUNTING: Final = 0.95  # part of COVERED_BY seeds or more that must count
 COVERED_BY: Final = 100  # seeds after which every word of coverage.words must have been reached
 
 
@@ -66,6 +67,11 @@ class Total:
         """Words of the coverage table that enough runs should have reached and did not."""
         return [word for word in words(self.engine) if not self.reached[word]] if self.runs >= COVERED_BY else []
 
+    @property
+    def idle(self) -> bool:
+        """Whether too many of enough runs show nothing: a cluster that hardly works breaks no rule."""
+        return self.runs >= COVERED_BY and self.counting < COUNTING * self.runs
+
     def facts(self) -> dict[str, Any]:
         """As JSON."""
         return {
@@ -80,6 +86,7 @@ class Total:
             "struck": dict(sorted(self.struck.items())),
             "reached": dict(sorted(self.reached.items())),
             "unreached": self.unreached,
+            "idle": self.idle,
             "failures": [failure._asdict() for failure in self.failures],
         }
 

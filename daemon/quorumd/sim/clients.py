@@ -14,7 +14,7 @@ from quorumd.client.operation import Operation, Plane
 from quorumd.client.protocol import ClientProtocol
 from quorumd.client.watcher import WatchBatch, Watcher
 from quorumd.commands import Range, RangeResult, Txn, TxnResult
-from quorumd.errors import Definite, NoSpace, QuorumdError
+from quorumd.errors import Definite, DiskFull, NoSpace, QuorumdError
 from quorumd.sim.network import SimNetwork
 from quorumd.sim.workload import Ask, Mind, Mix, outcome
 from quorumd.sim.world import World
@@ -26,13 +26,14 @@ SETTLED = 0.1  # share of operations that are to come after whatever was given u
 class Worker:
     """One process after another of one client."""
 
-    __slots__ = ("ask", "done", "pauses", "process", "told")
+    __slots__ = ("ask", "done", "pauses", "process", "told", "without_room")
 
     def __init__(self, process: int, *, told: bool = False) -> None:
         self.process = process
         self.told = told  # asks nothing of its own accord
         self.ask: Ask | None = None  # what is under way
-        self.done = 0  # operations that were answered; refused for want of room is an answer, of the log
+        self.done = 0  # operations that were answered
+        self.without_room = 0  # that the log refused, for the quota
         self.pauses = 0  # begun so far: only the last one ends in an operation
 
 
@@ -68,7 +69,8 @@ class Program:
         self.per_second = per_second
         self.timeout = timeout
         self.running = True
-        self.done = self.reads_done = self.unknown = self.transmissions = self.without_room = 0
+        self.done = self.reads_done = self.unknown = self.transmissions = 0
+        self.without_room = self.disk_full = 0  # refused for the quota, or for the disks
         self.protocol = ClientProtocol(
             [f"node{node}:1" for node in nodes],
             entropy=rng.randbytes,
@@ -142,7 +144,8 @@ class Program:
         elif isinstance(error, Definite):
             self.history.complete(worker.process, "fail", now)
             self.without_room += isinstance(error, NoSpace)
-            worker.done += isinstance(error, NoSpace)
+            worker.without_room += isinstance(error, NoSpace)
+            self.disk_full += isinstance(error, DiskFull)
         else:
             self.history.complete(worker.process, "info", now)
             worker.process = self.process()

@@ -5,9 +5,11 @@ from typing import Any, TextIO
 
 from quorumd import limits
 from quorumd.checker.history import Recorder
+from quorumd.checker.invariants import Violation
 from quorumd.checker.leases import LeaseRules
 from quorumd.checker.paxos_invariants import PaxosInvariants
 from quorumd.checker.raft_invariants import RaftInvariants
+from quorumd.client.session import Session
 from quorumd.compaction import Compaction
 from quorumd.consensus.engine import Role
 from quorumd.consensus.paxos import PaxosConfig
@@ -24,11 +26,12 @@ from quorumd.sim.network import SimNetwork, Weather
 from quorumd.sim.observer import Observer
 from quorumd.sim.paxos_observer import PaxosObserver
 from quorumd.sim.raft_observer import RaftObserver
+from quorumd.sim.readers import Reader
 from quorumd.sim.scenario import Scenario
 from quorumd.sim.viewers import Audience
 from quorumd.sim.workload import Mix
 from quorumd.sim.world import World
-from quorumd.types import NOBODY, PAXOS, NodeId
+from quorumd.types import NOBODY, PAXOS, Nanoseconds, NodeId, SessionId
 from quorumd.watchplane import WatchRoom, widest
 
 CLUSTER_ID = 0xC1C1
@@ -52,12 +55,14 @@ class Cluster:
         self.invariants = self.observer.invariants
         self.audience = Audience(scenario, self.world)
         self.observer.applied = self.audience.learn
+        self.observer.session_ended = self._session_ended
         self.history = Recorder()
         self.programs: list[Program] = []
         self.former: list[Program] = []  # killed
         self._processes = 0
         self._programs = 0
         self.holders: list[Holder] = []
+        self._ended: list[tuple[Session, Nanoseconds]] = []  # sessions, each with the time that it had expired
         self.lease_rules = LeaseRules(scenario.drift)
         self.leases = LeaseObserver(self.lease_rules, self.world, self.history, self._next_process)
         self.machines = {node: self._machine(node) for node in self.ids}
@@ -67,6 +72,7 @@ class Cluster:
             self.audience.attend(self.add_program())
         for _ in range(scenario.holders):
             self._add_holder()
+        self.readers = [self._reader(number) for number in range(1, scenario.readers + 1)]
 
     @property
     def quorum(self) -> int:
@@ -106,6 +112,7 @@ class Cluster:
             segment_bytes=limits.MIN_SEGMENT_BYTES,
             session_ttl=scenario.session_ttl_ms * limits.MILLISECOND,
             quota_bytes=self.quotas[node],
+            disk_stall=scenario.disk_stall_ms * limits.MILLISECOND,
             compaction=Compaction(retain=scenario.retain),
             bootstrap=bootstrap,
             ring_bytes=scenario.ring_kib * limits.KIB,
@@ -161,6 +168,33 @@ class Cluster:
             )
         )
 
+    def _reader(self, number: int) -> Reader:
+        scenario = self.scenario
+        return Reader(
+            f"r{number}", self.world, self.network, self.ids, self.history, self._next_process, scenario.mix,
+            scenario.rng(f"reader {number}"), self.audience.past, timeout=scenario.timeout_ms * limits.MILLISECOND,
+        )  # fmt: skip
+
+    def _session_ended(self, ended: SessionId) -> None:
+        for program in (*self.programs, *self.former, *self.holders):
+            session = program.protocol.session
+            if session is not None and session.id == ended:
+                self._ended.append((session, self.world.now))
+                self._not_early(session, self.world.now)
+
+    def _not_early(self, session: Session, ended_at: Nanoseconds) -> None:
+        """None expires before a full TTL has passed, by the fastest clock, since its client sent what was answered."""
+        scenario = self.scenario
+        safe_for = int(scenario.session_ttl_ms * limits.MILLISECOND / (1.0 + scenario.drift))
+        if session.opened and ended_at < session.seen_alive_at + safe_for:
+            since = (ended_at - session.seen_alive_at) // limits.MILLISECOND
+            raise Violation("session-early", f"session {session.id.hex()} expired {since} ms after a sign of life")
+
+    def sessions_kept(self) -> None:
+        """Once more, at the end: an answer may have come after the session's end. Raises Violation."""
+        for session, ended_at in self._ended:
+            self._not_early(session, ended_at)
+
     def _next_process(self) -> int:
         self._processes += 1
         return self._processes
@@ -189,6 +223,11 @@ class Cluster:
             seen.add((core.engine.leader, core.applier.applied, core.store.digest))
         (_, applied, _) = next(iter(seen))
         return len(seen) == 1 and applied == self.invariants.committed
+
+    @property
+    def tight(self) -> bool:
+        """Whether some node's quota may be used up."""
+        return any(quota < limits.DEFAULT_QUOTA_BYTES for quota in self.quotas.values())
 
     @property
     def ruled(self) -> bool:

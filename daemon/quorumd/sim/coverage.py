@@ -11,8 +11,9 @@ COMMON = (
     "elections", "transfers", "quorums lost", "stalls noticed", "turns interrupted", "cut tails",
     "refused damage", "lives", "segments begun",
     "deduplicated retries", "expired sessions", "revisions compacted", "reads confirmed", "redirects and refusals",
-    "unknown outcomes", "writes without room",
+    "unknown outcomes", "writes without room", "writes refused by full disks", "stops for room", "hung disks noticed",
     "leases granted", "leases kept alive", "leases expired", "leases revoked", "keep-alives refused",
+    "ranges judged", "ranges of compacted revisions",
     "watch batches", "watch batches of many events", "watch progress", "watches begun", "watch streams",
     "watches paused", "watchers behind", "watches compacted",
     "messages reassembled", "requests reassembled", "acknowledgements",
@@ -57,9 +58,13 @@ def reach(cluster: Cluster) -> Counter[str]:
         reached["segments begun"] += machine.disk.segments_begun
         reached["read-backs"] += machine.disk.read_backs
     reached.update(cluster.audience.reached)
+    for reader in cluster.readers:
+        reached["ranges judged"] += reader.judged
+        reached["ranges of compacted revisions"] += reader.compacted
     for program in (*cluster.programs, *cluster.former):
         reached["unknown outcomes"] += program.unknown
         reached["writes without room"] += program.without_room
+        reached["writes refused by full disks"] += program.disk_full
         reached["watch streams"] += program.protocol.counters["watch_streams"]
         reached["watches paused"] += program.protocol.counters["watches_paused"]
         reached["reads confirmed"] += program.reads_done

@@ -13,7 +13,7 @@ import errno
 import mmap
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from quorumd import limits
@@ -68,6 +68,7 @@ class SimDisk:
         self.slowness = 1
         self.stalled = False
         self.full = False
+        self.refused_room = False  # since it was made
         self.failing = False  # the next sync fails with EIO
         self.cut_after: int | None = None  # blocking operations until the power is cut
         self.traps: list[Callable[[], None]] = []  # each is called once, when the next cycle begins
@@ -129,18 +130,31 @@ class SimDisk:
         return f"{self.name}/wal-{number:016d}.seg"
 
     def sync_all(self) -> None:
-        self._blocking()
-        for number in list(self.cache):
-            self._sync(number)
+        for number in self.segments():
+            self._sync_now(number)
 
     def wipe(self, number: int, offset: int) -> None:
-        self._blocking()
         data = self.cache[number]
         for at in range(offset // SECTOR * SECTOR, len(data), SECTOR):
             if data[at : at + SECTOR] != ZEROS:
+                self._blocking()
                 start = max(at, offset)
                 self._write(number, start, bytes(at + SECTOR - start))
+        self._sync_now(number)
+
+    def _sync_now(self, number: int) -> None:
+        """What a starting node waits for."""
+        self._blocking()
+        if self.failing:
+            self._fail({number})
+            raise DiskError(f"{self.name}: sync failed: errno {self._error}")
         self._sync(number)
+
+    def _fail(self, numbers: Collection[int]) -> None:
+        """A sync of these segments failed. Linux reports it once, and keeps the pages as clean."""
+        self.lying |= {sector for sector in self.dirty if sector[0] in numbers}
+        self.dirty -= self.lying
+        self._error = errno.EIO
 
     def remove(self, number: int) -> None:
         self._blocking()
@@ -151,6 +165,7 @@ class SimDisk:
 
     def _want_room(self) -> None:
         if self.full:
+            self.refused_room = True
             raise NoRoom(f"{self.name}: no space left")
 
     def create(self, number: int, size_bytes: int) -> None:
@@ -178,6 +193,7 @@ class SimDisk:
 
     def _finish_prepare(self) -> None:
         number, size_bytes = self._preparing.pop(0)
+        self.refused_room |= self.full
         if not self.full:
             self._make(number, size_bytes)
         self._prepared.append((number, errno.ENOSPC if self.full else 0))
@@ -188,7 +204,7 @@ class SimDisk:
         return done
 
     def begin_segment(self, number: int, header: bytes) -> None:
-        self.segments_begun += 1
+        self.segments_begun += number > 1
         self._write(number, 0, header)
 
     def append(self, number: int, offset: int, batch: Batch, seq: int) -> None:
@@ -252,12 +268,9 @@ class SimDisk:
             return
         for job in self._cycle:
             self._write(job.number, job.offset, job.data)
-        if self.failing:  # Linux reports it once, and keeps the pages as clean
-            unwritten = {job.number for job in self._cycle}
-            self.lying |= {sector for sector in self.dirty if sector[0] in unwritten}
-            self.dirty -= self.lying
+        if self.failing:
+            self._fail({job.number for job in self._cycle})
             self._cycle = []
-            self._error = errno.EIO
             self.woke(False)
             return
         for number in sorted({job.number for job in self._cycle}):

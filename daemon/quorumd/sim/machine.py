@@ -71,6 +71,7 @@ class Machine:
         self.after_turn: Watch = lambda machine: None
         self.on_event: Callable[[NodeId, str, dict[str, Any]], None] = lambda node, what, detail: None
         self.on_stop: Callable[[Core], None] = lambda core: None
+        self.on_failure: Callable[[Machine, Exception], None] = lambda machine, error: None  # before it stops
         self.core: Core | None = None
         self.paused = False
         self.pausing = False  # amid the next turn
@@ -127,6 +128,7 @@ class Machine:
         try:
             core.start(self.clock, wall)
         except (DiskError, ConfigError) as error:
+            self.on_failure(self, error)
             self.failed, self.wants_room = str(error), isinstance(error, NoRoom)
             self.world.tell(f"node {self.node}", "did not start", reason=self.failed)
             return False
@@ -157,6 +159,12 @@ class Machine:
         self._turn_at = None
         self._peer_queue.clear()
         self._client_queue.clear()
+
+    def hand_over(self) -> None:
+        """As on SIGTERM: it gives leadership away, and goes on until it is stopped."""
+        if self.core is not None and not self.paused:
+            self.core.give_away(self.clock)
+            self._wake(self.world.now)
 
     def pause(self, *, amid_turn: bool = False) -> None:
         """SIGSTOP; now, or in the middle of the next turn."""
@@ -221,6 +229,7 @@ class Machine:
             self._inputs(core, *woken)
             core.finish(began, self.clock)
         except DiskError as error:
+            self.on_failure(self, error)
             self.world.tell(f"node {self.node}", "stopped", reason=str(error))
             self.failed, self.wants_room = str(error), isinstance(error, NoRoom)
             self.stop()

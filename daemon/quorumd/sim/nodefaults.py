@@ -10,10 +10,14 @@ from quorumd.sim.cluster import Cluster
 from quorumd.sim.machine import Machine
 from quorumd.sim.pathfaults import Undo
 from quorumd.sim.rot import flip_synced_bit, misdirect_write
+from quorumd.sim.workload import Mix
 from quorumd.types import NodeId
 
 MS = limits.MILLISECOND
 AMID_SYNC = 0.7  # share of crashes that wait for a sync to strike in
+FILLED = "filled"  # a key that no range of the workload has
+FILLING = 900_000  # bytes of a value
+FILLINGS = 16  # of them, at most: more than two segments hold
 LOST_SECTORS = (0.5, 0.8, 0.9, 1.0)  # share of the un-synced sectors that a power loss takes
 
 
@@ -91,7 +95,7 @@ class NodeFaults:
             self.struck["power-loss" if power else "kill"] += 1
             self.halt(machine, dice, power=power)
             if power and dice.random() < 0.25:
-                machine.disk.cut_after = dice.randrange(8)
+                machine.disk.cut_after = dice.randrange(16)
 
         call_off = self._amid_sync(machine, dice, crash)
 
@@ -103,12 +107,22 @@ class NodeFaults:
         return undo
 
     def restart(self, dice: random.Random, number: int) -> Undo | None:
-        """Stopped in good order."""
+        """Stopped in good order; half the time it gives leadership away before."""
         machine = self._machine(dice)
-        if machine.core is None or machine.paused:
+        core = machine.core
+        if core is None or machine.paused:
             return None
-        machine.stop()
-        machine.disk.closed()
+
+        def stop() -> None:
+            if machine.core is core and not machine.paused:
+                machine.stop()
+                machine.disk.closed()
+
+        if dice.random() < 0.5:
+            machine.hand_over()
+            self.world.after(dice.randint(0, 2 * self.scenario.election_timeout_ms) * MS, stop)
+        else:
+            stop()
         return lambda: self.revive(machine)
 
     def restart_all(self, dice: random.Random, number: int) -> Undo | None:
@@ -174,8 +188,12 @@ class NodeFaults:
         full = machines if dice.random() < 0.3 else [dice.choice(machines)]
         for machine in full:
             machine.disk.full = True
+        state = {"over": False}
+        if self.scenario.fillers:
+            self._fill(state)
 
         def undo() -> None:
+            state["over"] = True
             for machine in full:
                 machine.disk.full = False
                 if machine.core is None and machine.wants_room:
@@ -183,6 +201,21 @@ class NodeFaults:
                     self.revive(machine)
 
         return undo
+
+    def _fill(self, state: dict[str, bool]) -> None:
+        """A client writes large values as long as the disks are full: segments made ahead last for a while."""
+        filler = self.cluster.add_program(workers=0, mix=Mix(1, (FILLING,)))
+        worker, left = filler.add_worker(), [FILLINGS]
+
+        def write() -> None:
+            if state["over"] or not left[0] or not filler.alive:
+                return
+            if worker.ask is None:
+                left[0] -= 1
+                filler.submit(worker, filler.mind.write(FILLED))
+            self.world.after(50 * MS, write)
+
+        write()
 
     def disk_error(self, dice: random.Random, number: int) -> Undo | None:
         """The next sync fails: the node must stop. Then the operator looks, and boots the machine, or only the node."""

@@ -13,10 +13,11 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from quorumd.checker.invariants import Invariants, Violation
 from quorumd.consensus.engine import Append, Engine, HardState, Role
 from quorumd.core import Core
+from quorumd.errors import NoRoom
 from quorumd.log import entry_length
 from quorumd.sim.machine import Machine
 from quorumd.storage import Storage
-from quorumd.types import Index, Nanoseconds, NodeId, Term
+from quorumd.types import Index, Nanoseconds, NodeId, SessionId, Term
 from quorumd_fastpath.apply import Store
 
 Rules = TypeVar("Rules", bound=Invariants)
@@ -50,7 +51,7 @@ class Life:
 class Observer(Generic[Rules]):
     """See the module's docstring. `reached` counts what runs have reached, by coverage.py's words.
 
-    applied: is shown the store of a node that has applied something.
+    applied: is shown the store of a node that has applied something. session_ended: is told of a session that expired.
     """
 
     def __init__(self, invariants: Rules) -> None:
@@ -58,6 +59,7 @@ class Observer(Generic[Rules]):
         self.reached: Counter[str] = Counter()
         self.damaged: set[NodeId] = set()  # their storage was damaged where it must be noticed, or taken away
         self.applied: Callable[[Store], None] = lambda store: None
+        self.session_ended: Callable[[SessionId], None] = lambda session: None
         self._lives: dict[NodeId, Life] = {}
         self._executed: set[tuple[bytes, int]] = set()
         self._counted: Index = 0  # entries whose commands were looked at
@@ -68,6 +70,7 @@ class Observer(Generic[Rules]):
         machine.after_turn = self._after_turn
         machine.on_event = self._on_event
         machine.on_stop = self.add_up
+        machine.on_failure = self._failed
 
     # -- what it does -------------------------------------------------------------------------------------------
 
@@ -93,6 +96,15 @@ class Observer(Generic[Rules]):
             self._count_commands(core, seen.applied)
             self.reached["watchers behind"] += core.clients.watches.hub.lagging
             self.applied(core.store)
+
+    def _failed(self, machine: Machine, error: Exception) -> None:
+        """A node ends by itself: its disk must be the reason, as in production nobody starts it again."""
+        disk = machine.disk
+        if isinstance(error, NoRoom):
+            self.reached["stops for room"] += 1
+        full = isinstance(error, NoRoom) and disk.refused_room
+        if not full and not disk.failed and machine.node not in self.damaged:
+            raise Violation("stopped-itself", f"node {machine.node}: {type(error).__name__}: {error}")
 
     def started(self, machine: Machine, core: Core, engine: Engine) -> None:
         """A new life takes part with what its disk gave back."""
@@ -155,9 +167,15 @@ class Observer(Generic[Rules]):
                 self.reached["deduplicated retries"] += command in self._executed
                 self._executed.add(command)
             elif data[at + 4] == 4:
-                self.reached["expired sessions"] += 1
+                self._expires(core, bytes(data[at + 8 : at + 24]))
             at += length
         self._counted = applied
+
+    def _expires(self, core: Core, session: SessionId) -> None:
+        """An expiry was applied. It is void if its session was seen meanwhile."""
+        if core.store.session(session) is None:
+            self.reached["expired sessions"] += 1
+            self.session_ended(session)
 
     # -- what it says -------------------------------------------------------------------------------------------
 

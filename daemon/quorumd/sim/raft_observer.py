@@ -74,7 +74,7 @@ class RaftObserver(Observer[RaftInvariants]):
         engine = core.engine
         if message.rejected or engine is None:
             return
-        current = message.term == engine.term and message.match <= engine.last
-        durable = not current or holds(machine, core, message.match)
+        # Of a former term it says what was in the log then, which may be cut by now.
+        durable = message.term != engine.term or (message.match <= engine.last and holds(machine, core, message.match))
         self.reached["acknowledgements"] += 1
         self.invariants.acknowledges(machine.node, message.term, message.match, durable)

@@ -18,7 +18,7 @@ from quorumd.checker.invariants import Violation
 from quorumd.checker.linearizability import check
 from quorumd.errors import CorruptLog, Diverged
 from quorumd.invariants import InvariantBroken
-from quorumd.sim.clients import Program
+from quorumd.sim.clients import Program, Worker
 from quorumd.sim.cluster import Cluster
 from quorumd.sim.coverage import reach
 from quorumd.sim.faults import Faults
@@ -119,9 +119,10 @@ class Run:
         self._serve(cluster, (probe, probe.mind.write("k0")))
         self._serve(cluster, (probe, probe.mind.read("k0")))
         self._serve(cluster, *((program, program.mind.write("k0")) for program in veterans))
-        for program in (*cluster.programs, *cluster.holders):
+        for program in (*cluster.programs, *cluster.holders, *cluster.readers):
             program.running = False
-        self._must(cluster, "no-progress", lambda: all(program.idle for program in cluster.programs))
+        askers = (*cluster.programs, *cluster.readers)
+        self._must(cluster, "no-progress", lambda: all(program.idle for program in askers))
         self._must(cluster, "no-agreement", lambda: cluster.agree(majority))
         self._leases_end(cluster)
 
@@ -166,14 +167,18 @@ class Run:
             cluster.network.cut_links(links)
 
     def _serve(self, cluster: Cluster, *asks: tuple[Program, Ask]) -> None:
-        """Each operation must come to a good end, asked again as long as it does not."""
+        """Each operation must come to a good end, asked again as long as it does not. That a tight quota is used up is
+        one: the log says so."""
         waiting = [(program, program.add_worker(), ask) for program, ask in asks]
+
+        def answered(worker: Worker) -> bool:
+            return bool(worker.done or (cluster.tight and worker.without_room))
 
         def served() -> bool:
             for program, worker, ask in waiting:
-                if worker.ask is None and not worker.done:
+                if worker.ask is None and not answered(worker):
                     program.submit(worker, ask)
-            return all(worker.done for _, worker, _ in waiting)
+            return all(answered(worker) for _, worker, _ in waiting)
 
         self._must(cluster, "no-progress", served)
 
@@ -200,6 +205,7 @@ class Run:
             self._serve(cluster, (reader, reader.mind.read(f"k{key}")))
         self._must(cluster, "other-quota", lambda: cluster.ruled)
         self._must(cluster, "no-agreement", lambda: cluster.agree(healthy))
+        cluster.sessions_kept()
         cluster.audience.close()
         self._must(cluster, "watch-behind", lambda: not cluster.audience.behind)
         verdict = check(pair(cluster.history.events), seconds=CHECK_SECONDS)

@@ -37,12 +37,14 @@ LEAST_NODES = {
 DELAYS_US = ((20, 100), (50, 500), (200, 3_000), (1_000, 15_000))
 SYNCS_US = ((100, 500), (200, 2_000), (1_000, 7_000), (5_000, 40_000))
 HOLDERS = (0, 0, 1, 2)  # of leases
+READERS = (0, 0, 1)  # of history
 RETAINED = (3, 50, limits.DEFAULT_RETAIN_REVISIONS)  # revisions of history
 TIGHT = (0.4, 1.0, 2.0)  # quotas, as shares of what all keys take without history
 A_KEY = 200  # bytes that a key with one version takes in the store beside the value, about
 LONGEST_S = (0.3, 1.0, 4.0, 10.0)
 AT_ONCE = 5  # faults that may be under way together, more or less: with too many of them nothing ever happens
 
+WIDE_MTU, WIDE_RING_KIB, WIDE_INFLIGHT_KIB = 65_000, 6 * 1024, 256  # through which large values come quickly
 WIDE_KIB = limits.WATCH_WINDOW_BYTES // limits.KIB
 TINY = 1_300  # a value of which a transaction's fill a small part of the smallest ring
 NARROW_FOR = 5_000  # a value that comes through a narrow window of a stream in a few round trips
@@ -75,6 +77,8 @@ class Scenario:
     ring_kib: int = 8192
     ring_entries: int = 1 << 14
     inflight_kib: int = 4096
+    fillers: bool = False  # large values are written while disks are full
+    disk_stall_ms: int = 3_000
     retain: int = limits.DEFAULT_RETAIN_REVISIONS
     quota_bytes: int = limits.DEFAULT_QUOTA_BYTES  # to begin with
     drift: float = 0.0  # clocks run up to this much too fast or too slow
@@ -90,6 +94,7 @@ class Scenario:
     sizes: tuple[int, ...] = (0, 100)
     weights: tuple[int, ...] = (25, 5, 25, 5, 15, 5, 10, 5, 5)
     holders: int = 0  # of leases
+    readers: int = 0  # of history
     faults: tuple[str, ...] = ()
     pause_s: float = 2.0
     longest_s: float = 4.0  # of a fault
@@ -168,7 +173,8 @@ def draw(
         fitting = ("loss", "kill", "power-loss")
     scenario = replace(scenario, faults=fitting, retain=scenario.rng("retain").choice(RETAINED))
     scenario = replace(scenario, holders=scenario.rng("leases").choice(HOLDERS))
-    scenario = _with_quota(_with_ring(_with_watchers(scenario)))
+    scenario = replace(scenario, readers=scenario.rng("readers").choice(READERS))
+    scenario = _with_disks(_with_quota(_with_ring(_with_watchers(scenario))))
     if engine == "raft":
         return replace(scenario, lease_reads=scenario.rng("lease reads").random() < 0.25)
     return _with_paxos(scenario, more_faults=only is None)
@@ -193,6 +199,19 @@ def _with_quota(scenario: Scenario) -> Scenario:
     """The same, in a third of the runs with a quota that may soon be used up."""
     dice = scenario.rng("quota")
     return replace(scenario, quota_bytes=scenario.quota(dice)) if dice.random() < 0.33 else scenario
+
+
+def _with_disks(scenario: Scenario) -> Scenario:
+    """The same, in a third of the runs with little patience for a disk that hangs; with large values that fill disks
+    in half of those in which they can be and nothing else is in the way."""
+    dice = scenario.rng("disks")
+    stall_ms = dice.choice((3_000, 3_000, max(200, 2 * scenario.sync_us[1] // 1_000)))
+    wide = (
+        scenario.mtu >= WIDE_MTU and scenario.ring_kib >= WIDE_RING_KIB and scenario.inflight_kib >= WIDE_INFLIGHT_KIB
+    )
+    ample = scenario.quota_bytes == limits.DEFAULT_QUOTA_BYTES and "quota" not in scenario.faults
+    fillers = "disk-full" in scenario.faults and wide and ample and dice.random() < 0.5
+    return replace(scenario, disk_stall_ms=stall_ms, fillers=fillers)
 
 
 def _with_watchers(scenario: Scenario) -> Scenario:
