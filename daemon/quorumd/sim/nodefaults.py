@@ -113,17 +113,23 @@ class NodeFaults:
         if core is None or machine.paused:
             return None
 
+        state = {"over": False}
+
         def stop() -> None:
-            if machine.core is core and not machine.paused:
+            if machine.core is core and not machine.paused and not state["over"]:
                 machine.stop()
                 machine.disk.closed()
+
+        def undo() -> None:
+            state["over"] = True
+            self.revive(machine)
 
         if dice.random() < 0.5:
             machine.hand_over()
             self.world.after(dice.randint(0, 2 * self.scenario.election_timeout_ms) * MS, stop)
         else:
             stop()
-        return lambda: self.revive(machine)
+        return undo
 
     def restart_all(self, dice: random.Random, number: int) -> Undo | None:
         """Every node at once, and each comes back at a time of its own."""
