@@ -194,6 +194,18 @@ def test_localhost_is_one_address_for_everybody(monkeypatch):
     assert Endpoint("db-1", 7101).resolve() == "::1"
 
 
+def test_a_name_is_asked_for_addresses_of_one_family_only(monkeypatch):
+    asked = []
+
+    def answer(host, port, family, kind):
+        asked.append((host, port, family, kind))
+        return [(family, kind, 17, "", ("::1", port, 0, 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    assert Endpoint("db-1", 7101).resolve(socket.AF_INET6) == "::1"
+    assert asked == [("db-1", 7101, socket.AF_INET6, socket.SOCK_DGRAM)]
+
+
 @pytest.mark.parametrize(
     "text",
     ["", ":7101", "host", "host:", "host:0", "host:65536", "host:7١", "::1:7101", "[::1]", "[host]:1", "999.1.1.1:1",

@@ -51,7 +51,7 @@ MODULES = {
     ),
     "engines": "engines",
     **dict.fromkeys(("core", "settings", "ownentries", "nodestatus"), "core"),
-    **dict.fromkeys(("node", "disk"), "node"),
+    **dict.fromkeys(("node", "disk", "names"), "node"),
     "client": "client",
     "recipes": "recipes",
     "checker": "checker",

@@ -2,7 +2,8 @@
 
 A 16-byte BLAKE2b tag (RFC 7693, keyed mode) trails each datagram and covers every byte before it. Each plane has a key
 of its own, derived from the cluster key, so that a datagram of one plane is worthless on the other. No encryption and
-no replay window: replayed frames are harmless by the protocol (terms, indexes, incarnations, session sequence numbers).
+no replay window: replayed frames are harmless by the protocol (terms, indexes, incarnations, numbers of requests,
+sequence numbers of sessions; an admin command is for one term).
 """
 
 import hmac

@@ -6,16 +6,20 @@ the rare frames (hello, status, admin, fragments) are looked at one by one, a bo
 Anybody may ask for a hello or status reply, under any source address, with a datagram that names no cluster. So what
 such a question brings its victim is bounded: the answer leaves once. If it exceeds a datagram its fragments do, all
 together, and are not sent again: who asked and lacks one asks again, as for any answer that is lost.
+
+An admin command names the term of the leadership that it is meant for, so a copy of it is worth nothing once that has
+ended; a copy that comes before is known by its client and number, and answered as the first was.
 """
 
 import json
 import struct
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from quorumd import limits
 from quorumd.fragments import Fragment, Fragmenter, Reassembler
-from quorumd.types import Address, Incarnation, Nanoseconds, NodeId
+from quorumd.types import Address, Incarnation, Nanoseconds, NodeId, Term
 from quorumd.watchplane import WatchPlane, WatchRoom
 from quorumd_fastpath import wire
 from quorumd_fastpath.apply import Store
@@ -25,6 +29,12 @@ from quorumd_fastpath.wire import READS, WRITES, Counters, Outbox, Replies, Slab
 
 LEADER_HINT = struct.Struct("<H")
 RARE_FRAMES_PER_TURN = 256
+ACCEPTED: Mapping[str, Any] = {"ok": True, "error": ""}  # the answer to an admin command
+
+
+def refusal(error: str) -> Mapping[str, Any]:
+    """Likewise, with the reason."""
+    return {"ok": False, "error": error}
 
 
 class ClientPlane:
@@ -57,7 +67,8 @@ class ClientPlane:
         self.answer_cutter: Fragmenter[Address] = Fragmenter(mtu, first_id=incarnation ^ 1 << 63)
         self.hello: Callable[[], Mapping[str, Any]] = dict
         self.status: Callable[[], Mapping[str, Any]] = dict
-        self.admin: Callable[[Mapping[str, Any]], str] = lambda _: "not serving"
+        self.admin: Callable[[Mapping[str, Any], Term], Mapping[str, Any]] = lambda _, __: refusal("not serving")
+        self._carried_out: deque[tuple[Incarnation, int]] = deque(maxlen=limits.ADMIN_REMEMBERED)
         self.leader: Callable[[], tuple[NodeId, str]] = lambda: (0, "")
         self.watches = WatchPlane(
             store, outbox, self.fragmenter, self.counters, self._knows_leader, self._client_frame, watch_seed,
@@ -96,15 +107,15 @@ class ClientPlane:
         else:
             self.counters.increment(wire.DROP_BAD_KIND)
 
-    def _answer(self, addr: Address, kind: int, frame: wire.Frame, body: Mapping[str, Any]) -> None:
+    def _answer(self, addr: Address, kind: int, frame: wire.Frame, body: Mapping[str, Any], term: Term = 0) -> None:
         payload = json.dumps(body).encode()
         if len(payload) <= self.outbox.mtu - self.outbox.tail_room - limits.HEADER_BYTES:
-            self.outbox.frame(addr, kind, 0, frame[5], frame[7], 0, frame[10], 0, 0, payload)
+            self.outbox.frame(addr, kind, 0, frame[5], frame[7], term, frame[10], 0, 0, payload)
             return
         if len(payload) > limits.MAX_ANSWER_BYTES:
             self.counters.increment(wire.DROP_OVERFLOW)
             return
-        self.answer_cutter.send(addr, self._client_frame(kind, 0, frame[7], 0, frame[10], 0, 0, payload), 0)
+        self.answer_cutter.send(addr, self._client_frame(kind, 0, frame[7], term, frame[10], 0, 0, payload), 0)
         self.rare += self._put_fragments(self.answer_cutter.poll(0))
         self.answer_cutter.forget(addr)
 
@@ -116,8 +127,13 @@ class ClientPlane:
         if not isinstance(command, dict):
             self.counters.increment(wire.DROP_BAD_BODY)
             return
-        error = self.admin(command)
-        self._answer(addr, wire.KIND_ADMIN_REPLY, frame, {"ok": not error, "error": error})
+        number, term = (frame[7], frame[10]), frame[9]
+        answer: Mapping[str, Any] = ACCEPTED
+        if number not in self._carried_out:
+            answer = self.admin(command, term)
+            if answer["ok"]:
+                self._carried_out.append(number)
+        self._answer(addr, wire.KIND_ADMIN_REPLY, frame, answer, term)
 
     def _watch(self, addr: Address, frame: wire.Frame, payload: bytes, now: Nanoseconds) -> None:
         if frame.receiver_incarnation == self.incarnation:

@@ -21,7 +21,7 @@ from typing import Any
 
 from quorumd import limits
 from quorumd.applier import Applier
-from quorumd.clientplane import ClientPlane
+from quorumd.clientplane import ACCEPTED, ClientPlane, refusal
 from quorumd.consensus.engine import (
     Durable,
     Engine,
@@ -43,7 +43,7 @@ from quorumd.recovery import recover
 from quorumd.settings import NodeRandom, Settings
 from quorumd.storage import Storage
 from quorumd.transport import BOOTSTRAPPING, HAS_STATE, VOTER, Identity, Transport
-from quorumd.types import NOBODY, Incarnation, Nanoseconds, NodeId
+from quorumd.types import NOBODY, Incarnation, Nanoseconds, NodeId, Term
 from quorumd_fastpath import wire
 from quorumd_fastpath.apply import Store
 from quorumd_fastpath.ring import Ring
@@ -469,19 +469,28 @@ class Core:
             "auth": self.settings.mac_bytes > 0,
         }
 
-    def _admin(self, command: Mapping[str, Any]) -> str:
+    def _admin(self, command: Mapping[str, Any], term: Term) -> Mapping[str, Any]:
+        """Carries out a command that is meant for the leadership of `term`; the answer.
+
+        To a command for another term it names the present one. Who asks first with term 0, and then with that, is
+        obeyed in that term or never.
+        """
         engine = self.engine
         if command.get("command") != "transfer-leader":
-            return "unknown command; this node knows: transfer-leader"
+            return refusal("unknown command; this node knows: transfer-leader")
         target = command.get("to", 0)
         if engine is None or engine.role is not Role.LEADER:
-            return f"node {self.settings.node} is not the leader; ask node {engine.leader if engine else 0}"
+            leader = engine.leader if engine else 0
+            return refusal(f"node {self.settings.node} is not the leader; ask node {leader}")
         if type(target) is not int:
-            return "'to' is a node's id, or 0 for any"
+            return refusal("'to' is a node's id, or 0 for any")
         if target and target not in self.settings.peers:
-            return f"no node {target} in this cluster"
+            return refusal(f"no node {target} in this cluster")
+        if term != engine.term:
+            error = f"the command is for term {term}, and this is term {engine.term}"
+            return {**refusal(error), "term": engine.term}
         self.give_away(self._now, target)
-        return ""
+        return ACCEPTED
 
     def status(self) -> dict[str, Any]:
         """This node's figures (nodestatus.py)."""

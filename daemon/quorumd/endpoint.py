@@ -31,15 +31,16 @@ class Endpoint(NamedTuple):
         """Whether only this machine can reach it. A name other than localhost counts as reachable."""
         return self.family is not None and ipaddress.ip_address(numeric(self.host)).is_loopback
 
-    def resolve(self) -> str:
+    def resolve(self, family: int = 0) -> str:
         """The numeric address: of a name that of the resolver's first answer, which may take seconds. Raises OSError.
 
-        Everybody who binds or sends asks here: localhost is one address, whatever /etc/hosts says first.
+        Everybody who binds or sends asks here: localhost is one address, whatever /etc/hosts says first. family: the
+        only one asked for, AF_INET or AF_INET6; 0: either. A numeric address is what it is.
         """
         if self.family is not None:
             return numeric(self.host)
         try:
-            return str(socket.getaddrinfo(self.host, self.port, type=socket.SOCK_DGRAM)[0][4][0])
+            return str(socket.getaddrinfo(self.host, self.port, family, socket.SOCK_DGRAM)[0][4][0])
         except UnicodeError as error:  # a label too long for a name
             raise OSError(f"{self.host}: {error}") from None
 

@@ -89,6 +89,10 @@ REORDER_WINDOW_BYTES: Final = 4 * MIB
 ISLAND_BYTES: Final = 16 * MIB  # of accepted slots that wait in memory behind a hole (Multi-Paxos)
 ISLAND_ENTRIES: Final = 65_536  # likewise
 MAX_MEMBERS: Final = 9
+PEER_LOOK_UP_AFTER: Final = 3 * SECOND  # the name of a peer silent for longer is looked up again
+PEER_LOOK_UP_EVERY: Final = 2 * SECOND  # while it is
+PEER_NAME_SAID_EVERY: Final = 30 * SECOND  # at most, of one peer
+ADMIN_REMEMBERED: Final = 64  # commands carried out, whose copies are told from new ones
 
 # Watches
 WATCH_STREAMS: Final = 4096  # of one node

@@ -32,10 +32,11 @@ from quorumd.environment import check_environment, read_key
 from quorumd.errors import ConfigError, DiskError, Diverged, NoRoom
 from quorumd.eventlog import EventLog, stderr_is
 from quorumd.invariants import InvariantBroken
+from quorumd.names import UNRESOLVED, Names, look_up
 from quorumd.peercodec import BODY_APPEND
 from quorumd.settings import NodeRandom, Settings
-from quorumd.types import PAXOS, Address, Nanoseconds, NodeId
-from quorumd_fastpath.udp import UdpSocket, pack_addr
+from quorumd.types import PAXOS, Nanoseconds, NodeId
+from quorumd_fastpath.udp import UdpSocket
 from quorumd_fastpath.wire import Slab
 
 EXIT_OK = 0
@@ -47,7 +48,6 @@ EXIT_HALTED = 6
 PR_SET_PDEATHSIG = 1
 PEER_SLABS_PER_TURN = 64
 MAX_EVENTS = 8  # more than the loop has descriptors; the default reserves room for a thousand in every turn
-UNRESOLVED = ("127.0.0.1", 9)  # the discard port: a peer whose name does not resolve yet
 
 
 def run_node(config: Config, node_id: NodeId, bootstrap: int | bool | None, parent_pid: int | None) -> int:
@@ -97,14 +97,6 @@ def tie_to_parent(parent_pid: int) -> bool:
     return os.getppid() == parent_pid
 
 
-def resolve(endpoint: Endpoint) -> Address | None:
-    """The raw address of an endpoint, or None while its name does not resolve."""
-    try:
-        return pack_addr(endpoint.resolve(), endpoint.port)
-    except OSError:
-        return None
-
-
 def hash_text(text: str) -> int:
     """64 bits that stand for one config key's value in a handshake."""
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
@@ -126,9 +118,11 @@ def engine_config(config: Config) -> EngineConfig:
     return RaftConfig(*common, lease_reads=config.raft.lease_reads, datagram_bytes=datagram_bytes)
 
 
-def node_settings(config: Config, node_id: NodeId, bootstrap: int | bool | None, *, mac: bool) -> Settings:
-    """The config in core.py's terms."""
-    peers = {node.id: resolve(node.peer_endpoint) or pack_addr(*UNRESOLVED) for node in config.nodes}
+def node_settings(
+    config: Config, node_id: NodeId, bootstrap: int | bool | None, *, mac: bool, family: int
+) -> Settings:
+    """The config in core.py's terms. family: of the peer socket."""
+    peers = {node.id: look_up(node.peer_endpoint, family) or UNRESOLVED for node in config.nodes}
     timing = config.timing
     hashes = {key: hash_text(value) for key, value in agreement(config).items()}
     return Settings(
@@ -178,12 +172,20 @@ class Node:
         self.client_slab = Slab(limits.SLAB_SLOTS, limits.SLAB_SLOT_BYTES)
         seeded = random.SystemRandom()
         self.core = Core(
-            node_settings(self.config, self.node_id, bootstrap, mac=key is not None),
+            node_settings(self.config, self.node_id, bootstrap, mac=key is not None, family=self.peer_socket.family),
             self.disk,
             NodeRandom(seeded.uniform, lambda: seeded.getrandbits(64)),
             self.log.event,
         )
         self.core.start(time.monotonic_ns(), time.time_ns())
+        self.names = Names(
+            {node.id: node.peer_endpoint for node in self.config.nodes if node.id != self.node_id},
+            self.peer_socket.address,
+            self.peer_socket.family,
+            max(limits.PEER_LOOK_UP_AFTER, 2 * self.config.timing.election_timeout_ms * limits.MILLISECOND),
+            self.log.event,
+        )
+        self.names.begin(time.monotonic_ns())
         status = self.core.clients.status
         self.core.clients.status = lambda: {**status(), **self.figures()}
         self.log.event("started", pid=os.getpid(), incarnation=self.core.transport.identity.incarnation)
@@ -229,7 +231,7 @@ class Node:
         gc.collect()
         gc.freeze()
         gc.disable()  # the loop makes no cycles; a collection would only be a pause
-        core, disk, clock = self.core, self.disk, time.monotonic_ns
+        core, disk, names, clock = self.core, self.disk, self.names, time.monotonic_ns
         peer_fd, client_fd = self.peer_socket.fileno(), self.client_socket.fileno()
         now = clock()
         due, hears_at, resting, lost = core.deadline(now), core.hears_at, False, 0
@@ -248,6 +250,8 @@ class Node:
                 core.stalled(began, late)
                 self._note("stalled", began, late_ms=late // limits.MILLISECOND)
             staged = self._take_clients(clock) if client_fd in woken else 0
+            if began >= names.due:
+                names.turn(core.transport, began)
             core.finish(began, clock())
             due, hears_at = core.deadline(began), core.hears_at
             resting = core.rests_until >= due + self._heartbeat

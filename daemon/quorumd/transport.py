@@ -1,7 +1,8 @@
 """The UDP protocol between nodes: who a peer is, which life of it speaks, what its frames mean. No socket in it.
 
 Rules kept here:
-- A peer is known by the node id in the header, not by the address it sends from; we send to its configured address.
+- A peer is known by the node id in the header, not by the address it sends from; we send to its configured address,
+  which for a name is the one that it shows now (names.py).
 - A frame counts only between known incarnations: the sender's must be the one it proved in a handshake, the
   receiver's must be ours. A handshake is HELLO(nonce) -> HELLO_REPLY(nonce) to the configured address, so a forged or
   replayed HELLO can make us ask, but can teach us nothing.
@@ -396,6 +397,16 @@ class Transport:
         self.outbox.frame(
             peer.address, kind, flags, peer.node, peer.incarnation, term, index, commit, count, payload
         )
+
+    def readdress(self, node: NodeId, address: Address) -> None:
+        """From now on the peer is spoken to there, and is greeted there at once.
+
+        What is known of it stays: it may be the same life of it. If it is another, the handshake says so.
+        """
+        peer = self.peers[node]
+        peer.address = address
+        peer.nonce = 0  # who answers from the old address proves nothing any more
+        peer.hello_due = self._tick_due = self._wake_due = 0
 
     def tick(self, now: Nanoseconds) -> None:
         """Greets peers that are unknown or silent, resends fragments."""

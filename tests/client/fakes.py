@@ -107,8 +107,8 @@ class FakeCluster:
         elif frame.kind == wire.KIND_STATUS:
             yield self._encode(node, wire.KIND_STATUS_REPLY, b'{"node": %d}' % node, index=frame.index)
         elif frame.kind == wire.KIND_ADMIN:
-            body = json.dumps({"ok": node == self.leader, "error": "" if node == self.leader else "not the leader"})
-            yield self._encode(node, wire.KIND_ADMIN_REPLY, body.encode(), index=frame.index)
+            body = json.dumps(self._admin(node, frame.term)).encode()
+            yield self._encode(node, wire.KIND_ADMIN_REPLY, body, term=frame.term, index=frame.index)
         elif frame.cluster != self.cluster:
             return
         elif frame.kind == wire.KIND_REQUEST:
@@ -122,6 +122,14 @@ class FakeCluster:
                     yield from self._frame(node, source, inner, inner_payload, now)
         elif frame.kind == wire.KIND_FRAGMENT_ACK:
             self.fragmenters[node].on_ack(source, frame.term, frame.count, payload, now)
+
+    def _admin(self, node: int, term: int) -> dict[str, object]:
+        """The leader obeys in the term that it is told, and tells its own first."""
+        if node != self.leader:
+            return {"ok": False, "error": "not the leader"}
+        if term != self.term:
+            return {"ok": False, "error": "another term", "term": self.term}
+        return {"ok": True, "error": ""}
 
     def hello(self, node: int) -> bytes:
         document = {

@@ -994,15 +994,21 @@ def test_an_address_that_cannot_be_resolved_ends_its_own_operation_only():
     assert good.error is read.error is None
 
 
+def term_in(datagram: bytes) -> int:
+    return wire.parse_datagram(datagram)[0][0].term
+
+
 def transferred(world: World, client, *, lost: int) -> tuple[Operation, list[str]]:
-    """A transfer of which the first `lost` answers are lost, the leader having handed over; and who was asked."""
+    """A transfer of which the first `lost` answers are lost, the leader having handed over; and who was told to."""
     asked = []
 
     def lose(source, dest, datagram):
+        if datagram[5] not in (wire.KIND_ADMIN, wire.KIND_ADMIN_REPLY) or not term_in(datagram):
+            return True
         if datagram[5] == wire.KIND_ADMIN:
             asked.append(dest)
             return True
-        if datagram[5] == wire.KIND_ADMIN_REPLY and len(asked) <= lost:
+        if len(asked) <= lost:
             world.cluster.elect(2)
             return False
         return True
@@ -1039,8 +1045,54 @@ def test_a_transfer_that_is_refused_at_once_is_refused():
     world.run(10 * MS)
     world.cluster.elect(2)
     operation, asked = transferred(world, client, lost=0)
-    assert asked == ["node1:7000"]
+    assert asked == []  # node 1 said so when it was asked for its term
     with pytest.raises(Rejected, match="not the leader"):
+        check_accepted(operation)
+
+
+def test_a_transfer_is_for_the_term_that_its_leader_told_and_for_no_other():
+    world = World(FakeCluster())
+    client = world.client()
+    world.run(10 * MS)
+    sent, held = [], []
+
+    def hold(source, dest, datagram):
+        if datagram[5] == wire.KIND_ADMIN:
+            sent.append(datagram)
+        if datagram[5] == wire.KIND_ADMIN_REPLY and term_in(datagram):
+            held.append(datagram)
+            return False
+        return True
+
+    world.filter = hold
+    operation = transfer_operation(2, world.now + SECOND)
+    world.submit(client, operation)
+    assert world.run(SECOND, lambda: bool(held))
+    assert [term_in(datagram) for datagram in sent] == [0, 1]
+    world.cluster.elect(1)
+    world._arrive("client", "node1:7000", sent[0])  # a late copy of the question is answered with a later term
+    assert world.run(SECOND, lambda: client.counters["stray"] > 0)
+    assert (operation.done, operation.term) == (False, 1)
+    client.receive(held[0], "node1:7000", world.now)
+    assert operation.done
+    check_accepted(operation)
+
+
+def test_a_transfer_for_a_term_that_has_ended_is_refused():
+    world = World(FakeCluster())
+    client = world.client()
+    world.run(10 * MS)
+
+    def reelect(source, dest, datagram):
+        if datagram[5] == wire.KIND_ADMIN and term_in(datagram):
+            world.cluster.term += 1
+        return True
+
+    world.filter = reelect
+    operation = transfer_operation(2, world.now + SECOND)
+    world.submit(client, operation)
+    assert world.run(2 * SECOND, done(operation))
+    with pytest.raises(Rejected, match="another term"):
         check_accepted(operation)
 
 

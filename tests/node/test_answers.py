@@ -16,7 +16,7 @@ from quorumd.client.operation import Operation
 from quorumd.client.probe import StatusProbe
 from quorumd.client.protocol import ClientProtocol
 from quorumd.client.states import State
-from quorumd.clientplane import RARE_FRAMES_PER_TURN, ClientPlane
+from quorumd.clientplane import RARE_FRAMES_PER_TURN, ClientPlane, refusal
 from quorumd.config import load_config
 from quorumd_fastpath import wire
 from quorumd_fastpath.apply import Store
@@ -42,7 +42,7 @@ class Plane:
             "leader": 1, "term": 3, "members": MEMBERS, "mtu": mtu, "session_ttl_ms": 30_000,
         }
         self.plane.status = lambda: {"node": 1, "reason": "r" * long}
-        self.plane.admin = lambda _: "no: " + "e" * long
+        self.plane.admin = lambda _, __: refusal("no: " + "e" * long)
 
     def hear(self, *datagrams, now=limits.SECOND):
         """What leaves in the turn in which these arrive."""
@@ -140,7 +140,7 @@ def test_a_client_connects_and_is_answered_however_long_the_answers_are(mtu, mac
     assert client.router.members() == {int(node): address for node, address in MEMBERS.items()}
     assert done == [status, transfer]
     assert status.document == node.plane.status()
-    assert transfer.document == {"ok": False, "error": node.plane.admin({})}
+    assert transfer.document == node.plane.admin({}, 0)
     assert not client.counters
     assert sum(node.plane.counters.as_dict().values()) == 0
 

@@ -4,6 +4,7 @@ import json
 import random
 
 import pytest
+from world import World
 
 from quorumd import commands, limits
 from quorumd.client.channel import Channel
@@ -177,3 +178,88 @@ def test_a_copy_of_a_large_request_is_refused_after_its_fragments_are_forgotten(
     sender.now += limits.FRAGMENT_DEADLINE + 1
     sender.arrive(*fragments)
     assert (sender.staged, sender.node.copies) == (1, 1)
+
+
+# -- admin commands ---------------------------------------------------------------------------------------------------
+
+
+class Operator:
+    """Tells nodes of a world to transfer leadership."""
+
+    def __init__(self, world):
+        self.world = world
+        world.inbox[b"op"] = []
+
+    def tell(self, frame, node):
+        """The answer to it."""
+        self.world.send(b"op", b"node%d" % node, frame)
+        self.world.step(2)
+        (data,) = self.world.inbox[b"op"]
+        self.world.inbox[b"op"].clear()
+        ((reply, body),) = wire.parse_datagram(data)
+        asked = wire.parse_datagram(frame)[0][0]
+        assert (reply.kind, reply.term, reply.index) == (wire.KIND_ADMIN_REPLY, asked.term, asked.index)
+        return json.loads(body)
+
+    def command(self, term, number, to=0):
+        body = json.dumps({"command": "transfer-leader", "to": to}).encode()
+        cluster = self.world.leader().transport.cluster
+        return wire.encode_frame(wire.KIND_ADMIN, 0, cluster, 0, 0, CLIENT, 0, term, number, 0, 0, body)
+
+    def move(self, to, number):
+        """Moves leadership; the frame that did it."""
+        core = self.world.leader()
+        frame = self.command(core.engine.term, number, to)
+        assert self.tell(frame, core.settings.node)["ok"]
+        self.world.until(lambda: (now := self.world.leader()) is not None and now.settings.node == to)
+        return frame
+
+    @property
+    def begun(self):
+        return len(self.world.has("transfer-started"))
+
+
+@pytest.mark.usefixtures("either_engine")
+def test_a_command_is_carried_out_in_the_term_that_it_names_only():
+    world = World(3, seed=31)
+    operator, leader = Operator(world), world.elect()
+    term = world.leader().engine.term
+    for other in (0, term - 1, term + 1):
+        answer = operator.tell(operator.command(other, 7), leader)
+        assert (answer["ok"], answer["term"]) == (False, term)
+    assert not operator.begun
+    operator.move(leader % 3 + 1, 7)
+    assert operator.begun == 1
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+@pytest.mark.usefixtures("either_engine")
+def test_a_recorded_command_moves_no_leadership_again(remembered):
+    world = World(3, seed=32)
+    operator, first = Operator(world), world.elect()
+    second = first % 3 + 1
+    recorded = operator.move(second, 1)
+    operator.move(first, 2)
+    if not remembered:  # many others came in between
+        world.members[first].core.clients._carried_out.clear()
+    for _ in range(3):
+        assert operator.tell(recorded, first)["ok"] is remembered
+        world.step(300)
+        assert world.leader().settings.node == first
+    assert operator.begun == 2
+
+
+@pytest.mark.usefixtures("either_engine")
+def test_a_copy_of_a_command_that_came_to_nothing_does_not_try_again():
+    world = World(3, seed=33)
+    operator, leader = Operator(world), world.elect()
+    target = leader % 3 + 1
+    world.isolate(target)
+    command = operator.command(world.leader().engine.term, 1, target)
+    assert operator.tell(command, leader)["ok"]
+    world.until(lambda: world.has("transfer-aborted"))
+    assert operator.tell(command, leader)["ok"]
+    assert operator.begun == 1
+    again = operator.command(world.leader().engine.term, 2, target)
+    assert operator.tell(again, leader)["ok"]
+    assert operator.begun == 2

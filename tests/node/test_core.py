@@ -473,7 +473,8 @@ def test_leadership_moves_on_request():
     world = World(3, seed=26)
     leader = world.elect()
     target = leader % 3 + 1
-    assert world.leader()._admin({"command": "transfer-leader", "to": target}) == ""
+    core = world.leader()
+    assert core._admin({"command": "transfer-leader", "to": target}, core.engine.term)["ok"]
     world.until(lambda: world.leader() and world.leader().settings.node == target)
     assert world.members[leader].core.engine.role is Role.FOLLOWER
 

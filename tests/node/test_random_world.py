@@ -264,7 +264,7 @@ class RandomWorld(World):
             self.pause(i)
             undo = lambda: self.resume(i)  # noqa: E731
         elif (leader := self.leader()) is not None:
-            leader._admin({"command": "transfer-leader", "to": i})
+            leader._admin({"command": "transfer-leader", "to": i}, leader.engine.term)
         if undo:
             self.later(undo)
 

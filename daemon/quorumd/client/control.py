@@ -9,7 +9,8 @@ from quorumd.client.operation import Operation
 from quorumd.client.routing import Router, SocketAddress
 from quorumd.client.transmitter import Transmitter
 from quorumd.errors import Rejected
-from quorumd.types import Nanoseconds, NodeId
+from quorumd.limits import MAX_NUMBER
+from quorumd.types import Nanoseconds, NodeId, Term
 from quorumd_fastpath import wire
 
 CONTROL_REPLIES: Final = {wire.KIND_STATUS: wire.KIND_STATUS_REPLY, wire.KIND_ADMIN: wire.KIND_ADMIN_REPLY}
@@ -42,7 +43,7 @@ class Control:
             return True
         if target is None:
             return False
-        if not operation.transmissions:
+        if not operation.seq:
             self._ledger.admit_numbered(operation, CONTROL_REPLIES[operation.kind], 0)
             if operation.kind == wire.KIND_ADMIN:
                 operation.target = target[0]  # a command that another node is asked as well could happen twice
@@ -60,7 +61,7 @@ class Control:
     def receive(self, frame: wire.Frame, payload: bytes) -> None:
         """A reply to one of them."""
         operation = self._ledger.pending.get((frame.kind, 0, frame.index))
-        if operation is None:
+        if operation is None or frame.term != operation.term:  # the latter: of a repetition of the question, below
             self._counters["stray"] += 1
             return
         try:
@@ -70,5 +71,20 @@ class Control:
         if not isinstance(document, dict):
             self._counters["malformed"] += 1
             return
+        term = document.get("term")
+        if operation.kind == wire.KIND_ADMIN and not operation.term and type(term) is int and 0 < term < MAX_NUMBER:
+            self._command(operation, term)
+            return
         operation.document = document
         self._ledger.complete(operation, None)
+
+    def _command(self, operation: Operation, term: Term) -> None:
+        """The leader, asked without a term, did nothing but tell its own: now it is asked to act in that term only.
+
+        However often this and its repetitions arrive, and however late, it happens once at most.
+        """
+        operation.term, operation.transmissions = term, 0
+        if not operation.queued:
+            operation.queued = True
+            self.waiting.append(operation)
+        self._ledger.set_timer(operation, operation.deadline)

@@ -142,6 +142,7 @@ class Operation:
         "session",
         "settled",
         "target",
+        "term",
         "timer_at",
         "transmissions",
         "unproven",
@@ -188,6 +189,7 @@ class Operation:
         self.sent_at: Nanoseconds = 0
         self.asked = 0  # node of the last transmission
         self.message_id = 0  # of the fragments it left in
+        self.term = 0  # in which an admin command is to happen, if the leader has told it
         self.retry_after: Nanoseconds = 0
         self.backoff: Nanoseconds = 0
         self.timer_at: Nanoseconds = 0

@@ -58,7 +58,7 @@ class Transmitter:
 
     def control(self, operation: Operation, node: NodeId, address: SocketAddress, now: Nanoseconds) -> None:
         """Sends a frame of its own; the reply echoes the operation's seq as its index."""
-        self._channel.send(address, operation.kind, index=operation.seq, payload=operation.command)
+        self._channel.send(address, operation.kind, term=operation.term, index=operation.seq, payload=operation.command)
         self._sent(operation, node, now, CLIENT_FIRST_RETRY)
 
     def _look_again(self, operation: Operation, now: Nanoseconds) -> None:
