@@ -37,7 +37,7 @@ class ClientPlane:
         mtu: int,
         incarnation: Incarnation,
         store: Store,
-        watch_seed: int,
+        random_u64: Callable[[], int],
         watch_room: WatchRoom | None = None,
     ) -> None:
         self.node = node
@@ -60,7 +60,7 @@ class ClientPlane:
         self.admin: Callable[[Mapping[str, Any]], str] = lambda _: "not serving"
         self.leader: Callable[[], tuple[NodeId, str]] = lambda: (0, "")
         self.watches = WatchPlane(
-            store, outbox, self.fragmenter, self.counters, self._knows_leader, self._client_frame, watch_seed,
+            store, outbox, self.fragmenter, self.counters, self._knows_leader, self._client_frame, random_u64,
             watch_room,
         )  # fmt: skip
         self.rare = 0
