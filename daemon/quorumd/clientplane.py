@@ -47,7 +47,7 @@ class ClientPlane:
         mtu: int,
         incarnation: Incarnation,
         store: Store,
-        watch_seed: int,
+        random_u64: Callable[[], int],
         watch_room: WatchRoom | None = None,
     ) -> None:
         self.node = node
@@ -71,7 +71,7 @@ class ClientPlane:
         self._carried_out: deque[tuple[Incarnation, int]] = deque(maxlen=limits.ADMIN_REMEMBERED)
         self.leader: Callable[[], tuple[NodeId, str]] = lambda: (0, "")
         self.watches = WatchPlane(
-            store, outbox, self.fragmenter, self.counters, self._knows_leader, self._client_frame, watch_seed,
+            store, outbox, self.fragmenter, self.counters, self._knows_leader, self._client_frame, random_u64,
             watch_room,
         )  # fmt: skip
         self.rare = 0

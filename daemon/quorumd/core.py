@@ -109,7 +109,7 @@ class Core:
             self.settings.mtu_peer, filter_incarnations=self.settings.filter_incarnations,
         )  # fmt: skip
         self.clients = ClientPlane(
-            node, self.client_outbox, self.settings.mtu_client, incarnation, self.store, self.random.u64(),
+            node, self.client_outbox, self.settings.mtu_client, incarnation, self.store, self.random.u64,
             self.settings.watch_room,
         )  # fmt: skip
         self.clients.hello = self._hello_body

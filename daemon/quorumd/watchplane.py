@@ -1,20 +1,23 @@
 """The node's side of watches: streams, their numbers, windows, repetitions and deadlines. No socket in it.
 
-A stream is between one client and this node in this life: requests are numbered one way, batches of items the other,
-both from 1, and both are repeated until the other side says that it took them, in order. Whatever is lost, repeated or
-overtaken, each is taken once. What is put in streams is the hub's (fastpath's watch.h); here is only what carries it,
-so Python runs once a batch.
+A stream is between one client and this node in this life: requests are numbered one way, from 1, batches of items the
+other, from a random number, and both are repeated until the other side says that it took them, in order. Whatever is
+lost, repeated or overtaken, each is taken once. What is put in streams is the hub's (fastpath's watch.h); here is only
+what carries it, so Python runs once a batch.
 
 A client that proves nothing gets little: until its first acknowledgement a stream carries no events, and answers to a
-few requests, so that a forged address brings its victim no more than a few small datagrams. A client that takes nothing
-is not listened to: requests bring items that have no room of their own. What is not taken is repeated by the client.
+few requests, so that a forged address brings its victim no more than a few small datagrams. An acknowledgement names a
+batch, and so proves that whoever sent it was told the number: it cannot be guessed, and frames recorded of another
+stream name others. Until then one batch is in flight, so that a client knows it for the first. A client that takes
+nothing is not listened to: requests bring items that have no room of their own. What is not taken is repeated by the
+client.
 """
 
 import heapq
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from itertools import count
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from quorumd import limits, watchcodec
 from quorumd.errors import ProtocolError
@@ -24,8 +27,6 @@ from quorumd_fastpath import wire
 from quorumd_fastpath.apply import Store
 from quorumd_fastpath.watch import Hub
 from quorumd_fastpath.wire import Counters, Outbox
-
-_FIRST_BATCHES: Final = 2  # in flight before the first acknowledgement
 
 
 class WatchRoom(NamedTuple):
@@ -61,17 +62,19 @@ class _Stream:
     """One stream. `batches`: unacknowledged, in order; their numbers end below `next_batch`."""
 
     __slots__ = (
-        *("addr", "answer", "batches", "client", "heard_at", "key", "next_batch", "number", "proven", "retry", "slot"),
-        *("taken", "timer"),
+        *("addr", "answer", "batches", "client", "first_batch", "heard_at", "key", "next_batch", "number", "proven"),
+        *("retry", "slot", "taken", "timer"),
     )
 
-    def __init__(self, key: tuple[Address, Incarnation, int], slot: int, now: Nanoseconds) -> None:
+    def __init__(
+        self, key: tuple[Address, Incarnation, int], slot: int, first_batch: int, now: Nanoseconds
+    ) -> None:
         self.key = key
         self.addr, self.client, self.number = key
         self.slot = slot
         self.taken = 0  # requests
         self.batches: deque[_Batch] = deque()
-        self.next_batch = 1
+        self.first_batch = self.next_batch = first_batch
         self.proven = False  # the client has acknowledged something: it is where it says it is
         self.answer = False  # it waits to hear something
         self.heard_at = now
@@ -82,7 +85,7 @@ class _Stream:
 class WatchPlane:
     """All streams of one node. `knows_leader` and `frame_of` (an encoded frame to a client) are the client plane's.
 
-    seed: 64 random bits that no client knows; see Hub.
+    random_u64: of the node's randomness, which no client can foresee.
     """
 
     def __init__(
@@ -93,12 +96,15 @@ class WatchPlane:
         counters: Counters,
         knows_leader: Callable[[], bool],
         frame_of: Callable[..., bytes],
-        seed: int,
+        random_u64: Callable[[], int],
         room: WatchRoom | None = None,
     ) -> None:
         self.store = store
         room = room or widest()
-        self.hub = Hub(seed=seed, watchers=limits.WATCHERS, watcher_bytes=limits.WATCHER_BYTES, **room._asdict())
+        self.hub = Hub(
+            seed=random_u64(), watchers=limits.WATCHERS, watcher_bytes=limits.WATCHER_BYTES, **room._asdict()
+        )
+        self._random_u64 = random_u64
         self._untaken = {"unproven": 0, "full": 0}  # requests, by why not
         self._outbox = outbox
         self._fragmenter = fragmenter
@@ -130,11 +136,11 @@ class WatchPlane:
             stream = self._open(key, frame, now)
             if stream is None:
                 return
-        stream.heard_at = now
-        self._streams.move_to_end(key)
-        if frame.commit >= stream.next_batch:
+        if frame.commit and not stream.first_batch <= frame.commit < stream.next_batch:
             self._counters.increment(wire.DROP_BAD_BODY)
             return
+        stream.heard_at = now
+        self._streams.move_to_end(key)
         self._acknowledged(stream, frame.commit)
         if frame.count:
             self._requested(stream, frame, payload)
@@ -148,7 +154,8 @@ class WatchPlane:
             flag = watchcodec.REFUSED if frame.index == 1 else watchcodec.UNKNOWN_STREAM
             self._outbox.frame(addr, wire.KIND_WATCH_EVENTS, flag | self._flags(), 0, client, number, 0, 0, 0, b"")
             return None
-        stream = _Stream(key, self.hub.open_stream(), now)
+        first_batch = (self._random_u64() >> 2) + 1  # not 0, and far from the end of a u64
+        stream = _Stream(key, self.hub.open_stream(), first_batch, now)
         self._streams[key] = self._by_slot[stream.slot] = stream
         return stream
 
@@ -235,7 +242,7 @@ class WatchPlane:
 
     def _fill(self, stream: _Stream, now: Nanoseconds) -> None:
         """Sends what the stream holds, as far as its window and the turn's budget go."""
-        most = limits.WATCH_WINDOW_BATCHES if stream.proven else _FIRST_BATCHES
+        most = limits.WATCH_WINDOW_BATCHES if stream.proven else 1
         while len(stream.batches) < most and self._budget > 0:
             items_count, items = self.hub.take(stream.slot, self._room)
             if not items_count:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 MAGIC: Final = 0x444D5251  # "QRMD"
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_ENTRY_BYTES: Final = 1536 * 1024
 FRAME_KINDS: Final = frozenset({*range(1, 5), *range(16, 23), *range(32, 39), *range(64, 74)})
 HEARTBEAT: Final = 20

@@ -8,6 +8,7 @@
 //
 // A walk is an elevator: it goes on where the last one stopped, and takes along whoever has room as it passes. Only at
 // the end of a lap the next one begins with whoever is farthest behind. So who begins in the past holds up nobody else.
+// It stops as soon as a turn's work is done, also amid a change that many want, or amid a large event.
 //
 // Streams share total_bytes: each may have outstanding at most what is still free of it (Choudhury and Hahne, "Dynamic
 // Queue Length Thresholds"), so the fuller all are together, the less each may hold; and however full, a small part,
@@ -31,10 +32,10 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "store.h"
@@ -49,10 +50,11 @@ struct WatchLimits {
     size_t window_bytes;   // of one stream: put in it and not acknowledged
     size_t total_bytes;    // of all streams, but for least_ of each
     size_t piece_bytes;    // of events in one item
-    uint64_t turn_cost;    // changes looked at, searches for watchers and events put in streams, in one feed or walk
+    uint64_t turn_cost;    // changes, watchers found, events put in streams and their bytes, in one feed or walk
 };
 
 constexpr uint64_t NODES_PER_COST = 8;  // so many nodes of the index take as long to look at as one event to put
+constexpr size_t BYTES_PER_COST = 512;  // of an event: so many take as long to put as one more event
 constexpr size_t LEAST_PARTS = 16;      // of a piece: least_ is one of them
 constexpr size_t LEAST_BYTES = 64;      // and no less: an item's header and something of an event, twice
 
@@ -69,6 +71,7 @@ struct Watcher : Interest {
     size_t offset = 0;      // bytes of the next change's event that are in the stream
     size_t need = 0;        // room without which it cannot go on
     uint64_t walk = 0;      // the last one that it had no room in, or that began beyond it
+    uint64_t since = 0;     // the last walk before it fell behind
     size_t behind_place = 0;
 };
 
@@ -81,7 +84,8 @@ struct WatchStream {
     size_t outstanding = 0;  // bytes of items that are not acknowledged, whether taken or not
     size_t behind = 0;       // watchers that are
     WatchItems items;        // that nobody has taken
-    std::unordered_map<uint64_t, std::unique_ptr<Watcher>> watchers;
+    // By id. Ordered: clients choose ids, and could choose such as fall together in a hash.
+    std::map<uint64_t, std::unique_ptr<Watcher>> watchers;
 };
 
 class WatchHub {
@@ -235,6 +239,7 @@ private:
         watcher->behind_place = behind_.size();
         watcher->need = 0;
         watcher->walk = 0;
+        watcher->since = walk_;
         behind_.push_back(watcher);
         ++watcher->stream->behind;
     }
@@ -274,6 +279,7 @@ private:
             return;
         }
         uint64_t revision = 0, sub = 0, cost = 0;
+        put_ = 0;
         for (; at != end; ++at, ++sub) {
             const Change& change = store.change(at);
             if (change.revision() != revision) {
@@ -281,7 +287,7 @@ private:
                 revision = change.revision();
                 sub = 0;
             }
-            if (cost >= limits_.turn_cost) {
+            if (cost + put_ >= limits_.turn_cost) {
                 all_behind(revision, sub);
                 return;
             }
@@ -289,14 +295,18 @@ private:
             ++cost;
             uint64_t looked_at = index_.each(change.record->key(), [&](Interest* interest) {
                 auto* watcher = static_cast<Watcher*>(interest);
-                ++cost;
-                if (watcher->behind || revision < watcher->revision || !wants(*watcher, change)) return;
+                if (watcher->behind || revision < watcher->revision || !wants(*watcher, change)) {
+                    ++cost;
+                    return;
+                }
                 size_t size = event_size(watcher->flags, change);
-                if (size > limits_.piece_bytes || room(*watcher->stream) < sizeof(WatchItemHeader) + size) {
+                if (put_ >= limits_.turn_cost || size > limits_.piece_bytes ||
+                    room(*watcher->stream) < sizeof(WatchItemHeader) + size) {
                     // `open` stays: the walk ends what was begun.
                     watcher->revision = revision;
                     watcher->sub = sub;
                     fall_behind(watcher);
+                    ++cost;
                     return;
                 }
                 put_event(watcher, change, 0, size, !last);
@@ -370,21 +380,23 @@ private:
                 continue;
             }
             if (farthest == nullptr || before(*watcher, farthest->revision, farthest->sub)) farthest = watcher;
-            bool passed = before(*watcher, lap_revision_, lap_sub_);
-            if (!passed && (first == nullptr || before(*watcher, first->revision, first->sub))) first = watcher;
+            bool ahead = !passed(*watcher);
+            if (ahead && (first == nullptr || before(*watcher, first->revision, first->sub))) first = watcher;
             if (watcher->open) opened_.push_back(watcher);
         }
         if (farthest == nullptr) return false;
+        bool left_out = false;
         if (first == nullptr) {
             first = farthest;
             lap_end_ = store.revision();
+        } else {
+            left_out = leave_out(first->revision, first->sub);
         }
         uint64_t revision = first->revision, sub = first->sub;
-        bool left_out = before(*farthest, revision, sub);
-        if (left_out) leave_out(revision, sub);
         bool more = scan(store, &revision, &sub);
         opened_.clear();
         bool lap_over = !more || revision > lap_end_;
+        if (revision != lap_revision_ || sub != lap_sub_) lap_walk_ = walk_;
         lap_revision_ = lap_over ? UINT64_MAX : revision;
         lap_sub_ = lap_over ? UINT64_MAX : sub;
         // Whoever took part and found room has got as far as the walk.
@@ -402,11 +414,23 @@ private:
         return more || left_out;
     }
 
-    // Who is before the walk's beginning would miss what lies between: it takes no part, and waits for the next lap.
-    void leave_out(uint64_t revision, uint64_t sub) {
+    // Who is before the walk's beginning would miss what lies between: it takes no part, and waits for the next lap, as
+    // does who was passed. Returns whether there is anybody who could have gone on.
+    bool leave_out(uint64_t revision, uint64_t sub) {
+        bool any = false;
         for (Watcher* watcher : behind_) {
-            if (before(*watcher, revision, sub)) watcher->walk = walk_;
+            if (watcher->walk == walk_ || !(passed(*watcher) || before(*watcher, revision, sub))) continue;
+            watcher->walk = walk_;
+            any = true;
         }
+        return any;
+    }
+
+    // Whether this lap is past it. Also of whoever begins at the very change that takes the walk several turns, or
+    // those who do could hold it there.
+    bool passed(const Watcher& watcher) const {
+        if (before(watcher, lap_revision_, lap_sub_)) return true;
+        return watcher.revision == lap_revision_ && watcher.sub == lap_sub_ && watcher.since >= lap_walk_;
     }
 
     static bool before(const Watcher& watcher, uint64_t revision, uint64_t sub) {
@@ -416,6 +440,7 @@ private:
     // From a position on; to where it came. Returns whether that is short of the end.
     bool scan(const KeyStore& store, uint64_t* revision, uint64_t* sub) {
         uint64_t at = store.seek_change(*revision), end = store.changes_end(), cost = 0;
+        put_ = 0;
         if (at != end && store.change(at).revision() != *revision) *sub = 0;  // nothing was changed at that revision
         at += *sub;
         for (; at != end; ++at, ++*sub) {
@@ -424,17 +449,21 @@ private:
                 *revision = change.revision();
                 *sub = 0;
             }
-            if (cost >= limits_.turn_cost) return true;
+            if (cost + put_ >= limits_.turn_cost) return true;
             bool last = at + 1 == end || store.change(at + 1).revision() != *revision;
             ++cost;
+            bool done = true;
             uint64_t looked_at = index_.each(change.record->key(), [&](Interest* interest) {
                 auto* watcher = static_cast<Watcher*>(interest);
-                ++cost;
-                if (!watcher->behind || watcher->walk == walk_ || !wants(*watcher, change)) return;
-                if (watcher->revision > *revision || (watcher->revision == *revision && watcher->sub > *sub)) return;
-                continue_at(watcher, change, *revision, *sub, last);
+                bool beyond = watcher->revision > *revision || (watcher->revision == *revision && watcher->sub > *sub);
+                if (!watcher->behind || watcher->walk == walk_ || beyond || !wants(*watcher, change)) {
+                    ++cost;
+                    return;
+                }
+                done = continue_at(watcher, change, *revision, *sub, last) && done;
             });
             cost += looked_at / NODES_PER_COST;
+            if (!done) return true;  // the next walk begins with this change, and whoever has not got it
             if (last) end_opened(*revision);
         }
         *revision = store.revision() + 1;
@@ -442,20 +471,23 @@ private:
         return false;
     }
 
-    // Puts the event, or what is left of it, in the stream in pieces as there is room; or stops the watcher here.
-    void continue_at(Watcher* watcher, const Change& change, uint64_t revision, uint64_t sub, bool last) {
+    // Puts the event, or what is left of it, in the stream in pieces as there is room; or stops the watcher here. False
+    // if that is because the turn's work is done: only what was put counts, or amid a crowd nobody might get on.
+    bool continue_at(Watcher* watcher, const Change& change, uint64_t revision, uint64_t sub, bool last) {
         size_t offset = watcher->revision == revision && watcher->sub == sub ? watcher->offset : 0;
         size_t size = event_size(watcher->flags, change);
         while (offset != size) {
             size_t piece = std::min(size - offset, this->piece(*watcher->stream));
             size_t need = piece + sizeof(WatchItemHeader);
-            if (room(*watcher->stream) < need) {
+            bool has_room = room(*watcher->stream) >= need;
+            if (!has_room || put_ >= limits_.turn_cost) {
                 watcher->revision = revision;
                 watcher->sub = sub;
                 watcher->offset = offset;
                 watcher->need = need;
-                watcher->walk = walk_;
-                return;
+                if (!has_room) watcher->walk = walk_;
+                ++put_;
+                return !has_room;
             }
             offset += piece;
             bool more = !last || offset != size;
@@ -467,6 +499,7 @@ private:
         watcher->revision = revision;
         watcher->sub = sub + 1;
         watcher->offset = 0;
+        return true;
     }
 
     void end_opened(uint64_t revision) {
@@ -526,13 +559,8 @@ private:
         WatchStream* stream = watcher->stream;
         WatchItems& items = stream->items;
         count(stream, items.append_events(watcher->id, change.revision(), size, more, limits_.piece_bytes));
-        if (offset == 0 && size == event_size(watcher->flags, change)) {
-            encode_event(watcher->flags, change, items.bytes());
-        } else {
-            scratch_.clear();
-            encode_event(watcher->flags, change, &scratch_);
-            items.bytes()->append(scratch_, offset, size);
-        }
+        encode_event(watcher->flags, change, offset, size, items.bytes());
+        put_ += 1 + size / BYTES_PER_COST;
     }
 
     WatchLimits limits_;
@@ -552,8 +580,9 @@ private:
     uint64_t walk_ = 0;
     uint64_t lap_revision_ = UINT64_MAX;  // where the last walk stopped; beyond everybody: the lap is over
     uint64_t lap_sub_ = UINT64_MAX;
+    uint64_t lap_walk_ = 0;  // the walk that came there
     uint64_t lap_end_ = 0;
-    std::string scratch_;
+    uint64_t put_ = 0;  // of the turn's cost in this feed or walk: what was put in streams, or found no room
 };
 
 }  // namespace quorumd

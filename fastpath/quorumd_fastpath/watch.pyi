@@ -24,10 +24,10 @@ ENDED_OVERLOADED: int
 class Hub:
     """The watchers of one node, in streams that are named by small numbers. IndexError: no such stream.
 
-    seed: random, and secret from clients, or they can choose ranges that take long to search. watchers: at most;
-    watcher_bytes: of their keys and ends, twice. window_bytes: of one stream, put in it and not acknowledged;
+    seed: random, and secret from clients, or they can choose keys and ranges that take long to search. watchers: at
+    most; watcher_bytes: of their keys and ends, twice. window_bytes: of one stream, put in it and not acknowledged;
     total_bytes: of all, but for a small part of each (a sixteenth of a piece). piece_bytes: of events in one item.
-    turn_cost: changes looked at, searches for watchers and events given out in one feed, and in one walk.
+    turn_cost: changes, watchers found, events given out and their bytes (512 as one more) in one feed, and in one walk.
     """
 
     def __init__(

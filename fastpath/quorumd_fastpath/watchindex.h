@@ -5,12 +5,15 @@
 // concerns nobody costs one look into the hash and one at the tree's root path, however many interests there are.
 //
 // That a path is short, and recursion shallow, rests on priorities that whoever chooses the ranges cannot foresee: they
-// come of the seed, which is secret and the node's own (Seidel and Aragon, "Randomized Search Trees").
+// come of the seed, which is secret and the node's own (Seidel and Aragon, "Randomized Search Trees"). So does the key
+// of the hash, or clients could choose keys that all fall together.
 
 #ifndef QUORUMD_WATCHINDEX_H
 #define QUORUMD_WATCHINDEX_H
 
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -31,10 +34,58 @@ struct Interest {
     size_t names_bytes() const { return 2 * (key.size() + end.size()); }  // its own and the index's copy
 };
 
+// splitmix64: the next of the numbers that come of a seed.
+inline uint64_t next_random(uint64_t& state) {
+    uint64_t mixed = state += 0x9e3779b97f4a7c15ull;
+    mixed = (mixed ^ mixed >> 30) * 0xbf58476d1ce4e5b9ull;
+    mixed = (mixed ^ mixed >> 27) * 0x94d049bb133111ebull;
+    return mixed ^ mixed >> 31;
+}
+
+// SipHash-1-3 (Aumasson and Bernstein, "SipHash: a fast short-input PRF"): who does not know the key finds no two
+// strings that fall together. Of this process alone: the order of the bytes of a word matters to nobody.
+class KeyedHash {
+public:
+    explicit KeyedHash(uint64_t seed) : low_(next_random(seed)), high_(next_random(seed)) {}
+
+    size_t operator()(const std::string& text) const {
+        uint64_t v0 = low_ ^ 0x736f6d6570736575ull, v1 = high_ ^ 0x646f72616e646f6dull;
+        uint64_t v2 = low_ ^ 0x6c7967656e657261ull, v3 = high_ ^ 0x7465646279746573ull;
+        auto round = [&] {
+            v0 += v1, v2 += v3, v1 = turn(v1, 13) ^ v0, v3 = turn(v3, 16) ^ v2;
+            v0 = turn(v0, 32) + v3, v2 += v1, v3 = turn(v3, 21) ^ v0, v1 = turn(v1, 17) ^ v2;
+            v2 = turn(v2, 32);
+        };
+        const char* at = text.data();
+        size_t left = text.size();
+        uint64_t word;
+        for (; left >= sizeof word; left -= sizeof word, at += sizeof word) {
+            std::memcpy(&word, at, sizeof word);
+            v3 ^= word;
+            round();
+            v0 ^= word;
+        }
+        word = 0;
+        std::memcpy(&word, at, left);
+        word |= static_cast<uint64_t>(text.size()) << 56;
+        v3 ^= word;
+        round();
+        v0 ^= word;
+        v2 ^= 0xff;
+        round(), round(), round();
+        return v0 ^ v1 ^ v2 ^ v3;
+    }
+
+private:
+    static uint64_t turn(uint64_t word, int bits) { return word << bits | word >> (64 - bits); }
+
+    uint64_t low_, high_;
+};
+
 // Owns no interest. Those with equal key and end share a node.
 class WatchIndex {
 public:
-    explicit WatchIndex(uint64_t seed) : seed_(seed) {}
+    explicit WatchIndex(uint64_t seed) : keys_(8, KeyedHash(~seed)), seed_(seed) {}
     WatchIndex(const WatchIndex&) = delete;
     WatchIndex& operator=(const WatchIndex&) = delete;
     ~WatchIndex() { destroy(root_); }
@@ -48,7 +99,7 @@ public:
         } else {
             Span* span = find(*interest);
             if (span == nullptr) {
-                span = new Span{interest->key, interest->end, interest->open(), {}, next_priority()};
+                span = new Span{interest->key, interest->end, interest->open(), {}, next_random(seed_)};
                 span->reach = span;
                 root_ = insert(root_, span);
             }
@@ -210,17 +261,9 @@ private:
         delete at;
     }
 
-    // splitmix64 from the seed on. Nobody is shown a priority, so nobody can infer the next one.
-    uint64_t next_priority() {
-        uint64_t mixed = seed_ += 0x9e3779b97f4a7c15ull;
-        mixed = (mixed ^ mixed >> 30) * 0xbf58476d1ce4e5b9ull;
-        mixed = (mixed ^ mixed >> 27) * 0x94d049bb133111ebull;
-        return mixed ^ mixed >> 31;
-    }
-
-    std::unordered_map<std::string, Members> keys_;
+    std::unordered_map<std::string, Members, KeyedHash> keys_;
     Span* root_ = nullptr;
-    uint64_t seed_;
+    uint64_t seed_;  // of priorities. Nobody is shown one, so nobody can infer the next
     std::string probe_;  // keeps its memory from one search to the next
 };
 

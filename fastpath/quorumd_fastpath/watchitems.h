@@ -58,7 +58,9 @@ inline size_t event_size(uint8_t flags, const Change& change) {
     return replaced == nullptr ? size : size + sizeof(WatchPrevious) + replaced->size;
 }
 
-inline void encode_event(uint8_t flags, const Change& change, std::string* out) {
+// Appends `size` bytes of the change's event from `offset` on. What lies outside is not touched: an event is cut into
+// any number of pieces, each of which costs its own bytes.
+inline void encode_event(uint8_t flags, const Change& change, size_t offset, size_t size, std::string* out) {
     const Version* version = change.version;
     const Version* replaced = replaced_by(change, flags);
     std::string_view key = change.record->key();
@@ -72,14 +74,24 @@ inline void encode_event(uint8_t flags, const Change& change, std::string* out) 
     header.mod_revision = version->mod_revision;
     header.version = version->version;
     header.lease = version->lease;
-    out->append(reinterpret_cast<const char*>(&header), sizeof header);
+    auto put = [&](std::string_view part) {
+        if (offset >= part.size()) {
+            offset -= part.size();
+            return;
+        }
+        part = part.substr(offset, size);
+        offset = 0;
+        size -= part.size();
+        out->append(part);
+    };
+    put({reinterpret_cast<const char*>(&header), sizeof header});
     if (replaced != nullptr) {
         WatchPrevious shown{replaced->create_revision, replaced->mod_revision, replaced->version, replaced->lease};
-        out->append(reinterpret_cast<const char*>(&shown), sizeof shown);
+        put({reinterpret_cast<const char*>(&shown), sizeof shown});
     }
-    out->append(key);
-    out->append(version->value());
-    if (replaced != nullptr) out->append(replaced->value());
+    put(key);
+    put(version->value());
+    if (replaced != nullptr) put(replaced->value());
 }
 
 // Items back to back, put in at the end and taken from the front.

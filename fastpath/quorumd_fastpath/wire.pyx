@@ -27,11 +27,11 @@ MAX_ENTRY_BYTES = MAX_ENTRY_SIZE
 ADDR_BYTES = ADDR_SIZE
 MAX_OTHER_FRAMES = MAX_OTHERS
 MAGIC = 0x444D5251
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 
 cdef enum:
     FRAME_MAGIC = 0x444D5251
-    FRAME_VERSION = 1
+    FRAME_VERSION = 2
     # sendmmsg refuses a datagram of more than 1024 pieces (UIO_MAXIOV).
     MAX_PIECES = 1000
     # Frames other than requests handed to Python for one slab: a datagram of 64 KiB may hold eight hundred.

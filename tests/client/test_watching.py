@@ -6,6 +6,7 @@ Nodes are client planes over stores that apply one log, each at its own pace: ev
 import heapq
 import random
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -44,8 +45,9 @@ class Node:
         self.store = Store(1 << 40)
         self.outbox = Outbox(512, 1 << 22, self.world.mtu)
         self.plane = ClientPlane(
-            self.number, self.outbox, self.world.mtu, self.incarnation, self.store, watch_seed=self.number
-        )
+            self.number, self.outbox, self.world.mtu, self.incarnation, self.store,
+            partial(random.Random(self.incarnation).getrandbits, 64),
+        )  # fmt: skip
         self.plane.cluster = CLUSTER
         self.plane.hello = self.hello
         self.plane.leader = lambda: (self.leader, "")

@@ -88,12 +88,12 @@ def test_sizes_and_limits_agree():
     assert kinds == reference.FRAME_KINDS
 
 
-def test_format_version_1_is_these_bytes():
+def test_format_version_2_is_these_bytes():
     frame = encode(reference.Header(18, 0x0102, CLUSTER, 3, 4, 5, 6, 7, 8, 9, 10), b"payload")
     assert frame.hex() == (
-        "51524d4401120201887766554433221100000000030004000500000000000000"
+        "51524d4402120201887766554433221100000000030004000500000000000000"
         "0600000000000000070000000000000008000000000000000900000000000000"
-        "0a0000000700000087c72e64000000007061796c6f6164"
+        "0a00000007000000cf85b6d2000000007061796c6f6164"
     )
 
 
@@ -122,7 +122,7 @@ def test_a_datagram_of_frames_is_read_back(frames):
 @given(data=st.binary(max_size=400))
 def test_random_bytes(data):
     expect_same_verdict(data)
-    expect_same_verdict(struct.pack("<IB", reference.MAGIC, 1) + data)
+    expect_same_verdict(struct.pack("<IB", reference.MAGIC, reference.VERSION) + data)
 
 
 @st.composite

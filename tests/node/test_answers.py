@@ -35,7 +35,7 @@ class Plane:
         self.mtu, self.mac = mtu, mac
         self.outbox = Outbox(limits.OUTBOX_DATAGRAMS, 1 << 20, mtu)
         self.outbox.set_tail_room(limits.MAC_BYTES if mac else 0)
-        self.plane = ClientPlane(1, self.outbox, mtu, LIFE, Store(1 << 30), watch_seed=1)
+        self.plane = ClientPlane(1, self.outbox, mtu, LIFE, Store(1 << 30), random_u64=lambda: 1)
         self.plane.cluster = CLUSTER
         self.outbox.identify(CLUSTER, 1, LIFE)
         self.plane.hello = lambda: {

@@ -24,7 +24,7 @@ class Plane:
 
     def __init__(self, incarnation=LIFE):
         self.outbox = Outbox(64, 1 << 16, 65_000)
-        self.plane = ClientPlane(1, self.outbox, 65_000, incarnation, Store(1 << 30), watch_seed=1)
+        self.plane = ClientPlane(1, self.outbox, 65_000, incarnation, Store(1 << 30), random_u64=lambda: 1)
         self.plane.cluster = CLUSTER
         self.outbox.identify(CLUSTER, 1, incarnation)
         self.plane.hello = lambda: {"life": incarnation}

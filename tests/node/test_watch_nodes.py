@@ -243,6 +243,63 @@ def test_a_forged_address_gets_little():
     assert world.members[1].core.status()["watch_streams"] == 0
 
 
+def test_recorded_frames_prove_nothing_from_another_address_or_later():
+    """Of all that a client sent for its stream, acknowledgements too, nothing opens another one's window."""
+    world = World(1)
+    world.elect()
+    caller = Caller(world).open()
+    watching = Watching(world)
+    watching.watch(b"a", ALL)
+    sent, send = [], world.send
+    world.send = lambda source, dest, data: (sent.append((source, data)), send(source, dest, data))
+    for i in range(20):
+        caller.put(b"a%d" % i, b"v")
+        watching.until(lambda: len(watching.batches[0]) == i + 1)  # noqa: B023
+    watching.protocol.watching.close(world.now)
+    watching.turn()
+    world.step(3)
+    world.send = send
+    recorded = [
+        data
+        for source, data in sent
+        if source == watching.name
+        for frame, _ in worlds.wire.parse_datagram(data)
+        if frame.kind == worlds.wire.KIND_WATCH and not frame.flags & watchcodec.CLOSE
+    ]
+    assert len(recorded) > 20
+    status = world.members[1].core.status
+    assert status()["watch_streams"] == 0
+    for name in (b"thief", watching.name):  # the second one's address may be somebody's who did not ask
+        got = world.inbox[name] = []
+        for data in recorded:
+            world.send(name, b"node1", data)
+            world.step(3)
+            caller.put(b"a", b"secret" + bytes(1000))
+        world.step(100)
+        assert status()["watch_streams"] == 1
+        assert got
+        assert not any(b"secret" in data for data in got)
+        assert sum(map(len, got)) < sum(map(len, recorded))
+        world.step(2 * limits.WATCH_SILENCE // MS)
+        assert status()["watch_streams"] == 0
+
+
+def test_each_stream_numbers_its_batches_from_a_number_of_its_own():
+    world = World(1)
+    world.elect()
+    life = world.members[1].core.transport.identity.incarnation
+    request = watchcodec.encode_request(watchcodec.Request(watchcodec.Ask.CREATE, 1, b"a"))
+    got = world.inbox[b"somebody"] = []
+    for stream in range(1, 21):
+        world.send(b"somebody", b"node1", frame(life=life, term=stream, count=1, payload=request))
+        world.step(3)
+    world.step(3)
+    firsts = {answer.index for data in got for answer, _ in worlds.wire.parse_datagram(data)}
+    assert len(firsts) == 20
+    assert min(firsts) > 1 << 32
+    assert max(firsts) <= 1 << 62
+
+
 class Asking:
     """Asks for watchers that are rejected, each of which brings an item, and acknowledges what it is told to."""
 
@@ -291,7 +348,7 @@ def test_a_client_that_never_acknowledged_anything_is_told_little():
     assert hub.bytes < limits.WATCH_UNPROVEN_BYTES + watchcodec.ITEM_BYTES
     assert asking.untaken() == (30 - asking.taken % 30, 0)
     assert not asking.ask()  # as often as it likes
-    assert asking.ask(commit=asking.batches)  # it is there, and what was not taken is repeated
+    assert asking.ask(10, commit=asking.batches)  # it is there, and what was not taken is repeated
     assert hub.bytes < limits.WATCH_UNPROVEN_BYTES
 
 

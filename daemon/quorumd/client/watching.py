@@ -38,7 +38,8 @@ _LONGEST_PATIENCE: Final = 32 * CLIENT_WATCH_LEADERLESS
 
 
 class _Stream:
-    """A stream as the client sees it. Requests are numbered from 1; those up to `acked` were taken by the node."""
+    """A stream as the client sees it. Requests are numbered from 1; those up to `acked` were taken by the node. Batches
+    are numbered from whatever the node says; those up to `taken` were taken here."""
 
     def __init__(
         self, number: int, address: SocketAddress, life: Incarnation, now: Nanoseconds, progress_at: Nanoseconds
@@ -50,7 +51,7 @@ class _Stream:
         self.requests: deque[bytes] = deque()  # numbers acked + 1, acked + 2, ...
         self.acked = 0
         self.sent_to = 0  # the highest number sent so far
-        self.taken = 0  # batches
+        self.taken = 0  # 0: no batch yet
         self.early: dict[int, tuple[int, bytes]] = {}  # batches that overtook one that is missing
         self.owes_ack = False
         self.heard_at = now
@@ -328,6 +329,8 @@ class Watching:
 
     def _on_batch(self, stream: _Stream, frame: wire.Frame, payload: bytes, now: Nanoseconds) -> None:
         stream.owes_ack = True  # a repeated one too: the acknowledgement was lost
+        if not stream.taken:  # it is the first: until that is acknowledged there is no other
+            stream.taken = frame.index - 1
         if not stream.taken < frame.index <= stream.taken + WATCH_WINDOW_BATCHES:
             return
         stream.early[frame.index] = (frame.count, payload)
