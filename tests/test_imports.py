@@ -146,7 +146,7 @@ def test_the_fastpath_imports_nothing_of_ours():
 
 
 RECIPES_WITH_THE_WORLD = {
-    "blocking.py", "awaiting.py", "session.py", "aiosession.py", "sync.py", "aio.py", "sinceboot.py", "processes.py",
+    "blocking.py", "awaiting.py", "session.py", "aiosession.py", "sync.py", "aio.py", "processes.py",
 }
 
 

@@ -103,16 +103,17 @@ class Sender:
         self.node = Plane()
         self.channel = Channel(random.Random(1).randbytes, None)
         self.channel.join(CLUSTER, 576)
-        self.channel.met("node", LIFE)
+        self.at = "node"  # the node's address
+        self.channel.met(self.at, 1, LIFE)
         self.now = limits.SECOND
         self.staged = 0
         self.queued = 0
 
     def large(self):
-        self.queued += self.channel.send_large("node", record(bytes(900)), self.now) is not None
+        self.queued += self.channel.send_large(self.at, record(bytes(900)), self.now) is not None
 
     def small(self):
-        self.channel.send_records("node", [record(b"v")])
+        self.channel.send_records(self.at, [record(b"v")])
 
     def out(self):
         self.channel.poll(self.now)
@@ -123,7 +124,7 @@ class Sender:
         """Some arrive in one turn, and what is acknowledged is heard at once."""
         self.staged += self.node.hear(*datagrams, now=self.now) if datagrams else 0
         for data, _ in self.node.outbox.drain():
-            list(self.channel.receive(data, "node", self.now))
+            list(self.channel.receive(data, self.at, self.now))
 
 
 def record(value):
@@ -140,6 +141,34 @@ def test_large_requests_are_no_copies_however_many_small_ones_arrive_before_them
         sender.arrive(*sender.out())
     sender.arrive(*fragments)
     assert (sender.staged, sender.node.copies) == (302, 0)
+
+
+@pytest.mark.parametrize("send", [Sender.small, Sender.large])
+def test_requests_by_another_address_of_a_node_are_no_copies_of_those_before(send):
+    """A published address, say, and the one in `members`: to the node, the client is the same."""
+    sender = Sender()
+    for address, requests in (("node", 300), ("other", 20), ("node", 20)):
+        sender.at = address
+        sender.channel.met(address, 1, LIFE)
+        for _ in range(requests):
+            send(sender)
+            sender.arrive(*sender.out())
+    assert (sender.staged, sender.node.copies) == (340, 0)
+
+
+def test_each_life_of_each_node_has_numbers_of_its_own():
+    """Or a request would be taken for so late as to be a copy, since others were asked so much meanwhile."""
+    sender = Sender()
+    numbers = []
+    for address, node, life in (("node", 1, LIFE), ("other", 2, LIFE), ("node", 1, LIFE), ("node", 1, LIFE + 1)):
+        sender.at = address
+        sender.channel.met(address, node, life)
+        sender.small()
+        sender.large()
+        (frame, _), *fragments = (next(iter(wire.parse_datagram(datagram))) for datagram in sender.out())
+        assert fragments and frame.receiver_incarnation == life
+        numbers.append((frame.index, sender.channel._large_numbers[node, life]))
+    assert numbers == [(1, 1), (1, 1), (2, 2), (1, 1)]
 
 
 def test_a_large_request_that_the_next_one_overtakes_is_no_copy():

@@ -10,13 +10,13 @@ from recipe_checks import check_clean
 from recipe_fakes import FakeClient, suspend
 
 from quorumd.client import Put, Txn
+from quorumd.client.sinceboot import since_boot
 from quorumd.commands import LeaseRevoke
 from quorumd.errors import Compacted, ConnectionLost, Overloaded
 from quorumd.limits import SECOND
 from quorumd.recipes import sync
 from quorumd.recipes.effects import Call, Wait, clock
 from quorumd.recipes.errors import NotAcquired, NotHeld, SessionLost
-from quorumd.recipes.sinceboot import since_boot
 from quorumd.recipes.sync import (
     Barrier,
     Cache,

@@ -102,7 +102,7 @@ def patience(lease: "Lease") -> float:
     One that is lost before its time was, as a rule, ended by the cluster: others may hold already what it held, and
     nothing is left.
     """
-    from quorumd.recipes.sinceboot import since_boot  # noqa: PLC0415 - usage errors need none of this
+    from quorumd.client.sinceboot import since_boot  # noqa: PLC0415 - usage errors need none of this
 
     now = since_boot()
     return 0.0 if now < lease.safe_until else max(0, lease.sent + lease.ttl - now) / SECOND

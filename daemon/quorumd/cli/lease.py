@@ -62,9 +62,9 @@ def revoke(lease_id: int, timeout_s: float) -> None:
 @client_options
 def keep_alive(lease_id: int, *, once: bool, timeout_s: float) -> None:
     """Keep lease ID alive until Ctrl-C. Exit code 1 when the lease is gone."""
+    from quorumd.client.sinceboot import since_boot  # noqa: PLC0415
     from quorumd.recipes import lease as leases  # noqa: PLC0415 - usage errors need none of this
     from quorumd.recipes.blocking import Runner  # noqa: PLC0415
-    from quorumd.recipes.sinceboot import since_boot  # noqa: PLC0415
 
     with connect(timeout_s) as client:
         sent = since_boot()

@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from functools import partial
 from secrets import token_bytes
-from time import monotonic_ns
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,6 +28,7 @@ from quorumd.client.calls import (
 from quorumd.client.ioloop import IoLoop
 from quorumd.client.leases import AsyncLeaseCalls
 from quorumd.client.protocol import ClientProtocol
+from quorumd.client.sinceboot import since_boot
 from quorumd.client.sockets import resolve_numeric
 from quorumd.client.states import State, StateListener
 from quorumd.client.watcher import make_watcher
@@ -179,7 +179,7 @@ class AsyncClient(AsyncLeaseCalls):
     def session_safe_for(self) -> float:
         """Seconds for which the cluster certainly keeps this client's session; 0.0 if there is none to rely on."""
         safe_until = self._running().protocol.session_safe_until
-        return max(0.0, (safe_until - monotonic_ns()) / SECOND) if safe_until is not None else 0.0
+        return max(0.0, (safe_until - since_boot()) / SECOND) if safe_until is not None else 0.0
 
     # -- operations -----------------------------------------------------------------------------------------------
 
@@ -333,7 +333,7 @@ class AsyncClient(AsyncLeaseCalls):
         check_accepted(await self._running().call(transfer_operation(to, self._deadline(timeout))))
 
     def _deadline(self, timeout: float | None) -> Nanoseconds:
-        return deadline_after(monotonic_ns(), self._timeout if timeout is None else timeout)
+        return deadline_after(since_boot(), self._timeout if timeout is None else timeout)
 
     async def _execute(self, request: Op, deadline: Nanoseconds, **options: bool) -> Result:
         operation = operation_for(request, deadline, retry=self._retry, **options)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import Final, TypeAlias
 
 from quorumd.auth import Mac
 from quorumd.client.routing import SocketAddress
@@ -24,6 +24,10 @@ from quorumd_fastpath import wire
 LONGEST_TTL_MS: Final = 86_400_000
 _HELLO: Final = bytes([wire.KIND_CLIENT_HELLO_REPLY])
 _ANSWERS: Final = frozenset({_HELLO, bytes([wire.KIND_STATUS_REPLY]), bytes([wire.KIND_ADMIN_REPLY])})
+
+Life: TypeAlias = tuple[NodeId, Incarnation]
+"""One life of one node: an incarnation alone is a time, and two nodes may have been started at the same."""
+_UNKNOWN: Final[Life] = (NOBODY, 0)
 
 
 class Hello:
@@ -74,10 +78,11 @@ class Channel:
         # sequence it would fall out of the node's window, so it has its own, under an id that is no client's first.
         self.incarnation: Incarnation = int.from_bytes(entropy(8), "little") | 3
         self._large_id: Incarnation = self.incarnation ^ 1
-        # Requests name the life of the node that they are for, and their number there (fastpath replays.pyx).
-        self._lives: dict[SocketAddress, Incarnation] = {}
-        self._numbers: Counter[SocketAddress] = Counter()
-        self._large_numbers: Counter[SocketAddress] = Counter()
+        # Requests name the life of the node that they are for, and their number there (fastpath replays.pyx). A node
+        # knows a client whichever address it is reached by: numbers begun anew at another one would look like copies.
+        self._lives: dict[SocketAddress, Life] = {}
+        self._numbers: Counter[Life] = Counter()
+        self._large_numbers: Counter[Life] = Counter()
         # When a node is asked again which life it is in, and how often it was asked in vain.
         self._asked: dict[SocketAddress, tuple[Nanoseconds, int]] = {}
         self.greet_due: Nanoseconds | None = None
@@ -96,14 +101,14 @@ class Channel:
 
     # -- whom it speaks to ----------------------------------------------------------------------------------------
 
-    def met(self, address: SocketAddress, life: Incarnation) -> bool:
+    def met(self, address: SocketAddress, node: NodeId, incarnation: Incarnation) -> bool:
         """A node told which life it is in; whether that is news."""
         self._asked.pop(address, None)
-        if self._lives.get(address) == life:
+        if self._lives.get(address) == (node, incarnation):
             return False
         if len(self._lives) >= CLIENT_LIVES:
             self._lives.clear()
-        self._lives[address] = life
+        self._lives[address] = node, incarnation
         return True
 
     def greet(self, address: SocketAddress, nonce: int, now: Nanoseconds) -> bool:
@@ -123,8 +128,11 @@ class Channel:
             self.send(address, wire.KIND_CLIENT_HELLO, index=nonce)
 
     def life(self, address: SocketAddress) -> Incarnation:
-        """The life that a node said it is in; 0: not known."""
-        return self._lives.get(address, 0)
+        """The incarnation that a node said it is in; 0: not known."""
+        return self._life(address)[1]
+
+    def _life(self, address: SocketAddress) -> Life:
+        return self._lives.get(address, _UNKNOWN)
 
     def is_silent(self, address: SocketAddress) -> bool:
         """Whether a node did not say which life it is in when it was asked."""
@@ -191,11 +199,11 @@ class Channel:
             self._send_request(address, packed)
 
     def _send_request(self, address: SocketAddress, records: list[bytes]) -> None:
-        life = self.life(address)
-        self._numbers[address] += 1
-        number = self._numbers[address] if life else 0  # 0: not numbered
+        life = self._life(address)
+        self._numbers[life] += 1
+        number = self._numbers[life] if life[1] else 0  # 0: not numbered
         self.send(
-            address, wire.KIND_REQUEST, receiver=life, index=number, count=len(records), payload=b"".join(records)
+            address, wire.KIND_REQUEST, receiver=life[1], index=number, count=len(records), payload=b"".join(records)
         )
 
     def send_large(self, address: SocketAddress, record: bytes, now: Nanoseconds) -> int | None:
@@ -203,16 +211,17 @@ class Channel:
         fragmenter = self._fragmenter
         if fragmenter is None:
             return None
-        life = self.life(address)
-        number = self._large_numbers[address] + 1 if life else 0
+        life = self._life(address)
+        number = self._large_numbers[life] + 1 if life[1] else 0
         frame = wire.encode_frame(
-            wire.KIND_REQUEST, 0, self.cluster, 0, 0, self._large_id, life, 0, number, 0, 1, record
+            wire.KIND_REQUEST, 0, self.cluster, 0, 0, self._large_id, life[1], 0, number, 0, 1, record
         )
         message_id = fragmenter.next_id
         if not fragmenter.send(address, frame, now):
             return None
-        # Only now: numbers lie no further apart than their messages in the lane, whose span the node's window covers.
-        self._large_numbers[address] += 1
+        # Only now: numbers lie no further apart than their messages in the lane, whose span the node's window covers
+        # (unless the node's address changes: then one may be dropped, and is sent again).
+        self._large_numbers[life] += 1
         return message_id
 
     def under_way(self, address: SocketAddress, message_id: int) -> bool:

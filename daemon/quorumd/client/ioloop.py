@@ -5,11 +5,11 @@ import logging
 import os
 import socket
 import weakref
-from time import monotonic_ns
 from typing import Final
 
 from quorumd.client.operation import Operation
 from quorumd.client.protocol import ClientProtocol
+from quorumd.client.sinceboot import since_boot
 from quorumd.client.sockets import UdpSockets, look_up
 from quorumd.client.states import State, StateListener
 from quorumd.client.watcher import WatchBatch, Watcher
@@ -47,7 +47,7 @@ class IoLoop:
 
     def start(self) -> None:
         """Begins to look for the cluster."""
-        self.protocol.start(monotonic_ns())
+        self.protocol.start(since_boot())
         self._flush()
 
     def _watch(self, udp: socket.socket) -> None:
@@ -80,7 +80,7 @@ class IoLoop:
     async def call(self, operation: Operation) -> Operation:
         """Performs the operation; it is done when this returns."""
         waiter = operation.waiter = self.loop.create_future()
-        self.protocol.submit(operation, monotonic_ns())
+        self.protocol.submit(operation, since_boot())
         self._flush_soon()
         try:
             await waiter
@@ -94,13 +94,13 @@ class IoLoop:
         self._flushing = False
         if self._released:
             return
-        self.protocol.flush(monotonic_ns())
+        self.protocol.flush(since_boot())
         self._put_out()
 
     def _readable(self) -> None:
         if self._released:  # in a forked child, whose loop polls the parent's sockets
             return
-        now = monotonic_ns()
+        now = since_boot()
         for datagram, source in self._sockets.drain():
             self.protocol.receive(datagram, source, now)
         self.protocol.flush(now)
@@ -108,7 +108,7 @@ class IoLoop:
 
     def _on_timer(self) -> None:
         self._timer = None
-        self.protocol.tick(monotonic_ns())
+        self.protocol.tick(since_boot())
         self._put_out()
 
     def _put_out(self) -> None:
@@ -124,14 +124,14 @@ class IoLoop:
             watcher.waiter()
         if protocol.cluster:
             self.joined.set()
-        for state in protocol.take_states():
-            self._tell(state)
         if protocol.router.wanted:
             for name in protocol.router.take_wanted():
                 task = self.loop.create_task(self._look_up(name))
                 self._look_ups.add(task)
                 task.add_done_callback(self._look_ups.discard)
         self._set_timer()
+        for state in protocol.take_states():  # last: what a listener raises that is no Exception is the loop's to raise
+            self._tell(state)
 
     def _set_timer(self) -> None:
         due = self.protocol.next_deadline()
@@ -142,7 +142,7 @@ class IoLoop:
             self._timer = None
         if due is not None:
             self._timer_at = due
-            self._timer = self.loop.call_later(max(0, due - monotonic_ns()) / SECOND, self._on_timer)
+            self._timer = self.loop.call_later(max(0, due - since_boot()) / SECOND, self._on_timer)
 
     def _tell(self, state: State) -> None:
         for listener in tuple(self._listeners):
@@ -158,7 +158,7 @@ class IoLoop:
 
     async def stop(self) -> None:
         """Closes the session if it can, ends every operation with ConnectionLost, frees everything."""
-        farewell = self.protocol.close(monotonic_ns())
+        farewell = self.protocol.close(since_boot())
         if farewell is not None:
             farewell.waiter = self.loop.create_future()
         self._flush()

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from secrets import token_bytes
-from time import monotonic_ns
 from typing import Any, Final, TypeAlias
 
 from quorumd.auth import Mac
@@ -24,9 +23,10 @@ from quorumd.client.operation import Operation
 from quorumd.client.protocol import ClientProtocol
 from quorumd.client.routing import SocketAddress
 from quorumd.client.seat import Seat
+from quorumd.client.sinceboot import since_boot
 from quorumd.client.sockets import UdpSockets, look_up, resolve_numeric
 from quorumd.client.states import StateListener
-from quorumd.client.watcher import WatchBatch, Watcher
+from quorumd.client.watcher import Waiting, WatchBatch, Watcher
 from quorumd.errors import Overloaded, Timeout
 from quorumd.limits import CLIENT_FIRST_RETRY, CLIENT_QUEUE_OPS, MILLISECOND, SECOND
 from quorumd.types import Nanoseconds
@@ -36,6 +36,9 @@ ACTIVE: Final = 200 * MILLISECOND  # after an operation the thread wakes often e
 LONGEST_SLEEP: Final = 3600 * SECOND
 LONGEST_WAIT: Final = 100 * MILLISECOND  # a caller looks at its own operation, and for a receiver, at least so often
 GRACE: Final = 1 * SECOND  # beyond an operation's deadline, before its caller stops believing in the receiver
+_STUCK: Final = (
+    "nobody ended the operation at its deadline: the client's thread is stuck or dead, or the machine was suspended"
+)
 PACKED_OPS: Final = 32  # this many fire-and-forget operations are sent without waiting for more
 
 WATCHED_DATAGRAMS: Final = 32  # taken at once while there are watchers, beside those that are awaited
@@ -64,6 +67,13 @@ class Promise:
         else:
             self.future.set_result(result)
 
+    def outcome(self, deadline: Nanoseconds) -> Any:
+        """Waits for the result or error; for a Timeout of its own if nobody has settled it a while after `deadline`."""
+        try:
+            return self.future.exception(max(deadline + GRACE - since_boot(), 0) / SECOND) or self.future.result()
+        except TimeoutError:
+            return Timeout(_STUCK)
+
 
 class IoThread:
     """start() opens and runs it, stop() ends it for good. All other methods are for any thread.
@@ -90,6 +100,7 @@ class IoThread:
         self._inbound: select.epoll | None = None  # the sockets
         self._idle: select.epoll | None = None  # the wake-up, and `_inbound` while the thread receives
         self._wake_fd = -1  # -1: not started, or ended
+        self._bell: list[int] = []  # another descriptor of the wake-up: whoever takes it out may use and must close it
         self._asleep_until: Nanoseconds = 0  # 0: the thread is awake, and will look at the protocol again
         self._active_until: Nanoseconds = 0
         self._unpacked = 0  # operations submitted and left for the receiver to send
@@ -97,12 +108,19 @@ class IoThread:
         self._thread = threading.Thread(target=self._run, name="quorumd-client", daemon=True)
 
     def start(self) -> None:
-        """Opens what it needs and starts the thread."""
-        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._inbound, self._idle = select.epoll(), select.epoll()
-        self._idle.register(self._wake_fd, select.EPOLLIN)
-        self.protocol.start(monotonic_ns())
-        self._thread.start()
+        """Opens what it needs and starts the thread; whatever it raises, nothing is left open."""
+        try:
+            self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._bell.append(os.dup(self._wake_fd))
+            self._inbound, self._idle = select.epoll(), select.epoll()
+            self._idle.register(self._wake_fd, select.EPOLLIN)
+            self.protocol.start(since_boot())
+            self._thread.start()
+        except BaseException:
+            self.shut_down()
+            if self._thread.ident is None:  # else it runs already, and releases everything itself
+                self._release()
+            raise
 
     def _watch(self, udp: socket.socket) -> None:
         if self._inbound is not None:
@@ -121,7 +139,7 @@ class IoThread:
             if not operation.done:
                 with self._lock:
                     self.protocol.cancel(operation)
-                    self.protocol.flush(monotonic_ns())  # others may have waited for it
+                    self.protocol.flush(since_boot())  # others may have waited for it
                     output = self._take()
                 self._put_out(*output)
         return operation
@@ -133,8 +151,8 @@ class IoThread:
                 if self._stopping or not self._receive(operation):
                     # Whoever receives now may leave to a thread that is held up by a callback.
                     waiter.acquire(timeout=LONGEST_WAIT / SECOND)
-                if not operation.done and monotonic_ns() > operation.deadline + GRACE:
-                    raise Timeout("nobody ended the operation at its deadline: the client's thread is stuck or dead")
+                if not operation.done and since_boot() > operation.deadline + GRACE:
+                    raise Timeout(_STUCK)
         except BaseException:
             # A signal's handler may have raised it anywhere: also as one of these was about to be given back.
             self._receiving.leave(operation)
@@ -166,7 +184,7 @@ class IoThread:
             self._wake()
 
     def _submit(self, operations: Sequence[Operation], *, lazily: bool = False) -> None:
-        now = monotonic_ns()
+        now = since_boot()
         early = False
         with self._lock:
             protocol = self.protocol
@@ -179,7 +197,8 @@ class IoThread:
             self._active_until = now + ACTIVE
             if self._asleep_until:
                 due = protocol.next_deadline()
-                early = due is not None and due < self._asleep_until
+                # Its sleep does not count a suspend: then it may go on although the time is up.
+                early = due is not None and (due < self._asleep_until or self._asleep_until <= now)
             output = self._take()
         if early:
             self._wake()
@@ -189,7 +208,7 @@ class IoThread:
         """Begins to watch. Raises Overloaded, ConnectionLost."""
         with self._lock:
             self.protocol.watching.add(watcher)
-            self.protocol.flush(monotonic_ns())
+            self.protocol.flush(since_boot())
             output = self._take()
         self._wake()
         self._put_out(*output)
@@ -200,36 +219,47 @@ class IoThread:
             if self._stopping:
                 return
             self.protocol.watching.drop(watcher)
-            self.protocol.flush(monotonic_ns())
+            self.protocol.flush(since_boot())
             output = self._take()
         self._put_out(*output)
 
-    def take_batch(self, watcher: Watcher) -> WatchBatch | None:
-        """The watcher's next batch, if it has one. Raises ProtocolError if it is none."""
+    def take_batch(self, watcher: Watcher, taken: list[Waiting] | None = None) -> WatchBatch | None:
+        """The watcher's next batch, if it has one. Raises ProtocolError if it is none.
+
+        taken: has it from the moment on at which the watcher has it no more, for put_back().
+        """
         output: Output | None = None
         with self._lock:
             paused = watcher.paused
-            waiting = self.protocol.watching.pop(watcher)
+            waiting = self.protocol.watching.pop(watcher, taken)
             if paused is not watcher.paused and not self._stopping:  # it was paused, and goes on
-                self.protocol.flush(monotonic_ns())
+                self.protocol.flush(since_boot())
                 output = self._take()
         if output is not None:
             self._put_out(*output)
         return None if waiting is None else waiting.batch()
+
+    def put_back(self, watcher: Watcher, taken: Waiting) -> None:
+        """What take_batch() took did not get to its user: it was interrupted, at whatever instruction."""
+        with self._lock:
+            self.protocol.watching.put_back(watcher, taken)
+        self._wake()
 
     def _receive_until_done(self, operation: Operation) -> None:
         inbound = self._inbound
         if inbound is None:
             return
         while not operation.done and not self._stopping:
-            now = monotonic_ns()
-            if now > operation.deadline + GRACE or (self._promised and not self._settling.taken):
+            if self._promised and not self._settling.taken:
                 return
+            now = since_boot()
             with self._lock:
                 due = self.protocol.next_deadline()
             until = min(now + LONGEST_WAIT if due is None else due, now + LONGEST_WAIT)
             events = inbound.poll(max(until - now, 0) / SECOND)
             self._turn(bool(events))
+            if now > operation.deadline + GRACE:
+                return
 
     def _hand_over(self) -> None:
         """The thread receives from now on, if there is anything to come, or to tell the listeners; or it ends."""
@@ -246,7 +276,7 @@ class IoThread:
         if readable:  # no more than was asked for: a receive that finds nothing costs as much as one that does
             watched = WATCHED_DATAGRAMS if self.protocol.watching.active else 0
             received = self._sockets.drain(max(1, self.protocol.in_flight + watched))
-        now = monotonic_ns()
+        now = since_boot()
         with self._lock:
             for datagram, source in received:
                 self.protocol.receive(datagram, source, now)
@@ -270,7 +300,7 @@ class IoThread:
                     idle.register(inbound.fileno(), select.EPOLLIN)
                 else:
                     idle.unregister(inbound.fileno())
-            now = monotonic_ns()
+            now = since_boot()
             until = self._fall_asleep(now)
             events = idle.poll(max(until - now, 0) / SECOND)
             if any(fd == self._wake_fd for fd, _ in events):
@@ -288,6 +318,7 @@ class IoThread:
         with self._lock:
             self._release()
         self._receiving.leave(self)
+        self._settle(self)  # what an interrupted stop() left
 
     def _wants_to_receive(self) -> bool:
         with self._lock:
@@ -312,7 +343,7 @@ class IoThread:
             for listener in tuple(self._listeners):
                 try:
                     listener(state)
-                except Exception:
+                except BaseException:  # sys.exit() in it is not meant for this thread, which others wait for
                     LOG.exception("a state listener failed; the client goes on")
 
     # -- both -----------------------------------------------------------------------------------------------------
@@ -358,7 +389,13 @@ class IoThread:
         try:
             while promised and self._settling.take(who):
                 while promised:
-                    promised[0].waiter.settle(promised[0])
+                    try:
+                        promised[0].waiter.settle(promised[0])
+                    except BaseException:  # of a callback; on a caller's thread perhaps of a signal's handler
+                        if who is not self:
+                            raise
+                        LOG.exception("a callback of a future failed; the client goes on")
+                        continue  # to see whether the future has its outcome
                     promised.popleft()
                 self._settling.leave(who)
         finally:
@@ -392,25 +429,34 @@ class IoThread:
         waiter = threading.Lock()
         waiter.acquire()
         with self._lock:
-            farewell = self.protocol.close(monotonic_ns())
+            farewell = self.protocol.close(since_boot())
             if farewell is not None:
                 farewell.waiter = waiter
-                self.protocol.flush(monotonic_ns())
+                self.protocol.flush(since_boot())
             output = self._take()
         self._wake()
-        self._put_out(*output)
-        self._settle(waiter)
-        if farewell is not None:
-            with suppress(Timeout):  # a courtesy; the cluster ends the session by itself
-                self._await(farewell, waiter)
-        self.shut_down()
+        try:
+            self._put_out(*output)
+            self._settle(waiter)
+            if farewell is not None:
+                with suppress(Timeout):  # a courtesy; the cluster ends the session by itself
+                    self._await(farewell, waiter)
+        finally:
+            self.shut_down()
         if self._thread is not threading.current_thread():
             self._thread.join(GRACE / SECOND)
 
     def shut_down(self) -> None:
-        """Tells the thread to end, without a farewell and without waiting for it."""
+        """Tells the thread to end, without a farewell and without waiting for it.
+
+        It is the finalizer of forgotten clients too, which the garbage collector runs on any thread, at any allocation:
+        also on one that holds `_lock`. So it takes no lock, and wakes by a descriptor that nobody closes meanwhile.
+        """
         self._stopping = True
-        self._wake()
+        with suppress(IndexError):  # somebody has done so already
+            bell = self._bell.pop()
+            os.eventfd_write(bell, 1)
+            os.close(bell)
 
     def abandon(self) -> None:
         """In a forked child: closes this process's copies of the descriptors. The thread does not exist here."""
@@ -424,3 +470,5 @@ class IoThread:
         if self._wake_fd >= 0:
             os.close(self._wake_fd)
             self._wake_fd = -1
+        with suppress(IndexError):
+            os.close(self._bell.pop())

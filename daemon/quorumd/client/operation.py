@@ -109,7 +109,7 @@ class Operation:
     """One operation from submit() to its outcome. Made by a caller, changed by ClientProtocol only.
 
     kind: of the record, or of the frame (Plane.CONTROL). command: its bytes. deadline: nanoseconds on the caller's
-    monotonic clock. request: what `command` encodes, to decode the reply by. retry: whether a definite OVERLOADED is
+    clock. request: what `command` encodes, to decode the reply by. retry: whether a definite OVERLOADED is
     retried until the deadline. settled: whether a write waits until none of the client's that were given up can execute
     after it. target: for Plane.CONTROL a node id, or "host:port"; 0 is the leader, for an admin command whoever leads
     when it is first sent.

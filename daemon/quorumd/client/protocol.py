@@ -25,7 +25,7 @@ from quorumd.client.control import CONTROL_REPLIES, Control
 from quorumd.client.ledger import Ledger
 from quorumd.client.operation import Operation, Plane, again, error_of
 from quorumd.client.routing import Resolve, Router, SocketAddress
-from quorumd.client.session import Session
+from quorumd.client.session import Pulse, Session
 from quorumd.client.states import State
 from quorumd.client.transmitter import Transmitter
 from quorumd.client.watching import Watching
@@ -40,7 +40,6 @@ from quorumd.limits import (
     CLIENT_REFUSED_RETRY,
     CLIENT_STALE_IN_FLIGHT,
     CLIENT_SUSPENDED_AFTER,
-    SESSION_TTL,
 )
 from quorumd.types import NOBODY, Nanoseconds, NodeId
 from quorumd_fastpath import wire
@@ -75,7 +74,6 @@ class ClientProtocol:
         self._entropy = entropy
         self._nonce = int.from_bytes(entropy(7), "little")  # of every hello
         self._reader = entropy(16)  # session id of reads: only echoed, tells our replies from those to others
-        self._ttl: Nanoseconds = SESSION_TTL
         self._writes: deque[Operation] = deque()  # have no sequence number yet
         self._reads: deque[Operation] = deque()  # likewise
         self._stale: deque[Operation] = deque()  # likewise
@@ -88,7 +86,7 @@ class ClientProtocol:
         self._control = Control(self._ledger, self._transmitter, self.router, self._channel.counters)
         self.watching = Watching(self._channel, self.router, self._nonce)
         self._opening: Operation | None = None
-        self._keep_alive_at: Nanoseconds | None = None
+        self._pulse = Pulse()
         self._session_lost = False
         self._heard_at: Nanoseconds = 0  # the last frame from the leader
         self._closed = False
@@ -140,11 +138,11 @@ class ClientProtocol:
     def session_safe_until(self) -> Nanoseconds | None:
         """Before this instant the cluster cannot have ended the session; None: there is no session."""
         session = self.session
-        return session.seen_alive_at + self._ttl if session and session.opened else None
+        return session.seen_alive_at + self._pulse.ttl if session and session.opened else None
 
     def next_deadline(self) -> Nanoseconds | None:
         """When tick() is due at the latest; None: not before something else happens."""
-        due = [self._ledger.next_timer(), self._oldest_deadline, self._keep_alive_at, self._channel.next_deadline()]
+        due = [self._ledger.next_timer(), self._oldest_deadline, self._pulse.due, self._channel.next_deadline()]
         due.append(self.watching.next_deadline())
         if self.router.searching_since is not None:
             due.append(self.router.probe_at)
@@ -208,7 +206,7 @@ class ClientProtocol:
         searching = self.router.searching_since
         if searching is not None and self.state is State.CONNECTED and now - searching >= CLIENT_SUSPENDED_AFTER:
             self._enter(State.SUSPENDED)
-        if self._keep_alive_at is not None and now >= self._keep_alive_at:
+        if (due := self._pulse.due) is not None and now >= due:
             self._keep_alive(now)
         self.flush(now)
 
@@ -248,7 +246,7 @@ class ClientProtocol:
         """
         self._closed = True
         self.watching.close(now)
-        self._opening = self._keep_alive_at = None
+        self._opening = self._pulse.since = None
         for operation in (*self._ledger.pending.values(), *self._unsent()):
             self._ledger.complete(operation, ConnectionLost("the client was closed with the operation under way"))
         session, self.session = self.session, None
@@ -273,8 +271,8 @@ class ClientProtocol:
             return
         if not self.cluster:
             self._channel.join(frame.cluster, hello.mtu)
-        self._ttl = hello.session_ttl
-        if self._channel.met(source, frame.sender_incarnation):
+        self._pulse.named(frame.sender, hello.session_ttl)
+        if self._channel.met(source, frame.sender, frame.sender_incarnation):
             self.watching.met(source, frame.sender_incarnation, now)
             self._on_leader(frame.sender)
         router = self.router
@@ -324,7 +322,7 @@ class ClientProtocol:
         session = self.session
         if session is not None and operation.session == session.id:
             session.alive(operation)
-            self._keep_alive_at = session.seen_alive_at + self._ttl // 3
+            self._pulse.since = session.seen_alive_at
             if operation is self._opening:
                 self._opening = None
                 session.opened = True
@@ -417,10 +415,10 @@ class ClientProtocol:
 
     def _keep_alive(self, now: Nanoseconds) -> None:
         session = self.session
-        self._keep_alive_at = None
+        self._pulse.since = None
         if session is not None and session.opened:
-            self._keep_alive_at = now + self._ttl // 3
-            ping = Operation(Plane.READ, Kind.KEEP_ALIVE, b"", self._keep_alive_at)
+            self._pulse.since = now
+            ping = Operation(Plane.READ, Kind.KEEP_ALIVE, b"", now + self._pulse.ttl // 3)
             ping.session = session.id
             self._admit_read(ping)  # before all reads that wait, and it ends with the session
             self._again(ping)
@@ -446,7 +444,7 @@ class ClientProtocol:
 
     def _lose_session(self, session: Session, error: QuorumdError) -> None:
         """The cluster ended the session: what was sent in it may have happened; what was not waits for a new one."""
-        self.session = self._opening = self._keep_alive_at = None
+        self.session = self._opening = self._pulse.since = None
         for operation in [each for each in self._ledger.pending.values() if each.session == session.id]:
             self._ledger.complete(operation, again(error))
         self._session_lost = True

@@ -5,8 +5,8 @@ from collections import deque
 from quorumd.client.operation import Operation
 from quorumd.commands import session_halves
 from quorumd.errors import Definite
-from quorumd.limits import CLIENT_WRITE_BYTES_IN_FLIGHT, SESSION_WINDOW_OPS
-from quorumd.types import Nanoseconds, SessionId
+from quorumd.limits import CLIENT_WRITE_BYTES_IN_FLIGHT, SESSION_TTL, SESSION_WINDOW_OPS
+from quorumd.types import Nanoseconds, NodeId, SessionId
 
 
 class Session:
@@ -96,3 +96,29 @@ class Session:
     def alive(self, operation: Operation) -> None:
         """An answer came to this operation; the cluster counts from no earlier than its first transmission."""
         self.seen_alive_at = max(self.seen_alive_at, operation.first_sent_at)
+
+
+class Pulse:
+    """When the session is to be kept alive, and how long it lives without.
+
+    Nodes differ in that while their `session_ttl_ms` is being changed, one after the other, and whoever leads goes by
+    its own: so the shortest counts that any of them has named.
+    """
+
+    __slots__ = ("_named", "since", "ttl")
+
+    def __init__(self) -> None:
+        self._named: dict[NodeId, Nanoseconds] = {}
+        self.ttl: Nanoseconds = SESSION_TTL
+        self.since: Nanoseconds | None = None
+        """A keep-alive is due a third of the TTL from here; None: there is nothing to be kept alive."""
+
+    def named(self, node: NodeId, ttl: Nanoseconds) -> None:
+        """A node said by which TTL it would go."""
+        self._named[node] = ttl
+        self.ttl = min(self._named.values())
+
+    @property
+    def due(self) -> Nanoseconds | None:
+        """When a keep-alive is."""
+        return None if self.since is None else self.since + self.ttl // 3

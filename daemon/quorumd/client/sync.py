@@ -14,7 +14,6 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from time import monotonic_ns
 from types import TracebackType
 from typing import Any, Self
 
@@ -36,6 +35,7 @@ from quorumd.client.iothread import IoThread, Promise
 from quorumd.client.leases import LeaseCalls
 from quorumd.client.operation import Operation
 from quorumd.client.pipeline import Pipeline
+from quorumd.client.sinceboot import since_boot
 from quorumd.client.states import State, StateListener
 from quorumd.client.watcher import make_watcher
 from quorumd.client.watches import Watch
@@ -136,9 +136,9 @@ class Client(LeaseCalls):
             self._closed = True
             io, self._io = self._io, None
         if io is not None and self._pid == os.getpid():
+            io.stop()
             if self._finalizer is not None:
                 self._finalizer.detach()
-            io.stop()
 
     def _running(self) -> IoThread:
         io = self._io
@@ -148,10 +148,11 @@ class Client(LeaseCalls):
             if self._closed:
                 raise ConnectionLost("the client is closed")
             if self._io is None or self._pid != os.getpid():
-                self._io = IoThread(self._endpoints, self._mac, self._cluster, self._listeners)
+                io = IoThread(self._endpoints, self._mac, self._cluster, self._listeners)
+                io.start()  # what does not start must not be found by the next call
                 self._pid = os.getpid()
-                self._io.start()
-                self._finalizer = weakref.finalize(self, self._io.shut_down)
+                self._io = io
+                self._finalizer = weakref.finalize(self, io.shut_down)
                 _clients.add(self)
             return self._io
 
@@ -184,7 +185,10 @@ class Client(LeaseCalls):
         return self._running().protocol.router.members()
 
     def add_listener(self, listener: StateListener) -> None:
-        """`listener(state)` is called on the client's thread after each change of state."""
+        """`listener(state)` is called on the client's thread after each change of state.
+
+        Whatever it raises is logged, SystemExit too, and the client goes on: sys.exit() ends no thread but one's own.
+        """
         self._listeners.append(listener)
 
     def remove_listener(self, listener: StateListener) -> None:
@@ -194,7 +198,7 @@ class Client(LeaseCalls):
     def session_safe_for(self) -> float:
         """Seconds for which the cluster certainly keeps this client's session; 0.0 if there is none to rely on."""
         safe_until = self._running().protocol.session_safe_until
-        return max(0.0, (safe_until - monotonic_ns()) / SECOND) if safe_until is not None else 0.0
+        return max(0.0, (safe_until - since_boot()) / SECOND) if safe_until is not None else 0.0
 
     # -- reads ----------------------------------------------------------------------------------------------------
 
@@ -353,6 +357,8 @@ class Client(LeaseCalls):
 
         Operations of one client that are under way together may execute in any order. Callbacks of futures run one at a
         time, on the client's thread or on any that calls it; they may call the client too, but not wait for futures.
+        What they raise is logged. SystemExit and the like do not end the client's thread; on another one they are
+        raised by the call that ran the callback, since there they may as well be a signal's handler's.
         """
         return self._begin(request, Operation.result, stale=stale, timeout=timeout)
 
@@ -391,7 +397,7 @@ class Client(LeaseCalls):
     # -- below ----------------------------------------------------------------------------------------------------
 
     def _deadline(self, timeout: float | None) -> Nanoseconds:
-        return deadline_after(monotonic_ns(), self._timeout if timeout is None else timeout)
+        return deadline_after(since_boot(), self._timeout if timeout is None else timeout)
 
     def _execute(self, request: Op, deadline: Nanoseconds, **options: bool) -> Result:
         operation = operation_for(request, deadline, retry=self._retry, **options)
@@ -400,15 +406,13 @@ class Client(LeaseCalls):
     def _execute_all(self, requests: Sequence[Op], timeout: float | None) -> list[Result | QuorumdError]:
         deadline = self._deadline(timeout)
         io = self._running()
-        promises = []
         operations = []
         for request in requests:
             operation = operation_for(request, deadline, retry=self._retry)
             operation.waiter = Promise(Operation.result)
-            promises.append(operation.waiter.future)
             operations.append(operation)
         io.submit(operations)
-        return [promise.exception() or promise.result() for promise in promises]
+        return [operation.waiter.outcome(deadline) for operation in operations]
 
     def _begin(
         self,

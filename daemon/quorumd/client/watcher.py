@@ -116,13 +116,19 @@ class Watcher:
         self.waiting.append(Waiting(revision, body))
         self.waiting_bytes += len(body) + _BATCH_BYTES
 
-    def pop(self) -> Waiting | None:
-        """The next batch for the user."""
+    def pop(self, taken: list[Waiting] | None = None) -> Waiting | None:
+        """The next batch for the user. taken: gets it in the same step, for put_back()."""
         if not self.waiting:
             return None
-        waiting = self.waiting.popleft()
-        self.waiting_bytes -= len(waiting.body) + _BATCH_BYTES
-        return waiting
+        taken = [] if taken is None else taken
+        taken.extend(map(deque.popleft, (self.waiting,)))  # one call: no signal's handler can raise in between
+        self.waiting_bytes -= len(taken[0].body) + _BATCH_BYTES
+        return taken[0]
+
+    def put_back(self, taken: Waiting) -> None:
+        """pop() was interrupted, or whatever came after it, before the user had the batch."""
+        self.waiting.appendleft(taken)
+        self.waiting_bytes = sum(len(each.body) + _BATCH_BYTES for each in self.waiting)
 
     @property
     def full(self) -> bool:

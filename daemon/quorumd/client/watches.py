@@ -13,8 +13,8 @@ from time import monotonic_ns
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-from quorumd.client.watcher import WatchBatch, Watcher
-from quorumd.errors import ConnectionLost, Timeout
+from quorumd.client.watcher import Waiting, WatchBatch, Watcher
+from quorumd.errors import ConnectionLost, ProtocolError, Timeout
 from quorumd.limits import SECOND
 
 LONGEST_WAIT_S: Final = 1.0  # a waiting user looks at the client itself at least so often
@@ -35,6 +35,16 @@ class Line(Protocol):
         """The watcher's next batch, if it has one."""
 
 
+class InterruptibleLine(Line, Protocol):
+    """An IoThread, whose callers may be interrupted by a signal's handler at any instruction."""
+
+    def take_batch(self, watcher: Watcher, taken: list[Waiting] | None = None, /) -> WatchBatch | None:
+        """Likewise; `taken` has it once the watcher has it no more."""
+
+    def put_back(self, watcher: Watcher, taken: Waiting, /) -> None:
+        """What was taken did not get to its user."""
+
+
 class Watch:
     """Made by Client.watch(). Iterate over it; it ends with close(), or with the client.
 
@@ -44,20 +54,22 @@ class Watch:
     child's own. Safe to use from several threads, each of which gets other batches.
     """
 
-    def __init__(self, running: Callable[[], Line], make: Callable[[int], Watcher], start_revision: int) -> None:
+    def __init__(
+        self, running: Callable[[], InterruptibleLine], make: Callable[[int], Watcher], start_revision: int
+    ) -> None:
         self._running = running
         self._make = make
         self._lock = threading.Lock()
         self._news = threading.Event()
         self._closed = False
         self._watcher: Watcher | None = None
-        self._io: Line | None = None
+        self._io: InterruptibleLine | None = None
         self.revision = start_revision - 1
         """Of the batch given last: everything up to it has been given."""
         self._begin()
         _watches.add(self)
 
-    def _begin(self) -> tuple[Line, Watcher]:
+    def _begin(self) -> tuple[InterruptibleLine, Watcher]:
         io = self._running()
         with self._lock:
             if io is not self._io or self._watcher is None:
@@ -81,10 +93,20 @@ class Watch:
                 raise ConnectionLost("the watch is closed")
             io, watcher = self._begin()
             self._news.clear()
-            batch = io.take_batch(watcher)
-            if batch is not None:
-                self.revision = batch.revision
-                return batch
+            taken: list[Waiting] = []
+            try:
+                batch = io.take_batch(watcher, taken)
+                if batch is not None:
+                    self.revision = batch.revision
+                    return batch
+            except ProtocolError:  # the batch's: it would be none again
+                raise
+            except BaseException:  # Ctrl-C, or whatever a signal's handler raises: whoever goes on misses nothing
+                if taken:
+                    self.revision = taken[0].revision - 1
+                    io.put_back(watcher, taken[0])
+                    self._news.set()
+                raise
             if watcher.error is not None:
                 raise watcher.error
             left = LONGEST_WAIT_S if deadline is None else (deadline - monotonic_ns()) / SECOND

@@ -112,14 +112,21 @@ class Watching:
             del self._watchers[watcher]
             self._cancel(watcher)
 
-    def pop(self, watcher: Watcher) -> Waiting | None:
-        """The next batch for the user, if there is one; resumes a watcher that was paused."""
-        batch = watcher.pop()
+    def pop(self, watcher: Watcher, taken: list[Waiting] | None = None) -> Waiting | None:
+        """The next batch for the user, if there is one, as Watcher.pop(); resumes a watcher that was paused."""
+        batch = watcher.pop(taken)
         if watcher.paused and watcher.drained:
             watcher.paused = False
             if self._stream is not None and watcher in self._watchers:
                 self._create(self._stream, watcher)
         return batch
+
+    def put_back(self, watcher: Watcher, taken: Waiting) -> None:
+        """pop() was interrupted, or whatever came after it, before the user had the batch."""
+        watcher.put_back(taken)
+        if not watcher.paused and watcher in self._watchers and self._stream is not None:
+            self._cancel(watcher)  # it may have been resumed in part
+            self._create(self._stream, watcher)
 
     def close(self, now: Nanoseconds) -> None:
         """Ends every watcher."""

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Self
 
+from quorumd.client.sinceboot import since_boot
 from quorumd.commands import KeyValue
 from quorumd.errors import ConnectionLost
 from quorumd.recipes import barrier, counter, election, lock, party, queue, semaphore
@@ -22,7 +23,6 @@ from quorumd.recipes.fencing import Token
 from quorumd.recipes.party import Instance, Member
 from quorumd.recipes.ports import AwaitingClient
 from quorumd.recipes.processes import OneProcess, ProducerPerProcess, new_producer
-from quorumd.recipes.sinceboot import since_boot
 from quorumd.recipes.view import View, follow
 
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, Final, Self
 
+from quorumd.client.sinceboot import since_boot
 from quorumd.errors import QuorumdError
 from quorumd.limits import SECOND, SESSION_CLOSE_S, SESSION_OPEN_S, SESSION_TTL_S
 from quorumd.recipes import lease as leases
@@ -15,7 +16,6 @@ from quorumd.recipes.awaiting import Runner
 from quorumd.recipes.lease import Lease
 from quorumd.recipes.ports import AwaitingClient
 from quorumd.recipes.sessionbase import SessionBase
-from quorumd.recipes.sinceboot import since_boot
 
 LOG: Final = logging.getLogger("quorumd.recipes")
 LostListener = Callable[[str], Awaitable[None] | None]

@@ -6,13 +6,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
+from quorumd.client.sinceboot import glance, since_boot
 from quorumd.commands import Result
 from quorumd.errors import Timeout
 from quorumd.limits import SECOND
 from quorumd.recipes.effects import Call, Clock, Effect, Emit, Pause, Script, Wait
 from quorumd.recipes.exits import parting
 from quorumd.recipes.ports import AsyncWatch, AwaitingClient
-from quorumd.recipes.sinceboot import glance, since_boot
 from quorumd.types import Nanoseconds
 from quorumd.watchcodec import Event
 

@@ -5,13 +5,13 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
+from quorumd.client.sinceboot import glance, since_boot
 from quorumd.commands import Result
 from quorumd.errors import ConnectionLost, Timeout
 from quorumd.limits import SECOND
 from quorumd.recipes.effects import Call, Clock, Effect, Emit, Pause, Script, Wait
 from quorumd.recipes.exits import parting
 from quorumd.recipes.ports import BlockingClient, Watch
-from quorumd.recipes.sinceboot import glance, since_boot
 from quorumd.types import Nanoseconds
 from quorumd.watchcodec import Event
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
+from quorumd.client.sinceboot import since_boot
 from quorumd.errors import QuorumdError
 from quorumd.limits import SECOND, SESSION_CLOSE_S, SESSION_OPEN_S, SESSION_TTL_S
 from quorumd.recipes import lease as leases
@@ -14,7 +15,6 @@ from quorumd.recipes.blocking import Runner
 from quorumd.recipes.lease import Lease
 from quorumd.recipes.ports import BlockingClient
 from quorumd.recipes.sessionbase import SessionBase
-from quorumd.recipes.sinceboot import since_boot
 
 LOG: Final = logging.getLogger("quorumd.recipes")
 LostListener = Callable[[str], None]

@@ -1,4 +1,4 @@
-"""The clock of recipes. The client's own deadlines are on another one: between both, only differences pass."""
+"""The clock of clients and recipes. It is read nowhere below their IO layers: there, time is an argument."""
 
 import time
 
