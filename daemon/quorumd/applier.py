@@ -2,6 +2,9 @@
 
 Entries come out of the ring; those no longer in it (a node far behind its own log) are read back from the WAL piece by
 piece. Invariant: the store has applied exactly 1..applied, and applied <= commit.
+
+A few bytes can ask for much work: a turn stops applying, and answering, when it has done TURN_WORK of each, and goes on
+in the next one. In between heartbeats leave, and what arrived is looked at.
 """
 
 from collections import deque
@@ -15,6 +18,7 @@ from quorumd.peercodec import Report
 from quorumd.storage import Storage
 from quorumd.transport import Transport
 from quorumd.types import Index, Nanoseconds, NodeId, Term
+from quorumd_fastpath import wire
 from quorumd_fastpath.apply import Store
 
 
@@ -42,6 +46,9 @@ class Applier:
             transport.identity.node, len(transport.peers) + 1, store.digest_at, divergence_stands
         )
         self._points: deque[tuple[Index, int]] = deque()  # (index, read id), in order of index
+        self._reached: deque[tuple[int, Nanoseconds]] = deque()  # (read id, since when): next to be answered
+        self._mark: tuple[Index, Nanoseconds] = (applied, 0)  # a commit index, and when it was that
+        self._heard: Nanoseconds = 0  # the last mark that was reached
         self._recalling: Index = 0  # first index being read back for apply; 0: none
         self._regime: tuple[Term, NodeId] = (0, 0)  # term and leader under which digests are compared
         self._reported: tuple[Index, bool] = (-1, False)  # what `_report` was made of
@@ -50,7 +57,9 @@ class Applier:
 
     @property
     def behind(self) -> bool:
-        """Whether committed entries wait that could be applied at once."""
+        """Whether committed entries wait that could be applied at once, or reads that could be answered."""
+        if self._reached:
+            return True
         if self._recalling == self.applied + 1 or self.applied >= self.log.ring.last:
             return False
         return self.applied < self.commit
@@ -59,19 +68,33 @@ class Applier:
         """The read may be answered once `index` is applied."""
         self._points.append((index, read_id))
 
+    def add_stale(self, read_id: int, now: Nanoseconds) -> None:
+        """The reads may be answered at once, in their turn."""
+        self._reached.append((read_id, now))
+
+    def heard(self, now: Nanoseconds) -> Nanoseconds:
+        """A time, `now` if nothing waits: commands that were committed by then, and keep-alives that were confirmed,
+        have had their effect. What ends for want of them is judged by it. The next one comes when what is committed now
+        is applied: under load without end it is late, but does not stand still.
+        """
+        return now if self.applied == self.commit else min(now, self._heard)
+
     def advance(self, now: Nanoseconds, latest: Nanoseconds, term: Term, leader: NodeId) -> None:
         """Applies a bounded number of entries, answers the reads whose point was reached, and judges digests heard.
 
         now, latest: see Core.finish. Raises Diverged if this replica must stop.
         """
         transport = self.transport
+        until = self.store.work + limits.TURN_WORK
         if self.storage.reads or transport.runs.recalls:
-            self._recalled(latest, term)
+            self._recalled(latest, term, until)
         if self.applied < self.commit:
-            self._apply(latest)
-        points = self._points
-        while points and points[0][0] <= self.applied:
-            self.store.read(self.clients.reads, points.popleft()[1], self.clients.replies, latest)
+            self._apply(latest, until)
+        if self._points or self._reached:
+            self._answer(latest)
+        if self.applied >= self._mark[0]:
+            self._heard = now if self.applied == self.commit else self._mark[1]
+            self._mark = self.commit, now
         if transport.claims or transport.verdicts or self.judge.doubts:
             self._compare(now, term, leader)
 
@@ -79,11 +102,31 @@ class Applier:
         """Entries not yet applied, or not yet on the disk, stay in the ring; the rest can be read back."""
         self.log.ring.pin = min(self.applied, self.storage.written) + 1
 
-    def _apply(self, now: Nanoseconds) -> None:
+    def _answer(self, now: Nanoseconds) -> None:
+        """Reads in the order in which they reached their point. Keep-alives have no work to wait for."""
+        store, queue, replies, reached, points = (
+            self.store, self.clients.reads, self.clients.replies, self._reached, self._points
+        )  # fmt: skip
+        until = store.work + limits.TURN_WORK
+        while reached and store.work < until:
+            read_id, since = reached[0]
+            if now - since > limits.READ_WAIT:
+                queue.reject(read_id, replies, wire.STATUS_OVERLOADED, b"too many reads are waiting")
+            elif not store.read(queue, read_id, replies, now, until):
+                break
+            reached.popleft()
+        while points and points[0][0] <= self.applied:
+            read_id = points.popleft()[1]
+            if not store.read(queue, read_id, replies, now, until):
+                reached.append((read_id, now))
+
+    def _apply(self, now: Nanoseconds, until: int) -> None:
         first = self.applied + 1
         if first < self.log.ring.first:
             if self._recalling != first and self.storage.recall(first):
                 self._recalling = first
+            return
+        if self.store.work >= until:
             return
         last = min(self.commit, self.applied + limits.APPLY_ENTRIES_PER_TURN)
         if last > self.log.ring.last:  # a full ring keeps chosen slots waiting (slotlog.py)
@@ -93,11 +136,12 @@ class Applier:
             if last < first:
                 return
         self.applied = self.store.apply(
-            self.log.ring, first, last, self.clients.pending, self.clients.replies, now, stop_at_compaction=True
-        )
+            self.log.ring, first, last, self.clients.pending, self.clients.replies, now, stop_at_compaction=True,
+            until=until,
+        )  # fmt: skip
         self.pin()
 
-    def _recalled(self, now: Nanoseconds, term: Term) -> None:
+    def _recalled(self, now: Nanoseconds, term: Term, until: int) -> None:
         """What came back from the disk: for this node's own apply, or for a follower that is far behind."""
         transport = self.transport
         for record, data in self.storage.recalled():
@@ -106,14 +150,14 @@ class Applier:
             if self._recalling == self.applied + 1 and first <= self._recalling <= last:
                 offset = skip_entries(data, self.applied + 1 - first)
                 count = min(last, self.commit) - self.applied
-                self.store.apply_bytes(take_entries(data[offset:], count), self.applied + 1, count, now_ns=now)
-                self.applied += count
-                self._recalling = 0
+                wanted = take_entries(data[offset:], count)
+                self.applied += self.store.apply_bytes(wanted, self.applied + 1, count, now_ns=now, until=until)
+                self._recalling = 0  # what is left of the record is read again
             entries = take_entries(data, record.entries)
             self.log.keep_recalled(first, last, entries)
-            for wanted in transport.runs.awaited(first, last):  # a follower's log may end within a record
-                self.log.keep_recalled(wanted, last, entries[skip_entries(entries, wanted - first) :])
-                transport.on_recalled(wanted, term, now)
+            for start in transport.runs.awaited(first, last):  # a follower's log may end within a record
+                self.log.keep_recalled(start, last, entries[skip_entries(entries, start - first) :])
+                transport.on_recalled(start, term, now)
         transport.runs.recalls = {first for first in sorted(transport.runs.recalls) if not self.storage.recall(first)}
 
     def superseded(self, first: Index, last: Index | None = None) -> None:

@@ -222,9 +222,11 @@ class Core:
             for which in (WRITES, READS, STALE):
                 clients.refuse(which, wire.STATUS_STOPPED, self.store.revision, self.out_of_quorum)
             return
-        if stage.stale:
-            self.store.read_stale(stage, clients.replies)
         engine = self.engine
+        if stage.stale and engine is None:
+            self.store.read_stale(stage, clients.replies)  # of what is empty
+        elif stage.stale and (read_id := self._enqueue(STALE)):
+            self.applier.add_stale(read_id, now)
         if engine is None or engine.role is not Role.LEADER:
             if stage.writes or stage.reads:
                 clients.redirect(self.store.revision)
@@ -235,12 +237,17 @@ class Core:
             self._propose(engine)
 
     def _ask_reads(self, engine: Engine) -> None:
+        if read_id := self._enqueue(READS):
+            engine.step(ReadIndex(read_id))
+
+    def _enqueue(self, which: int) -> int:
+        """Copies staged reads for later. Their id, or 0: they are refused."""
         read_id = self._next_read
         self._next_read += 1
-        if not self.clients.reads.enqueue(self.clients.stage, read_id):
-            self.clients.refuse(READS, wire.STATUS_OVERLOADED, self.store.revision, "too many reads are waiting")
-            return
-        engine.step(ReadIndex(read_id))
+        if self.clients.reads.enqueue(self.clients.stage, read_id, which == STALE):
+            return read_id
+        self.clients.refuse(which, wire.STATUS_OVERLOADED, self.store.revision, "too many reads are waiting")
+        return 0
 
     def _propose(self, engine: Engine) -> None:
         """One Propose for everything staged, or one definite refusal for it."""
@@ -371,8 +378,9 @@ class Core:
     def _keep_house(self, engine: Engine, now: Nanoseconds) -> None:
         if self.store.ruled and not self.own.rules_said:
             self._say_rules(engine)  # the setting may be another than that in the log
-        if now >= self.own.next_expiry:
-            expiries = self.own.expiry.due(now, self.store)
+        heard = self.applier.heard(now)
+        if heard >= self.own.next_expiry:
+            expiries = self.own.expiry.due(heard, self.store)
             if self._propose_own(engine, expiries.records()):
                 expiries.proposed(self.store)
         self._propose_own(engine, self.own.compactions(now))

@@ -26,6 +26,10 @@ class StateMachine(Expirable, Protocol):
         """Goes into every reply."""
 
     @property
+    def work(self) -> int:
+        """Grows with what it does; `until` is one of its values."""
+
+    @property
     def digest(self) -> int:
         """Equal on all nodes at equal `applied`."""
 
@@ -38,6 +42,7 @@ class StateMachine(Expirable, Protocol):
         replies: Replies | None = None,
         now_ns: Nanoseconds = 0,
         stop_at_compaction: bool = False,
+        until: int = ...,
     ) -> Index:
         """Applies committed entries; first == applied + 1. Returns the last applied."""
 
@@ -49,10 +54,11 @@ class StateMachine(Expirable, Protocol):
         replies: Replies | None = None,
         addrs: list[bytes | None] | None = None,
         now_ns: Nanoseconds = 0,
-    ) -> None:
+        until: int = ...,
+    ) -> int:
         """The same for entries that the ring no longer holds."""
 
-    def read(self, queue: ReadQueue, read_id: int, replies: Replies, now_ns: Nanoseconds) -> None:
+    def read(self, queue: ReadQueue, read_id: int, replies: Replies, now_ns: Nanoseconds, until: int = ...) -> bool:
         """Answers the reads whose read point is reached; keep-alives are among them."""
 
     def read_stale(self, stage: Stage, replies: Replies) -> None:

@@ -77,6 +77,9 @@ cdef extern from "machine.h" namespace "quorumd" nogil:
         uint64_t seek_change(uint64_t revision)
         uint64_t changes_end()
         const Change& change(uint64_t number)
+        uint64_t work()
+        void spend(uint64_t work)
+        void spend_bytes(uint64_t bytes)
 
     cdef cppclass LeaseKeys:
         size_t size()
@@ -163,11 +166,12 @@ cdef class Store:
     # The record's length, or 0 when it is malformed: then nothing was applied. -1: out of memory, exception set.
     cdef Py_ssize_t step(self, const uint8_t* data, size_t size, const qaddr* addr, Replies replies,
                          uint64_t now_ns) except -1 nogil
-    # Up to `count` entries, each answered to its own of `addrs` if that is not NULL; counts them in `done`.
-    # Returns the bytes they took.
+    # Up to `count` entries, and none beyond the work `until` but the first, each answered to its own of `addrs` if that
+    # is not NULL; counts them in `done`. Returns the bytes they took.
     cdef Py_ssize_t walk(self, const uint8_t* data, size_t size, uint64_t count, const qaddr* addrs, Replies replies,
-                         uint64_t now_ns, uint64_t* done) except -1 nogil
-    # `now`: see Machine::read. What may find no room in `replies` is not executed (counted in overflow).
+                         uint64_t now_ns, uint64_t* done, uint64_t until) except -1 nogil
+    # `now`: see Machine::read. What may find no room in `replies` is not executed (counted in overflow). 0: done with
+    # it; 1: beyond the work `until`, and no keep-alive.
     cdef int answer_read(self, const uint8_t* data, size_t size, const qaddr* addr, Replies replies,
-                         optional[uint64_t] now) except -1 nogil
+                         optional[uint64_t] now, uint64_t until) except -1 nogil
     cdef int check_next(self, uint64_t first_index) except -1

@@ -54,13 +54,14 @@ class Store:
         replies: Replies | None = None,
         now_ns: int = 0,
         stop_at_compaction: bool = False,
+        until: int = ...,
     ) -> int:
         """Applies first..last out of the ring; answers go to whoever waits in `pending`. Returns the last applied.
 
         stop_at_compaction: that is an entry that compacts, if there is one: the entries behind it reclaim what it gave
-        up, and whoever follows the changes has to see them before. ValueError: `first` is not the next entry, or an
-        entry is malformed. LookupError: the ring does not hold one. The entries before the one that the error names
-        are applied.
+        up, and whoever follows the changes has to see them before. until: so is the one that brings `work` there.
+        ValueError: `first` is not the next entry, or an entry is malformed. LookupError: the ring does not hold one.
+        The entries before the one that the error names are applied.
         """
 
     def apply_bytes(
@@ -71,17 +72,20 @@ class Store:
         replies: Replies | None = None,
         addrs: list[bytes | None] | None = None,
         now_ns: int = 0,
-    ) -> None:
-        """Applies `count` entries that lie back to back and fill `data`, the first at `first_index`.
+        until: int = ...,
+    ) -> int:
+        """Applies `count` entries that lie back to back and fill `data`, the first at `first_index`; the last one
+        is that which brings `work` to `until`. Returns how many it applied.
 
         With `replies` and `addrs` (an address or None for each entry), answers them. ValueError: `first_index` is not
         the next, or an entry is malformed (those before it are applied), or the bytes are not exactly `count` entries.
         """
 
-    def read(self, queue: ReadQueue, read_id: int, replies: Replies, now_ns: int) -> None:
-        """Answers all reads of `read_id` from the state as it is now, and discards them from the queue.
+    def read(self, queue: ReadQueue, read_id: int, replies: Replies, now_ns: int, until: int = ...) -> bool:
+        """Answers the reads of `read_id` from the state as it is now, and discards them from the queue.
 
-        For the leader only: a keep-alive among them gives its session or lease a full TTL from `now_ns` on.
+        Once `work` is `until` only keep-alives are answered. False: the others are left for another call. Except stale
+        ones, for the leader only: a keep-alive among them gives its session or lease a full TTL from `now_ns` on.
         """
 
     def read_stale(self, stage: Stage, replies: Replies) -> None:
@@ -173,6 +177,10 @@ class Store:
     @property
     def live_bytes(self) -> int:
         """What `bytes` would be without history."""
+
+    @property
+    def work(self) -> int:
+        """What this store has done in its life, in looks at a key: some 20 ns each. Not replicated."""
 
     @property
     def leases(self) -> int:

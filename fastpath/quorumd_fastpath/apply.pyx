@@ -8,7 +8,7 @@ GIL. Running out of memory raises MemoryError with an entry half applied: the pr
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport SIZE_MAX, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport SIZE_MAX, UINT64_MAX, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from libcpp.optional cimport nullopt, optional
 from libcpp.string_view cimport string_view
@@ -17,7 +17,7 @@ from libcpp.vector cimport vector
 from quorumd_fastpath.crc cimport crc32c_update
 from quorumd_fastpath.ring cimport Pending, ReadQueue, Ring, qread
 from quorumd_fastpath.wire cimport (
-    ADDR_SIZE, ENTRY_KEEP_ALIVE, MAX_ENTRY_SIZE, Replies, Stage, decode_entry, qaddr, qentry, qstaged,
+    ADDR_SIZE, ENTRY_KEEP_ALIVE, ENTRY_STALE_READ, MAX_ENTRY_SIZE, Replies, Stage, decode_entry, qaddr, qentry, qstaged,
 )
 
 MAX_KEY_BYTES = KEY_LIMIT
@@ -41,6 +41,9 @@ VERSION_OVERHEAD_BYTES = OVERHEAD_OF_VERSION
 RECLAIMED_PER_ENTRY = RECLAIM_STEP
 DIGEST_EVERY = DIGEST_STEP
 CHECKPOINTS_KEPT = CHECKPOINT_LIMIT
+
+cdef enum:
+    OPERATION_WORK = 16     # of an entry or read, beside what it looks at; in looks at a key, as KeyStore::work
 
 
 cdef int session_id(bytes session, SessionId* out) except -1:
@@ -106,6 +109,8 @@ cdef class Store:
         entry.command = record.command
         entry.size = record.command_length
         answer = self.machine.apply(entry, now_ns)
+        self.machine.store.spend(OPERATION_WORK)
+        self.machine.store.spend_bytes(record.length + answer.size)
         self.machine.seal(crc32c_update(0, data, record.length), answer.status,
                           crc32c_update(0, answer.body, answer.size))
         if addr != NULL and addr.length != 0 and replies is not None:
@@ -119,13 +124,13 @@ cdef class Store:
         return 0
 
     def apply(self, Ring ring not None, uint64_t first, uint64_t last, Pending pending=None, Replies replies=None,
-              uint64_t now_ns=0, bint stop_at_compaction=False):
+              uint64_t now_ns=0, bint stop_at_compaction=False, uint64_t until=UINT64_MAX):
         """Applies first..last out of the ring; answers go to whoever waits in `pending`. Returns the last applied.
 
         stop_at_compaction: that is an entry that compacts, if there is one: the entries behind it reclaim what it gave
-        up, and whoever follows the changes has to see them before. ValueError: `first` is not the next entry, or an
-        entry is malformed. LookupError: the ring does not hold one. The entries before the one that the error names
-        are applied.
+        up, and whoever follows the changes has to see them before. until: so is the one that brings `work` there.
+        ValueError: `first` is not the next entry, or an entry is malformed. LookupError: the ring does not hold one.
+        The entries before the one that the error names are applied.
         """
         cdef uint64_t index = first
         cdef const uint8_t* data = NULL
@@ -148,6 +153,8 @@ cdef class Store:
                 index += 1
                 if stop_at_compaction and self.machine.store.compacted() != compacted:
                     break
+                if self.machine.store.work() >= until:
+                    break
         if not held:
             raise LookupError(f"entry {index} is not in the ring")
         if not sound:
@@ -155,8 +162,9 @@ cdef class Store:
         return index - 1
 
     def apply_bytes(self, data not None, uint64_t first_index, uint64_t count, Replies replies=None, list addrs=None,
-                    uint64_t now_ns=0):
-        """Applies `count` entries that lie back to back and fill `data`, the first at `first_index`.
+                    uint64_t now_ns=0, uint64_t until=UINT64_MAX):
+        """Applies `count` entries that lie back to back and fill `data`, the first at `first_index`; the last one
+        is that which brings `work` to `until`. Returns how many it applied.
 
         With `replies` and `addrs` (an address or None for each entry), answers them. ValueError: `first_index` is not
         the next, or an entry is malformed (those before it are applied), or the bytes are not exactly `count` entries.
@@ -177,16 +185,19 @@ cdef class Store:
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
             with nogil:
-                used = self.walk(<const uint8_t*>view.buf, view.len, count, first_addr, replies, now_ns, &done)
+                used = self.walk(<const uint8_t*>view.buf, view.len, count, first_addr, replies, now_ns, &done, until)
+            if 0 < done < count and self.machine.store.work() >= until:
+                return done
             if done != count:
                 raise ValueError(f"entry {first_index + done} is malformed")
             if used != <size_t>view.len:
                 raise ValueError(f"{view.len - used} bytes follow the {count} entries")
+            return done
         finally:
             PyBuffer_Release(&view)
 
     cdef Py_ssize_t walk(self, const uint8_t* data, size_t size, uint64_t count, const qaddr* addrs, Replies replies,
-                         uint64_t now_ns, uint64_t* done) except -1 nogil:
+                         uint64_t now_ns, uint64_t* done, uint64_t until) except -1 nogil:
         cdef size_t offset = 0
         cdef Py_ssize_t length
         while done[0] < count:
@@ -196,47 +207,66 @@ cdef class Store:
                 break
             offset += length
             done[0] += 1
+            if self.machine.store.work() >= until:
+                break
         return offset
 
     cdef int answer_read(self, const uint8_t* data, size_t size, const qaddr* addr, Replies replies,
-                         optional[uint64_t] now) except -1 nogil:
+                         optional[uint64_t] now, uint64_t until) except -1 nogil:
         cdef qentry record
         cdef SessionId id
         cdef Answer answer
+        cdef bint keeps_lease
         # Staging checked the record; one that is bad all the same has nobody to be answered.
         if decode_entry(data, size, &record) != 0:
             return 0
+        # Keep-alives are as cheap as short, and must not wait: neither for work nor for room.
+        keeps_lease = record.command_length != 0 and record.command[0] == KEEP_LEASE
         if record.kind == ENTRY_KEEP_ALIVE:
             id.high = record.session_hi
             id.low = record.session_lo
             answer = self.machine.keep_session(id, now)
-        elif (replies.used != 0 and replies.capacity - replies.used < MAX_ENTRY_SIZE
-                and not (record.command_length != 0 and record.command[0] == KEEP_LEASE)):
+        elif not keeps_lease and self.machine.store.work() >= until:
+            return 1
+        elif not keeps_lease and replies.used != 0 and replies.capacity - replies.used < MAX_ENTRY_SIZE:
             # A page and what stands around it may have no room: it is not put together for nothing, and the client
-            # asks again. Keep-alives are as cheap as short, and alone any read has all the room that there is.
+            # asks again. Alone any read has all the room that there is.
             replies.overflow += 1
             return 0
         else:
+            if record.kind == ENTRY_STALE_READ:
+                now = optional[uint64_t](nullopt)
             answer = self.machine.read(record.command, record.command_length, now)
+        self.machine.store.spend(OPERATION_WORK)
+        self.machine.store.spend_bytes(record.length + answer.size)
         replies.add_record(addr, <uint8_t>answer.status, record.kind, record.session_lo, record.seq, answer.revision,
                            answer.body, <uint32_t>answer.size)
         return 0
 
-    def read(self, ReadQueue queue not None, uint64_t read_id, Replies replies not None, uint64_t now_ns):
-        """Answers all reads of `read_id` from the state as it is now, and discards them from the queue.
+    def read(self, ReadQueue queue not None, uint64_t read_id, Replies replies not None, uint64_t now_ns,
+             uint64_t until=UINT64_MAX):
+        """Answers the reads of `read_id` from the state as it is now, and discards them from the queue.
 
-        For the leader only: a keep-alive among them gives its session or lease a full TTL from `now_ns` on.
+        Once `work` is `until` only keep-alives are answered. False: the others are left for another call. Except stale
+        ones, for the leader only: a keep-alive among them gives its session or lease a full TTL from `now_ns` on.
         """
         cdef size_t i
+        cdef bint left = False
         cdef qread* waiting
         cdef optional[uint64_t] now = optional[uint64_t](now_ns)
         with nogil:
             for i in range(queue.find(read_id), queue.find(read_id + 1)):
                 waiting = &queue.reads[i]
-                if waiting.length != 0:
-                    self.answer_read(queue.bytes_.data() + waiting.offset, waiting.length, &waiting.addr, replies,
-                                     now)
-        queue.discard(read_id)
+                if waiting.length == 0:
+                    continue
+                if self.answer_read(queue.bytes_.data() + waiting.offset, waiting.length, &waiting.addr, replies, now,
+                                    until) != 0:
+                    left = True
+                else:
+                    queue.forget(waiting)
+        if not left:
+            queue.remove(read_id)
+        return not left
 
     def read_stale(self, Stage stage not None, Replies replies not None):
         """Answers the staged stale reads from the state as it is now."""
@@ -245,7 +275,7 @@ cdef class Store:
         with nogil:
             for i in range(stage.stale_.size()):
                 op = &stage.stale_[i]
-                self.answer_read(op.record, op.length, &op.addr, replies, optional[uint64_t](nullopt))
+                self.answer_read(op.record, op.length, &op.addr, replies, optional[uint64_t](nullopt), UINT64_MAX)
 
     def query(self, bytes command not None, now_ns=None):
         """Runs one read-only command: (status, revision, body), as a reply would carry them. now_ns: as in read();
@@ -397,6 +427,11 @@ cdef class Store:
     def live_bytes(self):
         """What `bytes` would be without history."""
         return self.machine.store.live_bytes()
+
+    @property
+    def work(self):
+        """What this store has done in its life, in looks at a key: some 20 ns each. Not replicated."""
+        return self.machine.store.work()
 
     @property
     def leases(self):

@@ -180,12 +180,15 @@ public:
         compares_.clear();
         txns_.clear();
         ops_.resize(1);
+        work_ = 0;
         uint8_t code = size == 0 ? 0 : data[0];
         if (code == TXN) return parse_txn(Cursor(data, size), 1, &ops_[0]);
         if (code >= COMPACT && code <= LEASE_LIST) return parse_numbers(data, size, &ops_[0]);
         return parse_operation(data, size, &ops_[0]);
     }
 
+    // What parsing took beyond its bytes, in steps.
+    uint64_t work() const { return work_; }
     // What the command is; operation(0).
     const Operation& root() const { return ops_[0]; }
     const Operation& operation(size_t i) const { return ops_[i]; }
@@ -323,7 +326,7 @@ private:
         if (std::adjacent_find(begin, end, clash) != end) return DUPLICATE;
         for (size_t k = first_delete; k < out->deletes.size(); ++k) {
             const Deleted& deleted = out->deletes[k];
-            for (auto put = std::lower_bound(begin, end, Changed{deleted.span.key, 0}); put != end; ++put) {
+            for (auto put = std::lower_bound(begin, end, Changed{deleted.span.key, 0}); put != end; ++put, ++work_) {
                 if (!deleted.span.covers(put->key)) break;
                 if (put->by != deleted.by) return DUPLICATE;
             }
@@ -335,6 +338,7 @@ private:
     std::vector<Comparison> compares_;
     std::vector<Transaction> txns_;
     Changes changes_;
+    uint64_t work_ = 0;  // of this parse
 };
 
 }  // namespace quorumd

@@ -192,10 +192,12 @@ private:
         return any || holds(compare, nullptr);
     }
 
-    static bool holds(const Comparison& compare, const Version* version) {
+    bool holds(const Comparison& compare, const Version* version) const {
         if (compare.target == 3) {
             // As in etcd: a missing key has no value, not an empty one.
-            return version != nullptr && relation(compare.result, version->value().compare(compare.operand));
+            if (version == nullptr) return false;
+            store_.spend_bytes(std::min<size_t>(version->size, compare.operand.size()));
+            return relation(compare.result, version->value().compare(compare.operand));
         }
         uint64_t operand, actual = 0;
         std::memcpy(&operand, compare.operand.data(), sizeof operand);

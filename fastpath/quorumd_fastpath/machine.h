@@ -130,7 +130,7 @@ public:
     // tells what is left of them; nothing: whoever answers may not lead.
     Answer read(const uint8_t* command, size_t size, std::optional<uint64_t> now) {
         reset_body();
-        Verdict verdict = command_.parse(command, size);
+        Verdict verdict = parse(command, size);
         if (verdict.ok() && command_.writes()) verdict = {REJECTED, "a read may not write"};
         if (!verdict.ok()) return answer(verdict);
         const Operation& op = command_.root();
@@ -167,6 +167,12 @@ private:
         }
     }
 
+    Verdict parse(const uint8_t* command, size_t size) {
+        Verdict verdict = command_.parse(command, size);
+        store.spend(command_.work());
+        return verdict;
+    }
+
     Answer answer(Verdict verdict) {
         if (!verdict.ok()) body_ = verdict.reason;
         return {verdict.status, store.revision(), body_.data(), body_.size()};
@@ -182,7 +188,7 @@ private:
         if (const Done* done = window.find(entry.seq)) return replay(*done);
         if (!window.fits(entry.seq)) return answer({WINDOW_FULL, ""});
         ++executed_;
-        Verdict verdict = command_.parse(entry.command, entry.size);
+        Verdict verdict = parse(entry.command, entry.size);
         if (verdict.ok()) verdict = execute(entry, now);
         Answer made = answer(verdict);
         window.add(entry.seq, made.status, made.revision, body_);
@@ -296,13 +302,17 @@ private:
         body.append(uint32_t{0});
         if (!op.has(1)) return GOOD;
         auto at = lease->keys.begin();
-        for (uint64_t skip = op.second; skip != 0 && at != lease->keys.end(); --skip) ++at;
+        for (uint64_t skip = op.second; skip != 0 && at != lease->keys.end(); --skip) {
+            store.spend(1);
+            ++at;
+        }
         Budget budget(0);
         uint32_t taken = 0;
         for (; at != lease->keys.end() && budget.take(4 + (*at)->key_size); ++at, ++taken) {
             body.append(static_cast<uint32_t>((*at)->key_size));
             body.append_bytes((*at)->key());
         }
+        store.spend(taken);
         body.patch(header, static_cast<uint8_t>(at != lease->keys.end()));
         body.patch(header + 1, taken);
         return GOOD;
@@ -310,6 +320,7 @@ private:
 
     Verdict list_leases() {
         Body body(&body_);
+        store.spend(leases.size());
         body.append(static_cast<uint32_t>(leases.size()));
         for (const auto& [id, lease] : leases.all()) body.append(id);
         return GOOD;

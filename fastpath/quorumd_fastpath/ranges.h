@@ -219,6 +219,7 @@ private:
 
     // Equal ones stay in the order of their keys, whichever way the others go.
     bool before(const Pair& a, const Pair& b) const {
+        store_.spend(1);
         int order = compare(a, b);
         if (options_.order == DESCENDING) order = -order;
         return order != 0 ? order < 0 : a.record->key() < b.record->key();
@@ -230,7 +231,9 @@ private:
             case BY_VERSION: return three_way(a.version->version, b.version->version);
             case BY_CREATE: return three_way(a.version->create_revision, b.version->create_revision);
             case BY_MOD: return three_way(a.version->mod_revision, b.version->mod_revision);
-            case BY_VALUE: return sign(a.version->value().compare(b.version->value()));
+            case BY_VALUE:
+                store_.spend_bytes(std::min(a.version->size, b.version->size));
+                return sign(a.version->value().compare(b.version->value()));
             default: return sign(a.record->key().compare(b.record->key()));
         }
     }

@@ -71,5 +71,10 @@ cdef class ReadQueue:
 
     # Where the reads of `read_id` and later ones begin.
     cdef size_t find(self, uint64_t read_id) noexcept nogil
+    # One read is answered; its bytes stay until remove().
+    cdef inline void forget(self, qread* read) noexcept nogil:
+        self.live_bytes -= read.length
+        self.live_reads -= read.length != 0
+        read.length = 0
     # Forgets the reads of one id (answered, or given up); pointers into bytes_ are invalid afterwards.
     cdef void remove(self, uint64_t read_id) noexcept nogil

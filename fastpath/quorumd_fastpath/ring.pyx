@@ -601,8 +601,8 @@ cdef class ReadQueue:
         """Bytes of the records waiting."""
         return self.live_bytes
 
-    def enqueue(self, Stage stage not None, uint64_t read_id):
-        """Copies the stage's linearizable reads under `read_id`; False, and none taken, above the limit.
+    def enqueue(self, Stage stage not None, uint64_t read_id, bint stale=False):
+        """Copies the stage's reads, linearizable or stale, under `read_id`; False, and none taken, above the limit.
 
         ValueError: a higher id waits already."""
         cdef size_t wanted = 0
@@ -610,15 +610,16 @@ cdef class ReadQueue:
         cdef size_t offset = self.bytes_.size()
         cdef const qstaged* op
         cdef qread read
+        cdef vector[qstaged]* staged = &stage.stale_ if stale else &stage.reads_
         if self.reads.size() != 0 and self.reads.back().read_id > read_id:
             raise ValueError("read ids ascend")
-        for i in range(stage.reads_.size()):
-            wanted += stage.reads_[i].length
+        for i in range(staged.size()):
+            wanted += staged[0][i].length
         if wanted > self.limit_bytes or self.live_bytes > self.limit_bytes - wanted:
             return False
         self.bytes_.resize(offset + wanted)
-        for i in range(stage.reads_.size()):
-            op = &stage.reads_[i]
+        for i in range(staged.size()):
+            op = &staged[0][i]
             memcpy(self.bytes_.data() + offset, op.record, op.length)
             read.read_id = read_id
             read.addr = op.addr
@@ -627,7 +628,7 @@ cdef class ReadQueue:
             self.reads.push_back(read)
             offset += op.length
         self.live_bytes += wanted
-        self.live_reads += stage.reads_.size()
+        self.live_reads += staged.size()
         return True
 
     cdef size_t find(self, uint64_t read_id) noexcept nogil:
@@ -644,9 +645,7 @@ cdef class ReadQueue:
         cdef size_t i, kept = 0, at = 0
         cdef qread* read
         for i in range(self.find(read_id), self.find(read_id + 1)):
-            self.live_bytes -= self.reads[i].length
-            self.live_reads -= self.reads[i].length != 0
-            self.reads[i].length = 0
+            self.forget(&self.reads[i])
         # What is gone is squeezed out once it is the larger part; offsets ascend, so everything moves down.
         if self.bytes_.size() <= 2 * self.live_bytes:
             return

@@ -24,6 +24,12 @@ constexpr uint64_t VERSION_OVERHEAD = 96;
 // reclaiming goes on under any load, catches up with it, and no entry takes much longer for it.
 constexpr uint64_t RECLAIMED_PER_ENTRY = 16;
 
+// Work, in looks at a key: see KeyStore::work.
+constexpr uint64_t SEEK_WORK = 16;
+constexpr uint64_t CHANGE_WORK = 8;  // to delete a key, or to reclaim a change
+constexpr uint64_t BYTES_OF_A_LOOK = 64;
+constexpr uint64_t RUNS_OF_A_LOOK = 8;
+
 enum class Compaction : uint8_t { DONE, COMPACTED, FUTURE };
 
 // One version that came into being: what a watch reports. `version->older` is what the change replaced. Both live until
@@ -54,15 +60,32 @@ public:
     uint64_t live_bytes() const { return live_bytes_; }
     size_t size() const { return live_; }
 
+    // What was done so far, in the time that a walk takes for a key (some 20 ns); by which a node knows when to look
+    // after other things. It decides nothing that is replicated.
+    uint64_t work() const { return work_; }
+    void spend(uint64_t work) const { work_ += work; }
+    // Likewise for bytes that are copied or compared.
+    void spend_bytes(uint64_t bytes) const { work_ += bytes / BYTES_OF_A_LOOK; }
+
     Position end() const { return index_.end(); }
-    Position next(Position at) const { return index_.next(at); }
-    Position seek(std::string_view key) const { return index_.lower_bound(key); }
+    Position next(Position at) const {
+        spend(1);
+        return index_.next(at);
+    }
+    Position seek(std::string_view key) const {
+        spend(SEEK_WORK);
+        return index_.lower_bound(key);
+    }
     // The record at `at`, dead or alive.
     Record* record(Position at) const { return index_.record(at); }
     // Keys in [from, to) that exist at the newest revision.
-    uint64_t live(Position from, Position to) const { return index_.live(from, to); }
+    uint64_t live(Position from, Position to) const {
+        spend((to.run - from.run) / RUNS_OF_A_LOOK);
+        return index_.live(from, to);
+    }
     // How many there are to walk over, the dead ones of `only_dead` or all; counted no further than to beyond `most`.
     uint64_t length(Position from, Position to, size_t most, bool only_dead) const {
+        spend((to.run - from.run) / RUNS_OF_A_LOOK);
         if (!only_dead) return index_.count(from, to, most);
         return std::min<uint64_t>(index_.count(from, to, SIZE_MAX - 1) - index_.live(from, to), most + 1);
     }
@@ -121,6 +144,7 @@ public:
     // Deletes the key at `at`, which exists; positions stay valid. The change belongs to the revision that commit()
     // begins.
     void erase(Position at) {
+        spend(CHANGE_WORK);
         Record* record = index_.record(at);
         live_bytes_ -= cost(*record);
         --live_;
@@ -213,6 +237,7 @@ private:
     // No reader may ask for what this change replaced any more. Older versions of the key went with earlier changes. A
     // tombstone goes too, with its key; unless newer versions hang on it: then with the next of those.
     void reclaim(const Change& change) {
+        spend(CHANGE_WORK);
         change.record->cut(change.version, [this](const Version& gone) { bytes_ -= VERSION_OVERHEAD + gone.size; });
         if (change.record->newest != change.version || !change.version->dead()) return;
         bytes_ -= VERSION_OVERHEAD + KEY_OVERHEAD + change.record->key_size;
@@ -229,6 +254,7 @@ private:
     uint64_t bytes_ = 0;
     uint64_t live_bytes_ = 0;
     size_t live_ = 0;
+    mutable uint64_t work_ = 0;
     uint64_t quota_;
 };
 

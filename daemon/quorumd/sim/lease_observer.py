@@ -25,6 +25,7 @@ from quorumd_fastpath.ring import Pending, Ring
 from quorumd_fastpath.wire import Replies
 
 FIRST_REVISION = 1  # of the empty store
+ALL_WORK = (1 << 64) - 1  # that a store may do: no bound
 KIND_AT = 4  # of an entry record
 LEASE = slice(16, 24)  # likewise: session.low
 PREFIX = b"lease/"
@@ -163,27 +164,29 @@ class Stepped:
         replies: Replies | None = None,
         now_ns: Nanoseconds = 0,
         stop_at_compaction: bool = False,
+        until: int = ALL_WORK,
     ) -> Index:
         """See Store.apply."""
         store, observer = self._store, self._observer
         known = min(last, observer.seen)
         done = first - 1
         if first <= known:
-            done = store.apply(ring, first, known, pending, replies, now_ns, stop_at_compaction)
+            done = store.apply(ring, first, known, pending, replies, now_ns, stop_at_compaction, until)
             if done < known:
                 return done
         for index in range(done + 1, last + 1):
             entry, compacted = ring.copy(index, index), store.compacted
             done = store.apply(ring, index, index, pending, replies, now_ns, stop_at_compaction)
             observer.entry(index, entry, store)
-            if stop_at_compaction and store.compacted != compacted:
+            if (stop_at_compaction and store.compacted != compacted) or store.work >= until:
                 return done
         return done
 
-    def apply_bytes(self, data: Any, first_index: Index, count: int, *given: Any, **named: Any) -> None:
+    def apply_bytes(self, data: Any, first_index: Index, count: int, *given: Any, **named: Any) -> int:
         """See Store.apply_bytes."""
-        self._store.apply_bytes(data, first_index, count, *given, **named)
+        done = self._store.apply_bytes(data, first_index, count, *given, **named)
         self._observer.caught_up(self._store)
+        return done
 
     def rearm(self, now_ns: Nanoseconds) -> None:
         """See Store.rearm."""
