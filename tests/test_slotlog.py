@@ -116,6 +116,9 @@ class Checked:
         assert log.island_room(limits.ISLAND_BYTES - log.island_bytes, limits.ISLAND_ENTRIES - len(waiting))
         assert not log.island_room(limits.ISLAND_BYTES - log.island_bytes + 1, 0)
         assert not log.island_room(0, limits.ISLAND_ENTRIES - len(waiting) + 1)
+        sizes = [len(self.model.get(slot, b"")) for slot in range(ring.first, top + 3)]
+        assert list(log.lengths(ring.first, top + 2)) == sizes
+        assert list(log.lengths(ring.last + 1, top)) == sizes[ring.last + 1 - ring.first : -2]
         for slot in range(ring.first, top + 3):
             assert log.held(slot, slot) == self.model.get(slot)
             assert log.island(slot, slot) == (waiting.get(slot))

@@ -66,7 +66,7 @@ class Core:
         self.client_outbox = Outbox(limits.OUTBOX_DATAGRAMS, limits.OUTBOX_SCRATCH_BYTES, settings.mtu_client)
         self.peer_outbox.set_tail_room(settings.mac_bytes)
         self.client_outbox.set_tail_room(settings.mac_bytes)
-        self.log = make_log(settings.engine, Ring(settings.ring_bytes, settings.ring_entries))
+        self.log = make_log(settings.engine, Ring(settings.ring_bytes, settings.ring_entries), settings.islands)
         self.store = Store(limits.DEFAULT_QUOTA_BYTES, limits.MAX_SESSIONS, random.u64())  # the log says another
         self.own = OwnEntries(self.store, settings)
         self.engine: Engine | None = None

@@ -19,7 +19,7 @@ from quorumd.log import Log
 from quorumd.peercodec import Codec
 from quorumd.recovery import Recovered
 from quorumd.slotadmission import SlotAdmission
-from quorumd.slotlog import SlotLog
+from quorumd.slotlog import USUAL, IslandRoom, SlotLog
 from quorumd.slotstorage import SlotStorage
 from quorumd.storage import Storage
 from quorumd.transport import Transport
@@ -58,9 +58,9 @@ def quorums_of(settings: EngineSettings) -> tuple[int, int]:
     return majority(members), majority(members)
 
 
-def make_log(engine: str, ring: Ring) -> Log:
-    """The log that an engine writes: Multi-Paxos's may have holes."""
-    return SlotLog(ring) if engine == PAXOS else Log(ring)
+def make_log(engine: str, ring: Ring, islands: IslandRoom = USUAL) -> Log:
+    """The log that an engine writes: Multi-Paxos's may have holes, and what lies behind them has room of its own."""
+    return SlotLog(ring, islands) if engine == PAXOS else Log(ring)
 
 
 def empty(engine: str) -> Recovered:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from quorumd import limits
 from quorumd.compaction import Compaction
 from quorumd.engines import EngineConfig, name_of
+from quorumd.slotlog import USUAL, IslandRoom
 from quorumd.types import Address, Nanoseconds, NodeId
 from quorumd.watchplane import WatchRoom
 
@@ -29,6 +30,7 @@ class Settings(NamedTuple):
     bootstrap: int | bool = False  # a cluster id, or True: found one together with every peer
     ring_bytes: int = limits.RING_BYTES
     ring_entries: int = limits.RING_ENTRIES
+    islands: IslandRoom = USUAL
     filter_incarnations: bool = True
     watch_room: WatchRoom | None = None  # None: what limits.py says
 

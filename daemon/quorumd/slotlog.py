@@ -5,7 +5,7 @@
                before them is closed, without being written again
 
 A slot that the ring has no room for becomes an island too, hole or not, so `place` always succeeds: how much may wait
-is bounded by whoever admits messages (`island_room`). Rules kept here:
+is bounded by whoever admits messages and proposals (slotadmission.py). Rules kept here:
 
 - Ring and islands do not overlap; islands do not overlap each other.
 - A value placed over another one supersedes that slot alone. Inside the ring, which only grows and shrinks at its end,
@@ -16,6 +16,8 @@ The ballots are the engine's (consensus/ballotlog.py); this knows bytes only.
 """
 
 from bisect import bisect_right
+from collections.abc import Iterator
+from typing import Final, NamedTuple
 
 from quorumd import limits
 from quorumd.consensus.engine import KEPT
@@ -23,6 +25,16 @@ from quorumd.invariants import InvariantBroken, invariant
 from quorumd.log import Log, entry_length, skip_entries
 from quorumd.types import Index
 from quorumd_fastpath.ring import Ring, check_entries
+
+
+class IslandRoom(NamedTuple):
+    """How much may wait behind the ring's end."""
+
+    size_bytes: int = limits.ISLAND_BYTES
+    entries: int = limits.ISLAND_ENTRIES
+
+
+USUAL: Final = IslandRoom()
 
 
 class _Piece:
@@ -46,8 +58,9 @@ class _Piece:
 class SlotLog(Log):
     """See the module's docstring."""
 
-    def __init__(self, ring: Ring) -> None:
+    def __init__(self, ring: Ring, most: IslandRoom = USUAL) -> None:
         super().__init__(ring)
+        self.most = most
         self._pieces: list[_Piece] = []  # the islands, ascending
         self._starts: list[Index] = []  # their first slots
         self._bytes = 0
@@ -65,9 +78,14 @@ class SlotLog(Log):
         """Their size."""
         return self._bytes
 
+    @property
+    def island_entries(self) -> int:
+        """The slots in them."""
+        return self._entries
+
     def island_room(self, size_bytes: int, entries: int) -> bool:
         """Whether so much more may wait behind a hole. Asked before the engine is told of it."""
-        return self._bytes + size_bytes <= limits.ISLAND_BYTES and self._entries + entries <= limits.ISLAND_ENTRIES
+        return self._bytes + size_bytes <= self.most.size_bytes and self._entries + entries <= self.most.entries
 
     @property
     def waits_for_room(self) -> bool:
@@ -116,6 +134,22 @@ class SlotLog(Log):
         """Last slot of the piece that `slot` is in; slot - 1 if it is in none."""
         place = bisect_right(self._starts, slot) - 1
         return max(self._pieces[place].last, slot - 1) if place >= 0 else slot - 1
+
+    def lengths(self, first: Index, last: Index) -> Iterator[int]:
+        """Bytes of each of the slots first..last, none of which has left the ring; 0 for one that is not here."""
+        while first <= last:
+            end = min(last, self.ring.last if first <= self.ring.last else self.island_end(first))
+            data = self.held(first, end) if first <= end else None
+            if data is None:
+                yield 0
+                first += 1
+                continue
+            at = 0
+            while at < len(data):
+                length = entry_length(data, at)
+                yield length
+                at += length
+            first = end + 1
 
     def fit(self, first: Index, last: Index, max_bytes: int) -> tuple[Index, int]:
         """See LogSizes.fit. Ring and WAL as for Raft, islands exactly; what is beyond them was staged this turn."""

@@ -401,6 +401,16 @@ def test_what_is_learned_below_the_base_is_not_proposed():
     assert of_type(ready.messages, Accept) == []
 
 
+def test_nothing_new_is_proposed_before_all_that_was_chosen_is_here():
+    """It could not be chosen, and would wait in memory, behind a hole."""
+    h = Harness(promised=LATER).leader(Harness().promise(2, chosen=3)).durable()
+    assert not h.paxos.accepts_proposals
+    h.step(values(B2, 1, 2)).ready()
+    assert (h.paxos.commit, h.paxos.accepts_proposals) == (2, False)
+    h.step(values(B2, 3, 1)).ready()
+    assert (h.paxos.commit, h.paxos.accepts_proposals) == (3, True)
+
+
 def test_acceptances_below_the_base_are_not_counted():
     """What others have there may be chosen; what this leader has there may not be that."""
     h = Harness([(1, 3, B1)], promised=B2).leader(Harness().promise(2, chosen=3)).durable()

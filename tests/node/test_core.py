@@ -9,6 +9,7 @@ from quorumd import commands, limits
 from quorumd.commands import Kind, Status
 from quorumd.consensus.engine import Role
 from quorumd.errors import DiskError
+from quorumd.slotlog import IslandRoom
 
 pytestmark = pytest.mark.usefixtures("either_engine")
 
@@ -483,11 +484,10 @@ def test_cluster_id_is_what_bootstrap_was_told():
     assert World(1, seed=27).members[1].core.transport.cluster == CLUSTER
 
 
-def test_a_follower_that_was_away_catches_up_while_writes_go_on(monkeypatch):
+def test_a_follower_that_was_away_catches_up_while_writes_go_on():
     """It is pushed new slots, which fill the islands of Multi-Paxos, while it fetches the old ones. The answers
     to a fetch come in one turn, and each follows the one before, which is in the log only after that turn."""
-    monkeypatch.setattr(limits, "ISLAND_ENTRIES", 20)
-    world = World(3, seed=21)
+    world = World(3, seed=21, islands=IslandRoom(entries=20))
     caller = Caller(world)
     caller.target = leader = world.elect()
     caller.open()

@@ -227,7 +227,7 @@ class Engine(Protocol):
         ...
     @property
     def accepts_proposals(self) -> bool:
-        """Whether Propose would be taken now (leader, and no transfer under way)."""
+        """Whether Propose would be taken now (leader, no transfer under way, and nothing to be learned before)."""
         ...
 
     def step(self, message: object) -> None:

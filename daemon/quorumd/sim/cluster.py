@@ -31,6 +31,7 @@ from quorumd.sim.scenario import Scenario
 from quorumd.sim.viewers import Audience
 from quorumd.sim.workload import Mix
 from quorumd.sim.world import World
+from quorumd.slotlog import IslandRoom
 from quorumd.types import NOBODY, PAXOS, Nanoseconds, NodeId, SessionId
 from quorumd.watchplane import WatchRoom, widest
 
@@ -117,6 +118,7 @@ class Cluster:
             bootstrap=bootstrap,
             ring_bytes=scenario.ring_kib * limits.KIB,
             ring_entries=scenario.ring_entries,
+            islands=IslandRoom(scenario.island_kib * limits.KIB, scenario.island_entries),
             filter_incarnations=scenario.filter_incarnations,
             watch_room=watch_room(scenario),
         )

@@ -76,6 +76,8 @@ class Scenario:
     filter_incarnations: bool = True
     ring_kib: int = 8192
     ring_entries: int = 1 << 14
+    island_kib: int = limits.ISLAND_BYTES // limits.KIB  # that may wait behind a hole of Multi-Paxos's log
+    island_entries: int = limits.ISLAND_ENTRIES
     inflight_kib: int = 4096
     fillers: bool = False  # large values are written while disks are full
     disk_stall_ms: int = 3_000
@@ -233,4 +235,16 @@ def _with_paxos(scenario: Scenario, *, more_faults: bool) -> Scenario:
     faults = scenario.faults
     if more_faults and count > 1 and scenario.rng("holes").random() < 0.5:
         faults += HOLE_FAULTS
+    scenario = _with_islands(scenario)
     return replace(scenario, engine="paxos", phase1=count + 1 - phase2, phase2=phase2, faults=faults)
+
+
+def _with_islands(scenario: Scenario) -> Scenario:
+    """The same, in half of the runs with little room behind holes, and often before them: it is soon used up."""
+    dice = scenario.rng("islands")
+    if dice.random() < 0.5:
+        return scenario
+    return replace(
+        scenario, ring_entries=dice.choice((16, 16, scenario.ring_entries)),
+        island_kib=scenario.ring_kib // 4, island_entries=dice.choice((2, 8, 64)),
+    )

@@ -174,9 +174,12 @@ class Paxos:
 
     @property
     def accepts_proposals(self) -> bool:
-        """Whether Propose would be taken now: also not while values that may be chosen are yet to be fetched."""
+        """Whether Propose would be taken now: not while values that were, or may be, chosen are yet to be fetched.
+
+        Without them nothing new can be chosen, or answered, and all that is proposed would wait in memory.
+        """
         s = self._s
-        return s.role is _LEADER and s.transfer_to == NOBODY and not s.missing
+        return s.role is _LEADER and s.transfer_to == NOBODY and not s.missing and s.commit >= s.base
 
     def term_at(self, index: Index) -> Term | None:
         """Ballot in which the slot was accepted; 0 for slot 0; None for a hole and what the log does not hold."""

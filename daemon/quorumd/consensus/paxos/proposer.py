@@ -31,6 +31,7 @@ def on_propose(s: State, m: Propose) -> None:
     """Gives the staged entries their slots. The core asks `accepts_proposals` first, in the same turn."""
     invariant(s.transfer_to == NOBODY, "no proposals while leadership is handed over")
     invariant(not s.missing, "nothing is proposed before all that may be chosen is proposed again")
+    invariant(s.commit >= s.base, "nothing is proposed before all that was chosen is here")
     invariant(m.entries > 0, "a proposal has entries")
     first = s.log.last + 1
     s.accept(first, s.log.last + m.entries, s.term, None)
