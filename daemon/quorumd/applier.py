@@ -15,6 +15,7 @@ from quorumd.peercodec import Report
 from quorumd.storage import Storage
 from quorumd.transport import Transport
 from quorumd.types import Index, Nanoseconds, NodeId, Term
+from quorumd_fastpath import wire
 from quorumd_fastpath.apply import Store
 
 
@@ -58,6 +59,16 @@ class Applier:
     def add_read(self, index: Index, read_id: int) -> None:
         """The read may be answered once `index` is applied."""
         self._points.append((index, read_id))
+
+    def reject_reads(self) -> None:
+        """This node leads no longer: what waits is refused, and not left to a later leadership of its own.
+
+        That forgets which expiries are under way: a keep-alive would be answered although one of them comes next.
+        """
+        clients = self.clients
+        for _, read_id in self._points:
+            clients.reads.reject(read_id, clients.replies, wire.STATUS_NOT_LEADER, clients.hint())
+        self._points.clear()
 
     def advance(self, now: Nanoseconds, latest: Nanoseconds, term: Term, leader: NodeId) -> None:
         """Applies a bounded number of entries, answers the reads whose point was reached, and judges digests heard.

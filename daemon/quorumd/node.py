@@ -5,6 +5,9 @@
 The peer socket is drained completely before anything else, so that a node that was stopped learns of a new leader
 before it acts on a clock that jumped. A turn longer than half a heartbeat is logged with what it did. While a leader
 rests (core.rests_until), the wait itself sends its heartbeats, without Python.
+
+The clock counts the time in which the machine was suspended. By one that stands still meanwhile a leader that resumes
+would still believe in its lease for a moment, and not see that it had been away; so it is late, as after SIGSTOP.
 """
 
 import ctypes
@@ -35,7 +38,7 @@ from quorumd.invariants import InvariantBroken
 from quorumd.peercodec import BODY_APPEND
 from quorumd.settings import NodeRandom, Settings
 from quorumd.types import PAXOS, Address, Nanoseconds, NodeId
-from quorumd_fastpath.udp import UdpSocket, pack_addr
+from quorumd_fastpath.udp import UdpSocket, pack_addr, since_boot
 from quorumd_fastpath.wire import Slab
 
 EXIT_OK = 0
@@ -183,7 +186,7 @@ class Node:
             NodeRandom(seeded.uniform, lambda: seeded.getrandbits(64)),
             self.log.event,
         )
-        self.core.start(time.monotonic_ns(), time.time_ns())
+        self.core.start(since_boot(), time.time_ns())
         status = self.core.clients.status
         self.core.clients.status = lambda: {**status(), **self.figures()}
         self.log.event("started", pid=os.getpid(), incarnation=self.core.transport.identity.incarnation)
@@ -229,7 +232,7 @@ class Node:
         gc.collect()
         gc.freeze()
         gc.disable()  # the loop makes no cycles; a collection would only be a pause
-        core, disk, clock = self.core, self.disk, time.monotonic_ns
+        core, disk, clock = self.core, self.disk, since_boot
         peer_fd, client_fd = self.peer_socket.fileno(), self.client_socket.fileno()
         now = clock()
         due, hears_at, resting, lost = core.deadline(now), core.hears_at, False, 0
@@ -245,7 +248,7 @@ class Node:
             if peer_fd in woken or 0 < hears_at <= began or late > self._half_heartbeat:
                 self._drain_peers(clock)
             if late > self._half_heartbeat:
-                core.stalled(began, late)
+                core.stalled(began)
                 self._note("stalled", began, late_ms=late // limits.MILLISECOND)
             staged = self._take_clients(clock) if client_fd in woken else 0
             core.finish(began, clock())
