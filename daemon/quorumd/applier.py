@@ -79,6 +79,16 @@ class Applier:
         """
         return now if self.applied == self.commit else min(now, self._heard)
 
+    def reject_reads(self) -> None:
+        """This node leads no longer: what waits is refused, and not left to a later leadership of its own.
+
+        That forgets which expiries are under way: a keep-alive would be answered although one of them comes next.
+        """
+        clients = self.clients
+        for _, read_id in self._points:
+            clients.reads.reject(read_id, clients.replies, wire.STATUS_NOT_LEADER, clients.hint())
+        self._points.clear()
+
     def advance(self, now: Nanoseconds, latest: Nanoseconds, term: Term, leader: NodeId) -> None:
         """Applies a bounded number of entries, answers the reads whose point was reached, and judges digests heard.
 

@@ -33,7 +33,16 @@ from quorumd.consensus.engine import (
     Tick,
     TransferLeadership,
 )
-from quorumd.engines import codec_of, empty, make_admission, make_appender, make_engine, make_log, storage_of
+from quorumd.engines import (
+    codec_of,
+    empty,
+    make_admission,
+    make_appender,
+    make_engine,
+    make_log,
+    promise_of,
+    storage_of,
+)
 from quorumd.errors import ConfigError, CorruptLog
 from quorumd.join import judge
 from quorumd.nodestatus import status_of
@@ -84,6 +93,7 @@ class Core:
         self.rests_until: Nanoseconds = 0
         self._chores_due: Nanoseconds = 0
         self._now: Nanoseconds = 0
+        self._promised: Nanoseconds = 0  # to leaders, by this life or any before (ports.Meta)
         self._transfer_told: Nanoseconds = 0
 
     # -- start --------------------------------------------------------------------------------------------------
@@ -102,7 +112,8 @@ class Core:
         stored = meta.incarnation if meta else 0
         cluster = meta.cluster if meta else 0
         incarnation: Incarnation = max(stored + 1, wall_ns)
-        self.disk.write_meta(Meta(cluster, node, incarnation, engine))
+        self._promised = max(meta.promised if meta else 0, promise_of(self.settings.consensus))
+        self.disk.write_meta(Meta(cluster, node, incarnation, engine, self._promised))
         identity = Identity(node, incarnation, self.settings.hashes)
         self.transport = Transport(
             identity, self.settings.peers, self.peer_outbox, self.log, codec_of(engine), self.random.u64,
@@ -138,7 +149,8 @@ class Core:
             self.disk.remove(number)
         self._open(cluster, now, fresh=True)
         identity = self.transport.identity
-        self.disk.write_meta(Meta(cluster, identity.node, identity.incarnation, self.settings.engine))
+        stamp = Meta(cluster, identity.node, identity.incarnation, self.settings.engine, self._promised)
+        self.disk.write_meta(stamp)
         self._identify(cluster)
         self.transport.hello_flags |= BOOTSTRAPPING
         self.log_event("founded", cluster=f"{cluster:016x}")
@@ -158,7 +170,7 @@ class Core:
             except CorruptLog as damage:
                 self._leave_quorum(str(damage))
                 return
-        self.engine = make_engine(self.settings, recovered, self.log, self.random, now)
+        self.engine = make_engine(self.settings, recovered, self.log, self.random, now, self._promised)
         self.transport.hello_flags |= VOTER
         storage = self.storage
         self.admission = make_admission(self.settings, self.log, storage, self.transport, self.clients)
@@ -231,6 +243,8 @@ class Core:
             if stage.writes or stage.reads:
                 clients.redirect(self.store.revision)
             return
+        if self._role is not Role.LEADER:
+            self.settle()  # won in this turn: its no-op takes its room before anything staged does
         if stage.reads:
             self._ask_reads(engine)
         if stage.writes:
@@ -347,6 +361,7 @@ class Core:
         elif self._role is Role.LEADER:
             # What was proposed may or may not commit: its clients ask again and are told by the next leader.
             self.clients.pending.clear()
+            self.applier.reject_reads()
             self.own.rules_said = False
         self._role = engine.role
 
@@ -393,10 +408,12 @@ class Core:
 
     def _propose_own(self, engine: Engine, records: Records) -> bool:
         """Proposes entries of this leader's own. Refused ones are decided anew later."""
-        size = len(records) * limits.ENTRY_HEADER_BYTES
-        if not records or not engine.accepts_proposals or not self.admission.own(len(records), size):
+        if not records or not engine.accepts_proposals:
             return False
-        self.settle()
+        self.settle()  # what comes before them in the log takes its room first
+        size = len(records) * limits.ENTRY_HEADER_BYTES
+        if not engine.accepts_proposals or not self.admission.own(len(records), size):
+            return False
         self.appender.internal = records
         engine.step(Propose(len(records), size))
         self.settle()
@@ -422,13 +439,13 @@ class Core:
             silent = self._silent(now)
             self.engine.step(TransferLeadership(to, silent if len(silent) < len(self.transport.peers) else frozenset()))
 
-    def stalled(self, now: Nanoseconds, late: Nanoseconds) -> None:
-        """The process did not run for a while, so that this turn is `late`: time known from before is stale.
+    def stalled(self, now: Nanoseconds) -> None:
+        """The process did not run for a while until `now`: time known from before is stale.
 
-        What holders of leases sent meanwhile is read only now. The time is no more than was lost, however often that
-        happens: a lease that nobody keeps alive ends.
+        What holders of leases sent meanwhile is read only now, and confirmed within an election timeout, or this node
+        leads no longer. However often it stalls, a lease that nobody keeps alive ends.
         """
-        self.store.put_off(late)
+        self.store.put_off(now + self.settings.consensus.election_timeout_ns, self.settings.session_ttl)
         if self.engine is not None:
             self.engine.step(Stalled(now))
 

@@ -128,7 +128,8 @@ class RealDisk:
             )
         try:
             cluster = int(raw["cluster"] or "0", 16)
-            return Meta(cluster, int(raw["node"]), int(raw["incarnation"]), str(raw.get("engine", RAFT)))
+            promised = int(raw.get("promised_ns", 0))
+            return Meta(cluster, int(raw["node"]), int(raw["incarnation"]), str(raw.get("engine", RAFT)), promised)
         except (KeyError, TypeError, ValueError):
             raise ConfigError(f"{path}: incomplete; {UNUSABLE_LOG}") from None
 
@@ -142,6 +143,7 @@ class RealDisk:
             "node": meta.node,
             "incarnation": meta.incarnation,
             "engine": meta.engine,
+            "promised_ns": meta.promised,
             "created_by": f"quorumd {__version__}",
         }
         path, temporary = self.directory / "meta.json", self.directory / "meta.json.tmp"

@@ -90,14 +90,22 @@ def make_admission(
     return Admission(log, storage, transport, clients, len(settings.peers), quorums)
 
 
+def promise_of(config: EngineConfig) -> Nanoseconds:
+    """For how long its nodes promise a leader its lease; a life that follows has to keep that."""
+    return config.promise_ns if isinstance(config, RaftConfig) else 0
+
+
 def make_engine(
-    settings: EngineSettings, recovered: Recovered, log: LogSizes, random: Random, now: Nanoseconds
+    settings: EngineSettings, recovered: Recovered, log: LogSizes, random: Random, now: Nanoseconds,
+    promised: Nanoseconds = 0,
 ) -> Engine:
-    """The engine, as the log left it."""
+    """The engine, as the log left it. promised: for how long any life so far may have promised a leader its lease."""
     node, members, config, entries = settings.node, sorted(settings.peers), settings.consensus, recovered.terms
     commit = recovered.applied
     if isinstance(config, PaxosConfig) and isinstance(entries, BallotLog):
         return Paxos(node, members, config, recovered.hard_state, entries, log, random, now, commit=commit)
     if isinstance(config, RaftConfig) and isinstance(entries, TermLog):
-        return Raft(node, members, config, recovered.hard_state, entries, log, random, now, commit=commit)
+        return Raft(
+            node, members, config, recovered.hard_state, entries, log, random, now, commit=commit, promised=promised
+        )
     raise InvariantBroken("recovery reads the log of the engine that is configured")

@@ -2,16 +2,18 @@
 
 Never early. A deadline is a full TTL, of this leader's monotonic clock, after the latest of: the keep-alive, which was
 answered after a quorum confirmed that this node still led; its own election, since it cannot know what its
-predecessors answered. Time in which its loop stood still does not count: what clients sent meanwhile is not read yet.
-Nor does the time by which it is behind in applying, for which what they sent has to wait (Applier.heard).
+predecessors answered. After its loop stood still nothing falls due for an election timeout: what clients sent meanwhile
+is read and confirmed first. Each lease and session is put off so only once until it is kept alive again: under a leader
+whose every turn is slow they end all the same.
+Time by which a leader is behind in applying does not count: what clients sent has to wait for that (Applier.heard).
 An expiry names the generation that it means, so one that comes late is void. Once it is proposed no keep-alive is
 answered: it may be applied any time. A deposed leader's proposal is in its successor's log before whatever the
 successor answers, or nowhere.
 
-Late by at most: under a leader that stays a turn and a commit, so a heartbeat and a round trip with a sync, and the
-time that its loop stood still, or was behind; another TTL for each change of leader; for sessions
-EXPIRE_SESSIONS_EVERY, an election timeout that it may rest, and EXPIRE_MORE_EVERY for each MAX_EXPIRIES_PER_TURN that
-end at once.
+Late by at most: under a leader that stays a turn and a commit, so a heartbeat and a round trip with a sync; the time
+by which it is behind in applying; if its loop stood still, the time that it did when they were due, and an election
+timeout; another TTL for each change of leader; for sessions EXPIRE_SESSIONS_EVERY, an election timeout that it may
+rest, and EXPIRE_MORE_EVERY for each MAX_EXPIRIES_PER_TURN that end at once.
 """
 
 from typing import NamedTuple, Protocol

@@ -5,6 +5,9 @@
 The peer socket is drained completely before anything else, so that a node that was stopped learns of a new leader
 before it acts on a clock that jumped. A turn longer than half a heartbeat is logged with what it did. While a leader
 rests (core.rests_until), the wait itself sends its heartbeats, without Python.
+
+The clock counts the time in which the machine was suspended. By one that stands still meanwhile a leader that resumes
+would still believe in its lease for a moment, and not see that it had been away; so it is late, as after SIGSTOP.
 """
 
 import ctypes
@@ -36,7 +39,7 @@ from quorumd.names import UNRESOLVED, Names, look_up
 from quorumd.peercodec import BODY_APPEND
 from quorumd.settings import NodeRandom, Settings
 from quorumd.types import PAXOS, Nanoseconds, NodeId
-from quorumd_fastpath.udp import UdpSocket
+from quorumd_fastpath.udp import UdpSocket, since_boot
 from quorumd_fastpath.wire import Slab
 
 EXIT_OK = 0
@@ -177,7 +180,7 @@ class Node:
             NodeRandom(seeded.uniform, lambda: seeded.getrandbits(64)),
             self.log.event,
         )
-        self.core.start(time.monotonic_ns(), time.time_ns())
+        self.core.start(since_boot(), time.time_ns())
         self.names = Names(
             {node.id: node.peer_endpoint for node in self.config.nodes if node.id != self.node_id},
             self.peer_socket.address,
@@ -185,7 +188,7 @@ class Node:
             max(limits.PEER_LOOK_UP_AFTER, 2 * self.config.timing.election_timeout_ms * limits.MILLISECOND),
             self.log.event,
         )
-        self.names.begin(time.monotonic_ns())
+        self.names.begin(since_boot())
         status = self.core.clients.status
         self.core.clients.status = lambda: {**status(), **self.figures()}
         self.log.event("started", pid=os.getpid(), incarnation=self.core.transport.identity.incarnation)
@@ -231,7 +234,7 @@ class Node:
         gc.collect()
         gc.freeze()
         gc.disable()  # the loop makes no cycles; a collection would only be a pause
-        core, disk, names, clock = self.core, self.disk, self.names, time.monotonic_ns
+        core, disk, names, clock = self.core, self.disk, self.names, since_boot
         peer_fd, client_fd = self.peer_socket.fileno(), self.client_socket.fileno()
         now = clock()
         due, hears_at, resting, lost = core.deadline(now), core.hears_at, False, 0
@@ -247,7 +250,7 @@ class Node:
             if peer_fd in woken or 0 < hears_at <= began or late > self._half_heartbeat:
                 self._drain_peers(clock)
             if late > self._half_heartbeat:
-                core.stalled(began, late)
+                core.stalled(began)
                 self._note("stalled", began, late_ms=late // limits.MILLISECOND)
             staged = self._take_clients(clock) if client_fd in woken else 0
             if began >= names.due:

@@ -17,6 +17,9 @@ class Meta(NamedTuple):
     node: int
     incarnation: int
     engine: str = RAFT  # whose log it holds; stamps of format 1 do not say it
+    # For how long any of its lives may have promised a leader its lease (raft.lease_reads). Never falls: nobody knows
+    # how long the last life ran, so it may have ended within the promise of the one before.
+    promised: Nanoseconds = 0
 
 
 class Disk(Protocol):

@@ -67,8 +67,8 @@ class StateMachine(Expirable, Protocol):
     def rearm(self, now_ns: Nanoseconds) -> None:
         """Gives every session and lease a full TTL: at election."""
 
-    def put_off(self, by_ns: Nanoseconds) -> None:
-        """Lets every session and lease end that much later: after a stall of the loop."""
+    def put_off(self, until_ns: Nanoseconds, ttl_ns: Nanoseconds) -> None:
+        """Lets no session, of this TTL, and no lease be due before then, each once: after a stall of the loop."""
 
     def checkpoint(self) -> tuple[Index, int]:
         """The (index, digest) that nodes compare."""

@@ -11,7 +11,7 @@ Index: TypeAlias = int
 Incarnation: TypeAlias = int
 """One life of one process: max(stored + 1, wall-clock ns), durable before the first frame leaves."""
 Nanoseconds: TypeAlias = int
-"""Reading of, or span on, the monotonic clock that the port supplies."""
+"""Reading of, or span on, the monotonic clock that the port supplies; on Linux since the boot, suspends included."""
 Address: TypeAlias = bytes
 """Opaque raw socket address, at most 28 bytes; in the simulator any bytes."""
 SessionId: TypeAlias = bytes

@@ -99,7 +99,7 @@ cdef extern from "machine.h" namespace "quorumd" nogil:
         const Lease* touch(uint64_t id, uint64_t now) except +
         void expiring(uint64_t id)
         void rearm(uint64_t now) except +
-        void put_off(uint64_t by)
+        void put_off(uint64_t until)
         vector[DueLease] due(uint64_t now, uint64_t again, size_t limit) except +
         uint64_t next_due()
 
@@ -113,7 +113,7 @@ cdef extern from "machine.h" namespace "quorumd" nogil:
         Session* find(SessionId id)
         void expiring(SessionId id)
         void rearm(uint64_t now)
-        void put_off(uint64_t by)
+        void put_off(uint64_t until, uint64_t ttl)
         vector[Expired] expired(uint64_t now, uint64_t ttl, uint64_t again, size_t limit) except +
         const Holdings& holdings()
 

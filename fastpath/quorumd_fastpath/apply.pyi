@@ -115,8 +115,11 @@ class Store:
     def rearm(self, now_ns: int) -> None:
         """Every session and lease has a full TTL from `now_ns` on, and expiries proposed are void: for a new leader."""
 
-    def put_off(self, by_ns: int) -> None:
-        """Every session and lease ends that much later; expiries proposed stand: after a stall of the loop."""
+    def put_off(self, until_ns: int, ttl_ns: int) -> None:
+        """No session, whose TTL is `ttl_ns`, and no lease is due before `until_ns`: after a stall of the loop.
+
+        But for those that this was done for since they were seen or touched; expiries proposed stand.
+        """
 
     def lease_touch(self, lease: int, now_ns: int) -> bool:
         """Gives the lease a full TTL from `now_ns` on; False if there is none, or its expiry was proposed."""

@@ -332,10 +332,13 @@ cdef class Store:
         self.machine.sessions.rearm(now_ns)
         self.machine.leases.rearm(now_ns)
 
-    def put_off(self, uint64_t by_ns):
-        """Every session and lease ends that much later; expiries proposed stand: after a stall of the loop."""
-        self.machine.sessions.put_off(by_ns)
-        self.machine.leases.put_off(by_ns)
+    def put_off(self, uint64_t until_ns, uint64_t ttl_ns):
+        """No session, whose TTL is `ttl_ns`, and no lease is due before `until_ns`: after a stall of the loop.
+
+        But for those that this was done for since they were seen or touched; expiries proposed stand.
+        """
+        self.machine.sessions.put_off(until_ns, ttl_ns)
+        self.machine.leases.put_off(until_ns)
 
     def lease_touch(self, uint64_t lease, uint64_t now_ns):
         """Gives the lease a full TTL from `now_ns` on; False if there is none, or its expiry was proposed."""

@@ -36,6 +36,7 @@ struct Lease {
     uint64_t deadline;   // ns
     bool armed = false;     // it has its place in the queue of deadlines
     bool expiring = false;  // its expiry was proposed
+    bool put_off = false;   // since it was touched; see Leases::put_off
 
     uint64_t ttl_ns() const { return ttl_ms * 1'000'000; }
 };
@@ -79,6 +80,7 @@ public:
         Lease* lease = find(id);
         if (lease == nullptr || lease->expiring) return nullptr;
         lease->deadline = now + lease->ttl_ns();
+        lease->put_off = false;
         arm(id, lease, lease->deadline);
         return lease;
     }
@@ -93,7 +95,7 @@ public:
     void rearm(uint64_t now) {
         queue_.clear();
         for (auto& [id, lease] : leases_) {
-            lease.expiring = false;
+            lease.expiring = lease.put_off = false;
             lease.deadline = now + lease.ttl_ns();
             lease.armed = true;
             queue_.push_back({lease.deadline, id, lease.generation});
@@ -101,11 +103,15 @@ public:
         std::make_heap(queue_.begin(), queue_.end());
     }
 
-    // Every deadline is that much later, when so much time was lost. Expiries that are proposed stay so. All move alike:
-    // the queue keeps its order.
-    void put_off(uint64_t by) {
-        for (auto& [id, lease] : leases_) lease.deadline += by;
-        for (Deadline& waiting : queue_) waiting.deadline += by;
+    // After a stall: nothing falls due before `until`. Each lease only once until it is touched, or under a leader that
+    // is always slow none would ever end. Expiries that are proposed stay so.
+    void put_off(uint64_t until) {
+        if (next_due() >= until) return;
+        for (auto& [id, lease] : leases_) {
+            if (lease.put_off || lease.deadline >= until) continue;
+            lease.deadline = until;
+            lease.put_off = true;
+        }
     }
 
     // At most `limit` leases whose deadline has passed, earliest first. Unless their expiry is proposed, or they are
@@ -118,13 +124,17 @@ public:
             if (lease == nullptr || lease->generation != first.generation) continue;
             lease->armed = false;
             if (lease->expiring) continue;
-            if (lease->deadline > now) {  // touched since it was queued
+            if (lease->deadline > now) {  // touched or put off since it was queued
                 arm(first.id, lease, lease->deadline);
             } else {
                 found.push_back({first.id, first.generation});
             }
         }
-        for (const DueLease& named : found) arm(named.id, find(named.id), again);
+        for (const DueLease& named : found) {
+            Lease* lease = find(named.id);
+            lease->put_off = true;  // it was due: no stall later on spares it
+            arm(named.id, lease, again);
+        }
         return found;
     }
 
@@ -132,7 +142,7 @@ public:
     uint64_t next_due() const { return queue_.empty() ? UINT64_MAX : queue_.front().deadline; }
 
 private:
-    // Touching only moves Lease::deadline: the queue finds out when the old one comes up.
+    // Touching and putting off only move Lease::deadline: the queue finds out when the old one comes up.
     struct Deadline {
         uint64_t deadline;
         uint64_t id;

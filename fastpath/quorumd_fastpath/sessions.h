@@ -238,6 +238,7 @@ struct Session {
     uint64_t last_seen = 0;  // ns of its monotonic clock
     uint64_t named_at = 0;   // expired() does not name it again before
     bool expiring = false;   // its expiry was proposed; void once the generation moves
+    bool put_off = false;    // since it was seen; see Leases::put_off
     Window window;
 };
 
@@ -311,15 +312,22 @@ public:
         for (auto& [id, session] : open_) {
             session.last_seen = now;
             session.named_at = 0;
-            session.expiring = false;
+            session.expiring = session.put_off = false;
         }
         oldest_seen_ = now;
     }
 
-    // See Leases::put_off.
-    void put_off(uint64_t by) {
-        for (auto& [id, session] : open_) session.last_seen += by;
-        oldest_seen_ += by;
+    // See Leases::put_off; `ttl` is what expired() is told.
+    void put_off(uint64_t until, uint64_t ttl) {
+        if (until < ttl || oldest_seen_ >= until - ttl) return;
+        oldest_seen_ = UINT64_MAX;
+        for (auto& [id, session] : open_) {
+            if (!session.put_off && session.last_seen < until - ttl) {
+                session.last_seen = until - ttl;
+                session.put_off = true;
+            }
+            oldest_seen_ = std::min(oldest_seen_, session.last_seen);
+        }
     }
 
     // Up to `limit` sessions not seen for `ttl`, those of the lowest ids, in their order; without those whose expiry is
@@ -345,6 +353,7 @@ public:
 private:
     void refresh(Session* session, uint64_t now) {
         session->last_seen = now;
+        session->put_off = false;
         oldest_seen_ = std::min(oldest_seen_, now);
     }
 

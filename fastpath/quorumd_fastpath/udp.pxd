@@ -1,9 +1,12 @@
 # Batched UDP system calls; see udp.pyx.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, clockid_t, timespec
 
 from quorumd_fastpath.wire cimport Outbox, Slab, iovec
+
+cdef extern from "<time.h>" nogil:
+    clockid_t CLOCK_BOOTTIME
 
 cdef extern from "<sys/socket.h>" nogil:
     ctypedef unsigned int socklen_t
@@ -24,6 +27,13 @@ cdef extern from "<sys/socket.h>" nogil:
 cdef inline int64_t monotonic_ns() noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
+
+
+# The clock of a node's loop: the time in which the machine was suspended counts.
+cdef inline int64_t since_boot_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_BOOTTIME, &now)
     return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
 
 

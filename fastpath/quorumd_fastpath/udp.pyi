@@ -79,6 +79,10 @@ class UdpSocket:
         """Sends the outbox again at `first` and then every so often, while the time after that is not past `until`.
 
         Ends earlier if `epoll` has something, which it leaves there, or if it woke more than `late` after it meant to,
-        without sending. Returns until when the last sleep was to be. Times are nanoseconds of the monotonic clock.
+        without sending. Returns until when the last sleep was to be. Times are those of since_boot().
         Raises ValueError if the socket is not open or `every` is not positive.
         """
+
+
+def since_boot() -> int:
+    """Nanoseconds since the boot, those in which the machine was suspended too: what `repeat` goes by."""

@@ -350,7 +350,7 @@ cdef class UdpSocket:
         """Sends the outbox again at `first` and then every so often, while the time after that is not past `until`.
 
         Ends earlier if `epoll` has something, which it leaves there, or if it woke more than `late` after it meant to,
-        without sending. Returns until when the last sleep was to be. Times are nanoseconds of the monotonic clock.
+        without sending. Returns until when the last sleep was to be. Times are those of since_boot().
         """
         cdef epoll_event ignored
         cdef int64_t due = first
@@ -360,10 +360,10 @@ cdef class UdpSocket:
             raise ValueError("repeats lie some time apart")
         with nogil:
             while True:
-                left = due - monotonic_ns()
+                left = due - since_boot_ns()
                 if epoll_wait(epoll, &ignored, 1, <int>min((max(left, 0) + NS_PER_MS - 1) // NS_PER_MS, LONGEST_MS)):
                     break  # something is there, or a signal came
-                left = due - monotonic_ns()
+                left = due - since_boot_ns()
                 if left > 0:
                     continue
                 if -left > late or due + every > until:
@@ -371,6 +371,11 @@ cdef class UdpSocket:
                 self.send_all(outbox)
                 due += every
         return due
+
+
+def since_boot():
+    """Nanoseconds since the boot, those in which the machine was suspended too: what `repeat` goes by."""
+    return since_boot_ns()
 
 
 cdef object opened(UdpSocket self):

@@ -33,9 +33,9 @@ class Story:
     def told(self, asked, at, kept=True):
         self.rules.told_alive(7, asked * MILLISECOND, at * MILLISECOND, kept=kept)
 
-    def not_overdue(self, at, rearmed=0, put_off=(), late=50):
-        stalls = [(when * MILLISECOND, by * MILLISECOND) for when, by in put_off]
-        self.rules.not_overdue([7], at * MILLISECOND, rearmed * MILLISECOND, stalls, late * MILLISECOND)
+    def not_overdue(self, at, rearmed=0, stalled=0, put_off=50, late=50):
+        times = (rearmed, late, stalled, put_off)
+        self.rules.not_overdue([7], at * MILLISECOND, *(time * MILLISECOND for time in times))
 
 
 def shown(generation, lease=7, keys=0):
@@ -144,9 +144,9 @@ def test_a_lease_that_nobody_keeps_alive_ends_in_time():
     broken("lease-late", story.not_overdue, 1571)
     Story().not_overdue(1650, rearmed=600)
     broken("lease-late", Story().not_overdue, 1651, rearmed=600)
-    stalls = [(300, 5000), (700, 20), (800, 30)]
-    Story().not_overdue(1700, rearmed=600, put_off=stalls)
-    broken("lease-late", Story().not_overdue, 1701, rearmed=600, put_off=stalls)
+    Story().not_overdue(1700, rearmed=600, stalled=700)
+    broken("lease-late", Story().not_overdue, 1701, rearmed=600, stalled=1690)
+    broken("lease-late", Story().not_overdue, 1651, rearmed=600, stalled=500)
     Story(drift=0.5).not_overdue(2065)
     broken("lease-late", Story(drift=0.5).not_overdue, 2066)
 

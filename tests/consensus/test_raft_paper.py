@@ -39,12 +39,14 @@ LATE = 2 * T  # later than any election timeout drawn
 class Harness:
     """One engine, node 1 of three unless told otherwise, and everything it has said."""
 
-    def __init__(self, terms=(), term=None, vote=0, members=(1, 2, 3), commit=0, config=CONFIG, now=0):
+    def __init__(self, terms=(), term=None, vote=0, members=(1, 2, 3), commit=0, config=CONFIG, now=0, promised=0):
         log = TermLog()
         for index, entry_term in enumerate(terms, 1):
             log.append(index, index, entry_term)
         term = log.last_term if term is None else term
-        self.raft = Raft(1, members, config, HardState(term, vote), log, Sizes(), Random(1), now, commit=commit)
+        self.raft = Raft(
+            1, members, config, HardState(term, vote), log, Sizes(), Random(1), now, commit=commit, promised=promised
+        )
         self.now = now
         self.readys = []
 
@@ -1009,6 +1011,20 @@ def test_a_restarted_voter_keeps_quiet_for_a_lease_it_may_have_promised():
     h = Harness([1], config=CONFIG._replace(lease_reads=True))
     h.step(vote_request(2, (1, 1))).wait(T - 1)
     assert h.ready() is None
+
+
+@pytest.mark.parametrize("stalls", [False, True])
+@pytest.mark.parametrize("lease", [False, True])
+def test_it_keeps_what_a_former_life_promised_whatever_the_config_says_now(lease, stalls):
+    h = Harness([1], config=CONFIG._replace(lease_reads=lease), promised=9 * T)
+    if stalls:
+        h.step(Stalled(h.now + H))
+    h.step(vote_request(2, (1, 1))).wait(9 * T - 1)
+    assert h.raft.role == Role.FOLLOWER
+    if not stalls:
+        assert h.ready() is None
+    h.wait(1)
+    assert h.raft.role == Role.PRE_CANDIDATE
 
 
 # -- the engine contract --------------------------------------------------------------------------------------------

@@ -648,11 +648,17 @@ def test_deadlines():
     store.rearm(1000)
     assert store.expired(1099, 100, 1199) == []
     assert store.expired(1100, 100, 1150) == sorted((session, 2 if session == ids[0] else 1) for session in ids)
-    store.put_off(900)  # seen at 1000
+    store.put_off(2000, 100)  # seen at 1000
+    store.put_off(2050, 100)  # once only
     assert store.expired(1999, 100, 2099) == []
     assert [store.expired(2000, 100, 2100, 3) for _ in range(3)] == [
         [(ids[1], 1), (ids[3], 1), (ids[0], 2)], [(ids[2], 1)], [],
     ]
+    driver.apply(Kind.COMMAND, ids[0], 2, 2, PUT, now_ns=2000)
+    store.put_off(2500, 100)
+    assert store.expired(2499, 100, 2600) == sorted((session, 1) for session in ids[1:])
+    assert store.expired(2500, 100, 2600) == [(ids[0], 3)]
+    store.put_off(50, 100)  # a clock that has run for less than a TTL
     assert store.expired(0, 100, 100) == []  # a clock that was elsewhere before
 
 
@@ -1051,7 +1057,7 @@ def test_a_session_that_is_expiring_is_kept_alive_by_nobody_until_it_does_someth
     driver = Driver(sessions=(S, T))
     for session in (S, T, b"?" * 16):
         driver.store.session_expiring(session)
-    driver.store.put_off(1000)  # after a stall: the entries are still under way
+    driver.store.put_off(1000, 100)  # after a stall: the entries are still under way
     assert keep_alive(driver, 1000, S, T) == [Status.SESSION_EXPIRED] * 2
     driver.apply(Kind.COMMAND, S, 1, 1, PUT)
     assert keep_alive(driver, 1000, S, T) == [Status.OK, Status.SESSION_EXPIRED]

@@ -214,7 +214,7 @@ def test_compactions_and_expiries_are_entries_like_others():
         pieces.apply_bytes(b"".join(part), done + 1, len(part), now_ns=rng.randrange(1 << 40))
         if rng.random() < 0.5:
             pieces.rearm(rng.randrange(1 << 40))
-        pieces.put_off(rng.randrange(1 << 20))
+        pieces.put_off(rng.randrange(1 << 40), rng.randrange(1 << 40))
         for lease, _ in pieces.leases_due(rng.randrange(1 << 40), rng.randrange(1 << 40)):
             pieces.lease_expiring(lease)
         done += len(part)
@@ -310,7 +310,7 @@ def test_a_lease_that_is_expiring_is_kept_alive_by_nobody_until_the_next_electio
     assert store.query(encode(LeaseKeepAlive(1)), SECOND)[0] == Status.LEASE_NOT_FOUND
     op = LeaseTimeToLive(1)
     assert decode(op, 1, store.query(encode(op), 0)[2]).left_ms == 0
-    store.put_off(3 * SECOND)  # after a stall: the entry is still under way
+    store.put_off(4 * SECOND, SECOND)  # after a stall: the entry is still under way
     assert not store.lease_touch(1, 4 * SECOND)
     assert due(store, 9 * SECOND) == []
     store.rearm(5 * SECOND)
@@ -334,22 +334,28 @@ def test_deadlines_are_those_of_a_table(seed):
     ttls = [rng.choice([1000, 1500, 4000]) for _ in range(40)]
     store = leased(*ttls)
     deadlines = {lease: ttl * limits.MILLISECOND for lease, ttl in enumerate(ttls, 1)}
+    spared = set()  # put off or named since they were touched
     now = 0
     for _ in range(300):
         now += rng.randrange(SECOND // 4)
         for lease in rng.sample(range(1, 41), 3):
             assert store.lease_touch(lease, now)
             deadlines[lease] = now + ttls[lease - 1] * limits.MILLISECOND
+            spared.discard(lease)
         if rng.random() < 0.02:
             store.rearm(now)
             deadlines = {lease: now + ttls[lease - 1] * limits.MILLISECOND for lease in range(1, 41)}
-        elif rng.random() < 0.1:
-            now += SECOND // 3  # the time that is lost has passed
-            store.put_off(SECOND // 3)
-            deadlines = {lease: deadline + SECOND // 3 for lease, deadline in deadlines.items()}
+            spared.clear()
+        elif rng.random() < 0.2:
+            until = now + SECOND // 3
+            store.put_off(until, SECOND)
+            early = [lease for lease in deadlines if deadlines[lease] < until and lease not in spared]
+            deadlines.update(dict.fromkeys(early, until))
+            spared.update(early)
         expected = sorted(lease for lease, deadline in deadlines.items() if deadline <= now)
         assert sorted(due(store, now)) == expected
         deadlines.update(dict.fromkeys(expected, now + AGAIN))
+        spared.update(expected)
 
 
 def test_keep_alives_are_reads_that_touch():

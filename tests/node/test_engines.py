@@ -59,11 +59,13 @@ def test_a_stamp_without_a_cluster_binds_to_no_engine():
 
 def test_the_real_disk_keeps_the_engine_and_refuses_other_formats(tmp_path):
     disk = RealDisk(tmp_path)
-    for meta in (Meta(0xAA, 1, 5, PAXOS), Meta(0, 1, 6)):
+    for meta in (Meta(0xAA, 1, 5, PAXOS), Meta(0, 1, 6), Meta(0xAA, 1, 7, promised=10**9)):
         disk.write_meta(meta)
         assert disk.read_meta() == meta
     file = tmp_path / "meta.json"
     stamp = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in stamp.items() if key != "promised_ns"}))
+    assert disk.read_meta() == Meta(0xAA, 1, 7)  # of an earlier version
     for number in (1, 2, 3, 5, None):
         file.write_text(json.dumps(stamp | {"format": number}))
         before = file.read_bytes()

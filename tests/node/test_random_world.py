@@ -221,7 +221,7 @@ class RandomWorld(World):
             member.core.on_peers(member.peers, self.now)
             member.core.settle()
             member.peers.clear()
-            member.core.stalled(self.now, self.now - self.paused_at[i])
+            member.core.stalled(self.now)
 
     def halt(self, i, power):
         if self.members[i].core is not None:

@@ -55,6 +55,14 @@ def test_wall_clocks_jump_both_ways_between_the_lives_of_a_node(monkeypatch):
     assert min(jumps) < -year and max(jumps) > year
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_leases_end_also_under_a_leader_whose_every_turn_is_slow(engine):
+    scenario = replace(draw(1, engine=engine, nodes=1, only=("kill", "restart")), holders=2, slow=1)
+    outcome = Run(scenario).go()
+    assert not outcome.violation, outcome.detail
+    assert outcome.reached["leases expired"]
+
+
 @pytest.mark.parametrize("compacted", [False, True], ids=["history", "compacted"])
 def test_what_nobody_saw_applied_is_caught_up_with(compacted, monkeypatch):
     """As if every node always read its entries back from the disk, and had compacted them at times."""

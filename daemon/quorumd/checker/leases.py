@@ -6,7 +6,8 @@ clock.
   are measured by clocks that run up to `drift` too fast.
 - `lease-lives-on`: nobody is told of a lease that had ended before the question, that it lives.
 - `lease-keys`: the end of a lease deletes its keys at one revision, all of them, and no others.
-- `lease-late`: under a leader that stays, with nothing in its way, a lease ends within its TTL and a bound.
+- `lease-late`: under a leader that stays, with nothing in its way, a lease ends within its TTL and a bound, however
+  slow the leader's turns are.
 
 The facts are told in the order of the log and once, by whoever sees the first node apply an entry: an answer that rests
 on the entry cannot have come before.
@@ -197,19 +198,19 @@ class LeaseRules:
     # -- not late -----------------------------------------------------------------------------------------------
 
     def not_overdue(
-        self, leases: Iterable[int], now: Nanoseconds, rearmed: Nanoseconds,
-        put_off: Iterable[tuple[Nanoseconds, Nanoseconds]], late: Nanoseconds,
+        self, leases: Iterable[int], now: Nanoseconds, rearmed: Nanoseconds, late: Nanoseconds,
+        stalled: Nanoseconds = 0, put_off: Nanoseconds = 0,
     ) -> None:
         """None of these lives longer than a TTL and `late` after the latest of: its grant, a keep-alive's answer,
-        `rearmed` (when a leader that began gave all of them a full TTL); and what they were put off since then, as
-        (when, by how much), by leaders that had stalled."""
+        `rearmed` (when a leader that began gave all of them a full TTL). If a leader stalled since then, the last time
+        at `stalled`, it may have put the end off by `put_off`, once."""
         for lease in leases:
             life = self.live.get(lease)
             if life is None:
                 continue
             since = max(life.granted_at, life.touched_at, rearmed)
-            more = sum(by for when, by in put_off if when >= since)
-            if now - since > (life.ttl + more) / (1.0 - self.drift) + late:
+            more = put_off if stalled >= since else 0
+            if now - since > life.ttl / (1.0 - self.drift) + more + late:
                 lives = (now - since) / SECOND
                 raise Violation("lease-late", f"{_name(life)} lives {lives:.3f} s after it was armed last")
 

@@ -92,7 +92,7 @@ class Cluster:
         rate = 1.0 + rng.uniform(-scenario.drift, scenario.drift)
         machine = Machine(
             node, self.world, self.network, disk, lambda bootstrap: self._settings(node, bootstrap), rng, rate=rate,
-            wall=scenario.rng(f"wall {node}"),
+            wall=scenario.rng(f"wall {node}"), turn_ns=scenario.turn_ns(node),
         )  # fmt: skip
         self.observer.watch(machine)
         if scenario.holders:

@@ -26,6 +26,7 @@ from quorumd_fastpath.wire import Replies
 
 FIRST_REVISION = 1  # of the empty store
 ALL_WORK = (1 << 64) - 1  # that a store may do: no bound
+SLOW_TURNS = 5  # under way at a deadline, at the one after a stall; the proposal's, one for each of two answers
 KIND_AT = 4  # of an entry record
 LEASE = slice(16, 24)  # likewise: session.low
 PREFIX = b"lease/"
@@ -45,7 +46,7 @@ class LeaseObserver:
         self.ids: set[int] = set()
         self.seen: Index = 0  # the newest entry that any node applied
         self.rearmed: Nanoseconds = 0  # when a node gave all leases a full TTL last
-        self.put_off: list[tuple[Nanoseconds, Nanoseconds]] = []  # (when, by how much) a node let all leases end later
+        self.stalled: Nanoseconds = 0  # when a leader stood still last, and then let no lease end for a while
         self._world = world
         self._history = history
         self._process = process
@@ -135,9 +136,9 @@ class LeaseObserver:
         """A node gives all leases a full TTL."""
         self.rearmed = self._world.now
 
-    def stalled(self, by: Nanoseconds) -> None:
-        """A node lets all leases end later."""
-        self.put_off.append((self._world.now, by))
+    def put_off(self) -> None:
+        """A leader lets no lease end for a while."""
+        self.stalled = self._world.now
 
 
 def _txn(writes: list[list[str | None]]) -> dict[str, Any]:
@@ -193,16 +194,23 @@ class Stepped:
         self._observer.rearm()
         self._store.rearm(now_ns)
 
-    def put_off(self, by_ns: Nanoseconds) -> None:
+    def put_off(self, until_ns: Nanoseconds, ttl_ns: Nanoseconds) -> None:
         """See Store.put_off. Deadlines of nodes that do not lead mean nothing."""
         if self._core.engine is not None and self._core.engine.role is Role.LEADER:
-            self._observer.stalled(by_ns)
-        self._store.put_off(by_ns)
+            self._observer.put_off()
+        self._store.put_off(until_ns, ttl_ns)
 
 
 def late_at_most(scenario: Scenario) -> Nanoseconds:
     """How long after its TTL a lease may end, under a leader that stays (expiry.py): a turn, which a heartbeat brings
-    at the latest, and a commit, a round trip with a sync on both ends, which may have to wait for the one before."""
+    at the latest, and a commit, a round trip with a sync on both ends, which may have to wait for the one before. Each
+    time something arrives at a slow node, a turn may be under way."""
     wakes = (scenario.heartbeat_ms * MILLISECOND + CHORES_EVERY) / (1.0 - scenario.drift)
     commit_us = 2 * scenario.delay_us[1] + 4 * scenario.sync_us[1]
-    return int(wakes) + commit_us * 1_000 + MILLISECOND
+    turns = SLOW_TURNS * scenario.turn_ns(scenario.slow)[1] if scenario.slow else 0
+    return int(wakes) + commit_us * 1_000 + turns + MILLISECOND
+
+
+def put_off_at_most(scenario: Scenario) -> Nanoseconds:
+    """By how much a leader that stalls, however often, may let a lease end later (expiry.py)."""
+    return int(scenario.election_timeout_ms * MILLISECOND / (1.0 - scenario.drift))

@@ -2,8 +2,9 @@
 
 A turn is node.py's turn on simulated ports, step for step: drain the peer socket, notice a stall, one slab of client
 datagrams, finish, send; between two turns a leader at rest sends its heartbeats again. Where node.py changes its order,
-this changes with it. A turn takes no simulated time, but where a pause strikes amid one: after the turn looked at the
-clock and before it reads its sockets, which is where most of what it believes of time can be wrong.
+this changes with it. What a turn does it does at once, and is busy for a while afterwards, on a slow machine for most
+of a heartbeat. A pause may strike amid it: after the turn looked at the clock and before it reads its sockets, which is
+where most of what it believes of time can be wrong.
 """
 
 import random
@@ -45,6 +46,7 @@ class Machine:
     """See the module's docstring. `settings(bootstrap)` gives what the next process is told.
 
     rate: the local monotonic clock is rate x simulated time. wall: by how much the wall clock is wrong in each life.
+    turn_ns: how long a turn takes, from and to.
     after_turn: looks at the node after every turn and after every start.
     """
 
@@ -97,7 +99,7 @@ class Machine:
         self._idle_until: Nanoseconds = 0  # local: until when the last turn was ready to sleep
         # Of the turn that a pause interrupted: when it began, local, and whether either socket had something then.
         self._interrupted: tuple[Nanoseconds, bool, bool] | None = None
-        self._lost: Nanoseconds = 0  # to a pause amid the last turn
+        self._lost: Nanoseconds = 0  # to the last turn, if that was long
         self._busy_until: Nanoseconds = 0
         disk.woke = self._disk_woke
         world.endpoints[self._peer_address] = self._from_peer
@@ -245,8 +247,9 @@ class Machine:
         self._clients.clear()
         self.after_turn(self)
         self._busy_until = self.world.now + between(self.rng, self._turn_ns)
-        self._lost = self.clock - began if self.clock - began > self._half_heartbeat else 0
-        self._sleep(self.clock, due)
+        ended = int(self._busy_until * self.rate)
+        self._lost = ended - began if ended - began > self._half_heartbeat else 0
+        self._sleep(ended, due)
 
     def _wakes(self, core: Core) -> tuple[Nanoseconds, bool, bool] | None:
         """When the turn begins, or began, and whether either socket woke it; None: no turn, or none now."""
@@ -290,7 +293,7 @@ class Machine:
         if from_peers or 0 < self._hears_at <= now or heard_late:
             self._drain_peers(core)
         if heard_late:
-            core.stalled(now, late)
+            core.stalled(now)
         if from_clients:
             for _ in range(min(len(self._client_queue), SLOTS)):
                 self._clients.push(*self._client_queue.popleft())

@@ -22,7 +22,7 @@ from quorumd.sim.clients import Program, Worker
 from quorumd.sim.cluster import Cluster
 from quorumd.sim.coverage import reach
 from quorumd.sim.faults import Faults
-from quorumd.sim.lease_observer import late_at_most
+from quorumd.sim.lease_observer import late_at_most, put_off_at_most
 from quorumd.sim.machine import peer_address
 from quorumd.sim.scenario import MIN_FAULTS, MIN_OPERATIONS, MIN_SECONDS, Scenario
 from quorumd.sim.workload import Ask
@@ -132,6 +132,7 @@ class Run:
         Of the latter a keep-alive may still be on its way.
         """
         rules, holders, late = cluster.lease_rules, cluster.holders, late_at_most(self.scenario)
+        more = put_off_at_most(self.scenario)
         self._must(cluster, "no-progress", lambda: all(holder.idle for holder in holders))
         last = range(1, len(holders) + 1)
         cluster.leases.ids.update(last)
@@ -141,7 +142,7 @@ class Run:
 
         def ended() -> bool:
             leases = cluster.leases
-            rules.not_overdue(last, cluster.world.now, leases.rearmed, leases.put_off, late)
+            rules.not_overdue(last, cluster.world.now, leases.rearmed, late, leases.stalled, more)
             return not rules.live
 
         self._must(cluster, "lease-late", ended)

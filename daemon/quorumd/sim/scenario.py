@@ -12,6 +12,7 @@ from typing import Any
 from quorumd import limits
 from quorumd.connectivity import SCENARIOS as PARTIAL
 from quorumd.sim.workload import Mix
+from quorumd.types import Nanoseconds, NodeId
 
 PATH_FAULTS = ("loss", "duplicate", "delay", "reorder", "stray", "net-flip")
 LINK_FAULTS = ("isolate", "split", "one-way", "bridge", "flapping", "clog")
@@ -42,6 +43,8 @@ RETAINED = (3, 50, limits.DEFAULT_RETAIN_REVISIONS)  # revisions of history
 TIGHT = (0.4, 1.0, 2.0)  # quotas, as shares of what all keys take without history
 A_KEY = 200  # bytes that a key with one version takes in the store beside the value, about
 LONGEST_S = (0.3, 1.0, 4.0, 10.0)
+QUICK_TURN = (20_000, 60_000)  # ns
+SLOW_TURN = (0.45, 0.85)  # of a heartbeat; half of one counts as a stall
 AT_ONCE = 5  # faults that may be under way together, more or less: with too many of them nothing ever happens
 
 WIDE_MTU, WIDE_RING_KIB, WIDE_INFLIGHT_KIB = 65_000, 6 * 1024, 256  # through which large values come quickly
@@ -97,6 +100,7 @@ class Scenario:
     weights: tuple[int, ...] = (25, 5, 25, 5, 15, 5, 10, 5, 5)
     holders: int = 0  # of leases
     readers: int = 0  # of history
+    slow: int = 0  # the node whose every turn takes most of a heartbeat; 0: none
     faults: tuple[str, ...] = ()
     pause_s: float = 2.0
     longest_s: float = 4.0  # of a fault
@@ -110,6 +114,13 @@ class Scenario:
     def rng(self, purpose: str) -> random.Random:
         """Randomness of its own for each purpose, so that less of one leaves the others as they were."""
         return random.Random(f"{self.seed}/{purpose}")
+
+    def turn_ns(self, node: NodeId) -> tuple[Nanoseconds, Nanoseconds]:
+        """How long the turns of a node take."""
+        if node != self.slow:
+            return QUICK_TURN
+        least, most = (int(part * self.heartbeat_ms * limits.MILLISECOND) for part in SLOW_TURN)
+        return least, most
 
     def quota(self, dice: random.Random) -> int:
         """Bytes of a quota that the workload fills again and again, or never."""
@@ -176,6 +187,8 @@ def draw(
     scenario = replace(scenario, faults=fitting, retain=scenario.rng("retain").choice(RETAINED))
     scenario = replace(scenario, holders=scenario.rng("leases").choice(HOLDERS))
     scenario = replace(scenario, readers=scenario.rng("readers").choice(READERS))
+    slow = scenario.rng("slow turns")
+    scenario = replace(scenario, slow=slow.randint(1, scenario.nodes) if slow.random() < 0.2 else 0)
     scenario = _with_disks(_with_quota(_with_ring(_with_watchers(scenario))))
     if engine == "raft":
         return replace(scenario, lease_reads=scenario.rng("lease reads").random() < 0.25)

@@ -59,11 +59,13 @@ class Raft:
         first_ready_seq: int = 1,
         commit: Index = 0,
         applied: Index = 0,
+        promised: Nanoseconds = 0,
     ) -> None:
         """Starts as a follower from what is on disk: `hard_state` and `log` must be synced.
 
         `commit` is known to be committed (a hint kept with the log; too low is harmless). The state machine has
-        applied up to `applied`; the first Ready hands out applied+1 .. commit.
+        applied up to `applied`; the first Ready hands out applied+1 .. commit. A former life may have promised a leader
+        not to vote, nor run, for as long as `promised` (thesis 6.4.1), by whatever its config was.
         """
         config.check()
         invariant(node in members and len(set(members)) == len(members), "a node is a member, and members differ")
@@ -76,9 +78,8 @@ class Raft:
         invariant(applied <= s.commit, "only committed entries are applied")
         s.handed = max(applied, log.base)
         s.deliver = self.step
+        s.quiet_until = now + max(promised, config.promise_ns)
         s.draw_timeout()
-        if config.lease_reads:
-            s.quiet_until = now + config.election_timeout_ns  # a former life may have promised a leader its lease
         self._s = s
 
     # -- input and output ---------------------------------------------------------------------------------------

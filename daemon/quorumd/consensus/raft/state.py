@@ -34,6 +34,11 @@ class RaftConfig(NamedTuple):
     datagram_bytes: int = 65_000
     """A larger entry is carried and resent by the transport in fragments: its absence does not prove a loss."""
 
+    @property
+    def promise_ns(self) -> Nanoseconds:
+        """For how long a node that heard its leader promises it the lease."""
+        return self.election_timeout_ns if self.lease_reads else 0
+
     def check(self) -> None:
         """Raises InvariantBroken on values with which no cluster can work."""
         invariant(0 < self.heartbeat_ns < self.election_timeout_ns, "0 < heartbeat < election timeout")
@@ -170,6 +175,7 @@ class State(EngineState):
         base = self.config.election_timeout_ns
         self.timeout_ns = min(int(self.random.uniform(base, 2 * base)), 2 * base - 1)
         self.start_timer()
+        self.election_deadline = max(self.election_deadline, self.quiet_until)  # later only by a former life's promise
 
     def start_timer(self) -> None:
         """The timeout last drawn, from now on.

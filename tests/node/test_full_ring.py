@@ -1,0 +1,57 @@
+"""A leadership that is won in the same turn in which clients write, on a ring that is nearly full: what the engine put
+into its log at once, the no-op, has its place before anybody is told that there is room.
+"""
+
+import pytest
+from world import Caller, World
+
+from quorumd import commands
+from quorumd.commands import Kind, Put
+
+pytestmark = pytest.mark.usefixtures("either_engine")
+
+RING = 64
+
+
+def write_while_elected(unapplied, at_once, quota_bytes=None):
+    """Nodes B and C hold entries that fill most of their rings, and that nobody commits, as A is gone. Clients send
+    them writes in every turn, until one of them leads. quota_bytes: of B and C, other than that in the log."""
+    world = World(ring_entries=RING)
+    first = world.elect()
+    caller = Caller(world).open()
+    caller.put(b"x", b"y")
+    world.until(world.converged)
+    world.step(200)
+    second, third = (i for i in world.ids if i != first)
+    world.members[first].disk.stick(world.now)
+    world.members[third].disk.stick(world.now)
+    if quota_bytes is not None:
+        for i in (second, third):
+            world.members[i].core.own._quota = quota_bytes
+    caller.target = first
+    caller.fill(unapplied)
+    world.step(30)
+    world.stop(first)
+    world.members[third].disk.stuck_since = None
+    world.step()
+    put = commands.encode(Put(b"k", b"v"))
+    for _ in range(1500):
+        if world.leader():
+            return
+        for i in (second, third):
+            caller.seq += at_once
+            seqs = range(caller.seq - at_once + 1, caller.seq + 1)
+            records = [commands.encode_record(Kind.COMMAND, caller.session, seq, seq, put) for seq in seqs]
+            caller.transmit(b"".join(records), i, at_once)
+        world.step()
+    raise AssertionError("nobody was elected")
+
+
+@pytest.mark.parametrize("at_once", range(6, 11))
+def test_writes_find_no_room_that_the_no_op_needs(at_once):
+    write_while_elected(RING - 8, at_once)
+
+
+@pytest.mark.parametrize("unapplied", [RING - 3, RING - 2, RING - 1])
+def test_nor_do_the_rules(unapplied):
+    write_while_elected(unapplied, 1, quota_bytes=1 << 30)
