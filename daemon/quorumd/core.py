@@ -274,6 +274,8 @@ class Core:
                 self._chores(engine, storage, now)
             self.settle()
             self.applier.advance(now, latest, term, engine.leader)
+            if self._reclaims:
+                self._chores_due = min(self._chores_due, latest + CHORES_EVERY)
         self.transport.tick(now)
         self.clients.finish(now)
 
@@ -369,13 +371,15 @@ class Core:
             self._hand_over(engine, now, "disk_stalled" if stalled else "disk_full")
 
     def _keep_house(self, engine: Engine, now: Nanoseconds) -> None:
-        if self.store.ruled and not self.own.rules_said:
-            self._say_rules(engine)  # the setting may be another than that in the log
+        if self.store.rules and not self.own.rules_said:
+            self._say_rules(engine)  # the log may say others than this leader goes by
         if now >= self.own.next_expiry:
             expiries = self.own.expiry.due(now, self.store)
             if self._propose_own(engine, expiries.records()):
                 expiries.proposed(self.store)
         self._propose_own(engine, self.own.compactions(now))
+        if self._propose_own(engine, self.own.reclaiming()):
+            self.own.reclaims_after = engine.last
 
     def _say_rules(self, engine: Engine) -> bool:
         """Whether the log says now what the commands that come next are judged by."""
@@ -393,6 +397,11 @@ class Core:
         engine.step(Propose(len(records), size))
         self.settle()
         return True
+
+    @property
+    def _reclaims(self) -> bool:
+        """Whether this node has to see to it that what compactions gave up is reclaimed, busy or not."""
+        return self._role is Role.LEADER and self.store.reclaiming
 
     def _hand_over(self, engine: Engine, now: Nanoseconds, why: str) -> None:
         """A leader whose disk hangs or is full, while a quorum of followers is alive, gives leadership away."""
@@ -439,6 +448,8 @@ class Core:
             return now
         if (chores := storage.deadline(now)) is not None:
             due = min(due, chores)
+        if self._reclaims:
+            due = min(due, self._chores_due)
         engine_due = engine.deadline()
         beat = engine_due == now + self.settings.consensus.heartbeat_ns
         if beat and (hears_at := self.hears_at) and len(self.peer_outbox) == len(self.transport.peers):
