@@ -50,7 +50,7 @@ MODULES = {
         "node parts",
     ),
     "engines": "engines",
-    **dict.fromkeys(("core", "settings", "ownentries", "nodestatus"), "core"),
+    **dict.fromkeys(("core", "settings", "ownentries", "answers"), "core"),
     **dict.fromkeys(("node", "disk", "names"), "node"),
     "client": "client",
     "recipes": "recipes",

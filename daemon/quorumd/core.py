@@ -16,12 +16,14 @@ The one place that knows the order in which everything else is called.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from quorumd import limits
+from quorumd.answers import carry_out, hello_of, status_of
 from quorumd.applier import Applier
-from quorumd.clientplane import ACCEPTED, ClientPlane, refusal
+from quorumd.clientplane import ClientPlane
 from quorumd.consensus.engine import (
     Durable,
     Engine,
@@ -45,14 +47,13 @@ from quorumd.engines import (
 )
 from quorumd.errors import ConfigError, CorruptLog
 from quorumd.join import judge
-from quorumd.nodestatus import status_of
 from quorumd.ownentries import OwnEntries, Records
 from quorumd.ports import Disk, Meta
 from quorumd.recovery import recover
 from quorumd.settings import NodeRandom, Settings
 from quorumd.storage import Storage
 from quorumd.transport import BOOTSTRAPPING, HAS_STATE, VOTER, Identity, Transport
-from quorumd.types import NOBODY, Incarnation, Nanoseconds, NodeId, Term
+from quorumd.types import NOBODY, Incarnation, Nanoseconds, NodeId
 from quorumd_fastpath import wire
 from quorumd_fastpath.apply import Store
 from quorumd_fastpath.ring import Ring
@@ -92,7 +93,7 @@ class Core:
         # heartbeat: a follower takes it for a datagram that came twice. 0: there is more to do. Set by deadline().
         self.rests_until: Nanoseconds = 0
         self._chores_due: Nanoseconds = 0
-        self._now: Nanoseconds = 0
+        self.now: Nanoseconds = 0  # as of the last turn
         self._promised: Nanoseconds = 0  # to leaders, by this life or any before (ports.Meta)
         self._transfer_told: Nanoseconds = 0
 
@@ -100,7 +101,7 @@ class Core:
 
     def start(self, now: Nanoseconds, wall_ns: int) -> None:
         """Reads the stamp and the log. Blocking; afterwards frames may leave. Raises DiskError, ConfigError."""
-        self._now = now
+        self.now = now
         node = self.settings.node
         meta = self.disk.read_meta()
         engine = self.settings.engine
@@ -123,9 +124,9 @@ class Core:
             node, self.client_outbox, self.settings.mtu_client, incarnation, self.store, self.random.u64,
             self.settings.watch_room,
         )  # fmt: skip
-        self.clients.hello = self._hello_body
+        self.clients.hello = partial(hello_of, self)
         self.clients.status = self.status
-        self.clients.admin = self._admin
+        self.clients.admin = partial(carry_out, self)
         self.clients.leader = self._leader_hint
         self._identify(cluster)
         bootstrap = self.settings.bootstrap
@@ -206,7 +207,7 @@ class Core:
 
     def on_peers(self, slab: Slab, now: Nanoseconds) -> None:
         """One slab of datagrams from peers, read before `now`. Clear it only after finish() or settle()."""
-        self._now = now  # a leadership won in settle() begins now, not when the turn before ended
+        self.now = now  # a leadership won in settle() begins now, not when the turn before ended
         messages = self.transport.receive(slab, now)
         engine, storage = self.engine, self.storage
         if engine is None or storage is None:
@@ -281,7 +282,7 @@ class Core:
         now: before the sockets were read; what waits for a time, waits for this one. latest: after they were read;
         from then on lasts what is promised for a time. See Tick.
         """
-        self._now = latest
+        self.now = latest
         engine, storage = self.engine, self.storage
         if engine is None or storage is None:
             if not self.out_of_quorum:
@@ -295,6 +296,8 @@ class Core:
                 self._chores(engine, storage, now)
             self.settle()
             self.applier.advance(now, latest, term, engine.leader)
+            if self._reclaims:
+                self._chores_due = min(self._chores_due, latest + CHORES_EVERY)
         self.transport.tick(now)
         self.clients.finish(now)
 
@@ -325,7 +328,7 @@ class Core:
 
     def _perform(self, engine: Engine, storage: Storage, ready: Ready) -> None:
         """Acts on one Ready, in the order its fields stand."""
-        now = self._now
+        now = self.now
         for item in ready.append:
             self.appender.append(item)
         if ready.touches_disk:
@@ -391,14 +394,16 @@ class Core:
             self._hand_over(engine, now, "disk_stalled" if stalled else "disk_full")
 
     def _keep_house(self, engine: Engine, now: Nanoseconds) -> None:
-        if self.store.ruled and not self.own.rules_said:
-            self._say_rules(engine)  # the setting may be another than that in the log
+        if self.store.rules and not self.own.rules_said:
+            self._say_rules(engine)  # the log may say others than this leader goes by
         heard = self.applier.heard(now)
         if heard >= self.own.next_expiry:
             expiries = self.own.expiry.due(heard, self.store)
             if self._propose_own(engine, expiries.records()):
                 expiries.proposed(self.store)
         self._propose_own(engine, self.own.compactions(now))
+        if self._propose_own(engine, self.own.reclaiming()):
+            self.own.reclaims_after = engine.last
 
     def _say_rules(self, engine: Engine) -> bool:
         """Whether the log says now what the commands that come next are judged by."""
@@ -418,6 +423,11 @@ class Core:
         engine.step(Propose(len(records), size))
         self.settle()
         return True
+
+    @property
+    def _reclaims(self) -> bool:
+        """Whether this node has to see to it that what compactions gave up is reclaimed, busy or not."""
+        return self._role is Role.LEADER and self.store.reclaiming
 
     def _hand_over(self, engine: Engine, now: Nanoseconds, why: str) -> None:
         """A leader whose disk hangs or is full, while a quorum of followers is alive, gives leadership away."""
@@ -464,6 +474,8 @@ class Core:
             return now
         if (chores := storage.deadline(now)) is not None:
             due = min(due, chores)
+        if self._reclaims:
+            due = min(due, self._chores_due)
         engine_due = engine.deadline()
         beat = engine_due == now + self.settings.consensus.heartbeat_ns
         if beat and (hears_at := self.hears_at) and len(self.peer_outbox) == len(self.transport.peers):
@@ -482,41 +494,6 @@ class Core:
         leader = self.engine.leader if self.engine else 0
         return leader, self.settings.client_addresses.get(leader, "")
 
-    def _hello_body(self) -> Mapping[str, Any]:
-        return {
-            "cluster": f"{self.transport.cluster:016x}",
-            "node": self.settings.node,
-            "leader": (self.engine.leader or None) if self.engine else None,
-            "term": self.engine.term if self.engine else 0,
-            "members": {str(node): address for node, address in self.settings.client_addresses.items()},
-            "mtu": self.settings.mtu_client,
-            "session_ttl_ms": self.settings.session_ttl // limits.MILLISECOND,
-            "auth": self.settings.mac_bytes > 0,
-        }
-
-    def _admin(self, command: Mapping[str, Any], term: Term) -> Mapping[str, Any]:
-        """Carries out a command that is meant for the leadership of `term`; the answer.
-
-        To a command for another term it names the present one. Who asks first with term 0, and then with that, is
-        obeyed in that term or never.
-        """
-        engine = self.engine
-        if command.get("command") != "transfer-leader":
-            return refusal("unknown command; this node knows: transfer-leader")
-        target = command.get("to", 0)
-        if engine is None or engine.role is not Role.LEADER:
-            leader = engine.leader if engine else 0
-            return refusal(f"node {self.settings.node} is not the leader; ask node {leader}")
-        if type(target) is not int:
-            return refusal("'to' is a node's id, or 0 for any")
-        if target and target not in self.settings.peers:
-            return refusal(f"no node {target} in this cluster")
-        if term != engine.term:
-            error = f"the command is for term {term}, and this is term {engine.term}"
-            return {**refusal(error), "term": engine.term}
-        self.give_away(self._now, target)
-        return ACCEPTED
-
     def status(self) -> dict[str, Any]:
-        """This node's figures (nodestatus.py)."""
+        """This node's figures (answers.py)."""
         return status_of(self)

@@ -20,7 +20,7 @@ MAX_TXN_OPS: Final = 128  # in one list of a transaction; etcd's default
 MAX_TXN_DEPTH: Final = 8  # transactions in each other
 MAX_TXN_TOTAL: Final = 1024  # operations and compares of a transaction and all within it
 MAX_LOOKS: Final = 100_000  # keys that the ranges of a transaction walk over, beside the longest walk
-RULES_VERSION: Final = 1  # of what decides what a command does: limits here and in the fast path; raised if one changes
+RULES_VERSION: Final = 2  # of what decides what a command does: limits here and in the fast path; raised if one changes
 RANGE_PAGE_BYTES: Final = 1 * MIB
 DEFAULT_QUOTA_BYTES: Final = 2 * 1024 * MIB
 
@@ -29,6 +29,7 @@ DEFAULT_RETAIN_REVISIONS: Final = 100_000
 RETAIN_SAMPLES: Final = 256  # of (time, revision), by which history is kept for a time
 COMPACT_EVERY: Final = 100 * MILLISECOND  # at most, so that compaction costs the log next to nothing
 COMPACT_STEP: Final = 16  # at least a 16th of what is retained goes at once
+RECLAIMED_AT_ONCE: Final = 50_000  # by an entry of the leader's own, in units of 20 ns (store.h): a millisecond
 
 # Leases
 MAX_LEASES: Final = 100_000

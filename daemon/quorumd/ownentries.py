@@ -12,9 +12,9 @@ from typing import TypeAlias
 from quorumd.commands import Kind
 from quorumd.compaction import CompactionPolicy
 from quorumd.expiry import NO_BYTES, ExpiryPolicy
-from quorumd.limits import RULES_VERSION
+from quorumd.limits import RECLAIMED_AT_ONCE, RULES_VERSION
 from quorumd.settings import Settings
-from quorumd.types import Nanoseconds
+from quorumd.types import Index, Nanoseconds
 from quorumd_fastpath.apply import Store
 
 Records: TypeAlias = list[tuple[int, bytes, int]]
@@ -29,6 +29,8 @@ class OwnEntries:
         self._compaction = CompactionPolicy(settings.compaction)
         self.store = store
         self._quota = settings.quota_bytes
+        self.reclaims_after: Index = 0
+        """The entry that reclaims next must wait until this one is applied: it is the one before."""
         self.rules_said = False
         """Whether this leader has put them into the log: what it proposes from now on is judged by them. Of no use to a
         later leadership: cleared when this one ends."""
@@ -37,10 +39,11 @@ class OwnEntries:
         """This node leads from `now` on."""
         self.store.rearm(now)
         self.expiry.begin(now)
+        self.reclaims_after = 0
 
     def rules(self) -> Records:
         """What commands are to be judged by from here on, if the log says something else or nothing."""
-        if self.store.ruled and self.store.quota_bytes == self._quota:
+        if (self.store.rules, self.store.quota_bytes) == (RULES_VERSION, self._quota):
             return []
         return [(int(Kind.RULES), NO_BYTES + RULES_VERSION.to_bytes(8, "little"), self._quota)]
 
@@ -53,3 +56,11 @@ class OwnEntries:
         """At most one."""
         revision = self._compaction.due(now, self.store)
         return [] if revision is None else [(int(Kind.COMPACT), bytes(16), revision)]
+
+    def reclaiming(self) -> Records:
+        """At most one. Every entry reclaims a little of what compactions gave up, this one much: else writes that are
+        refused for want of room would have to make that room, and an idle cluster would keep it all."""
+        if not self.store.reclaiming or self.store.applied < self.reclaims_after:
+            return []
+        budget = RECLAIMED_AT_ONCE.to_bytes(8, "little")
+        return [(int(Kind.COMPACT), NO_BYTES + budget, self.store.compacted)]

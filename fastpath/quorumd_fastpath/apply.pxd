@@ -125,7 +125,7 @@ cdef extern from "machine.h" namespace "quorumd" nogil:
         uint64_t applied()
         uint64_t digest()
         uint64_t executed()
-        bint ruled()
+        uint64_t rules()
         Answer apply(const Entry& entry, uint64_t now) except +
         void seal(uint32_t entry_crc, Status status, uint32_t body_crc) except +
         Checkpoint checkpoint()
@@ -155,6 +155,8 @@ cdef extern from "machine.h" namespace "quorumd" nogil:
     const uint64_t OVERHEAD "quorumd::KEY_OVERHEAD"
     const uint64_t OVERHEAD_OF_VERSION "quorumd::VERSION_OVERHEAD"
     const uint64_t RECLAIM_STEP "quorumd::RECLAIMED_PER_ENTRY"
+    const uint64_t RECLAIM_VERSION "quorumd::VERSION_COST"
+    const uint64_t RECLAIM_TOMBSTONE "quorumd::TOMBSTONE_COST"
     const uint64_t DIGEST_STEP "quorumd::DIGEST_EVERY"
     const size_t CHECKPOINT_LIMIT "quorumd::CHECKPOINTS_KEPT"
 

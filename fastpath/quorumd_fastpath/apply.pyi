@@ -27,7 +27,11 @@ KEY_OVERHEAD_BYTES: int
 VERSION_OVERHEAD_BYTES: int
 """What each version of a key, a tombstone too, costs in the quota beyond its value."""
 RECLAIMED_PER_ENTRY: int
-"""Changes that an entry reclaims after a compaction, besides two for each that the entry before made."""
+"""What an entry reclaims after a compaction, besides twice what the changes of the entry before will cost. The unit is
+a change that replaced nothing."""
+RECLAIM_COSTS: tuple[int, int]
+"""What reclaiming a change costs besides 1, and 1 for each KiB of value freed: if it replaced a version; if it is a
+delete."""
 DIGEST_EVERY: int
 CHECKPOINTS_KEPT: int
 
@@ -163,7 +167,7 @@ class Store:
 
     @property
     def reclaiming(self) -> bool:
-        """Whether a compaction has freed what further entries have yet to reclaim."""
+        """Whether a compaction has given up what further entries have yet to reclaim."""
 
     @property
     def changes(self) -> int:
@@ -192,8 +196,8 @@ class Store:
     @property
     def quota_bytes(self) -> int: ...
     @property
-    def ruled(self) -> bool:
-        """Whether the log has said what commands are judged by (Kind.RULES)."""
+    def rules(self) -> int:
+        """The version of the rules that the log has said commands are judged by (Kind.RULES), 0: none yet."""
 
     @property
     def windows(self) -> tuple[int, int]:

@@ -39,6 +39,7 @@ ENDED_SESSIONS_KEPT = ENDED_LIMIT
 KEY_OVERHEAD_BYTES = OVERHEAD
 VERSION_OVERHEAD_BYTES = OVERHEAD_OF_VERSION
 RECLAIMED_PER_ENTRY = RECLAIM_STEP
+RECLAIM_COSTS = RECLAIM_VERSION, RECLAIM_TOMBSTONE
 DIGEST_EVERY = DIGEST_STEP
 CHECKPOINTS_KEPT = CHECKPOINT_LIMIT
 
@@ -408,7 +409,7 @@ cdef class Store:
 
     @property
     def reclaiming(self):
-        """Whether a compaction has freed what further entries have yet to reclaim."""
+        """Whether a compaction has given up what further entries have yet to reclaim."""
         return self.machine.store.reclaiming()
 
     @property
@@ -446,9 +447,9 @@ cdef class Store:
         return self.machine.store.quota()
 
     @property
-    def ruled(self):
-        """Whether the log has said what commands are judged by (Kind.RULES)."""
-        return self.machine.ruled()
+    def rules(self):
+        """The version of the rules that the log has said commands are judged by (Kind.RULES), 0: none yet."""
+        return self.machine.rules()
 
     @property
     def windows(self):

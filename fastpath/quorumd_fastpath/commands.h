@@ -208,6 +208,7 @@ private:
     struct Changed {
         std::string_view key;
         size_t by;
+        size_t same = 0;  // once they are in order: so many from this one on are by the same operation
 
         bool operator<(const Changed& other) const { return key < other.key; }
     };
@@ -324,12 +325,21 @@ private:
         constexpr Verdict DUPLICATE{REJECTED, "duplicate key in a transaction"};
         auto clash = [](const Changed& a, const Changed& b) { return a.key == b.key && a.by != b.by; };
         if (std::adjacent_find(begin, end, clash) != end) return DUPLICATE;
+        // What one operation puts and deletes was compared within it: only whether all puts that a delete covers are by
+        // its own operation is asked, and so without a look at each.
+        for (auto put = end; put != begin;) {
+            --put;
+            put->same = put + 1 != end && put[1].by == put->by ? put[1].same + 1 : 1;
+        }
         for (size_t k = first_delete; k < out->deletes.size(); ++k) {
             const Deleted& deleted = out->deletes[k];
-            for (auto put = std::lower_bound(begin, end, Changed{deleted.span.key, 0}); put != end; ++put, ++work_) {
-                if (!deleted.span.covers(put->key)) break;
-                if (put->by != deleted.by) return DUPLICATE;
-            }
+            ++work_;
+            auto put = std::lower_bound(begin, end, Changed{deleted.span.key, 0});
+            auto covered = [&](const Changed& change) { return deleted.span.covers(change.key); };
+            if (put == end || !covered(*put)) continue;
+            if (put->by != deleted.by) return DUPLICATE;
+            auto other = put + static_cast<ptrdiff_t>(put->same);
+            if (other != end && covered(*other)) return DUPLICATE;
         }
         return GOOD;
     }

@@ -88,6 +88,8 @@ private:
         return store_.growth(at, op.key, size);
     }
 
+    Position onward(Position at, Position to) const { return store_.skip_dead(at, to); }
+
     // Bytes that prev_kv adds to the reply, counted no further than to where they are too many.
     size_t previous_size(const Operation& op) const {
         if (!op.prev_kv()) return 0;
@@ -95,7 +97,7 @@ private:
         Span span = op.span();
         store_.range(span.key, span.end, &from, &to);
         size_t size = 0;
-        for (; !(from == to) && size <= MAX_PREVIOUS_SIZE; from = store_.next(from)) {
+        for (from = onward(from, to); !(from == to) && size <= MAX_PREVIOUS_SIZE; from = onward(store_.next(from), to)) {
             const Record* record = store_.record(from);
             if (record->dead == 0) size += Pair{record, record->newest}.size(true);
         }
@@ -124,7 +126,7 @@ private:
         body->append(count);
         body->append(op.prev_kv() ? static_cast<uint32_t>(count) : uint32_t{0});
         if (count == 0) return;
-        for (Position at = from; !(at == to); at = store_.next(at)) {
+        for (Position at = onward(from, to); !(at == to); at = onward(store_.next(at), to)) {
             Record* record = store_.record(at);
             if (record->dead != 0) continue;
             if (op.prev_kv()) body->append_pair({record, record->newest}, true);
@@ -183,7 +185,7 @@ private:
     // A range holds if each of its keys does; an empty one, if a key that is all zeros and has no value would.
     bool holds(const Comparison& compare, Position from, Position to) const {
         bool any = false;
-        for (Position at = from; !(at == to); at = store_.next(at)) {
+        for (Position at = onward(from, to); !(at == to); at = onward(store_.next(at), to)) {
             const Record* record = store_.record(at);
             if (record->dead != 0) continue;
             if (!holds(compare, record->newest)) return false;

@@ -18,6 +18,85 @@
 
 namespace quorumd {
 
+// How many records a run holds, or several do, and how many of them are dead.
+struct Tally {
+    uint32_t records = 0;
+    uint32_t dead = 0;
+
+    bool all_dead() const { return dead == records; }
+};
+
+// The tallies of all runs, beside each other, with their sums by blocks: a range that spans thousands of runs is
+// counted without a look at each of them.
+class Tallies {
+public:
+    void set(size_t run, Tally tally) {
+        Tally& block = blocks_[run / BLOCK];
+        block.records += tally.records - runs_[run].records;
+        block.dead += tally.dead - runs_[run].dead;
+        runs_[run] = tally;
+    }
+    // The run has one record more, which is not dead.
+    void grew(size_t run) {
+        ++runs_[run].records;
+        ++blocks_[run / BLOCK].records;
+    }
+    void insert(size_t run, Tally tally) {
+        runs_.insert(runs_.begin() + static_cast<ptrdiff_t>(run), tally);
+        sum_from(run / BLOCK);
+    }
+    void erase(size_t run) {
+        runs_.erase(runs_.begin() + static_cast<ptrdiff_t>(run));
+        sum_from(run / BLOCK);
+    }
+
+    // Of the runs in [from, to).
+    size_t records(size_t from, size_t to) const { return sum<&Tally::records>(from, to); }
+    size_t dead(size_t from, size_t to) const { return sum<&Tally::dead>(from, to); }
+
+    // The first run in [from, to) with a record that is not dead, else `to`.
+    size_t first_live(size_t from, size_t to) const {
+        while (from < to) {
+            if (from % BLOCK == 0 && to - from >= BLOCK && blocks_[from / BLOCK].all_dead()) {
+                from += BLOCK;
+            } else if (runs_[from].all_dead()) {
+                ++from;
+            } else {
+                break;
+            }
+        }
+        return from;
+    }
+
+private:
+    static constexpr size_t BLOCK = 128;
+
+    // Blocks `first` and later: all runs from there on have moved.
+    void sum_from(size_t first) {
+        blocks_.resize((runs_.size() + BLOCK - 1) / BLOCK);
+        for (size_t block = first; block < blocks_.size(); ++block) {
+            Tally total;
+            for (size_t run = block * BLOCK, end = std::min(run + BLOCK, runs_.size()); run < end; ++run) {
+                total.records += runs_[run].records;
+                total.dead += runs_[run].dead;
+            }
+            blocks_[block] = total;
+        }
+    }
+
+    template <uint32_t Tally::*FIELD>
+    size_t sum(size_t from, size_t to) const {
+        size_t total = 0;
+        for (; from < to && from % BLOCK != 0; ++from) total += runs_[from].*FIELD;
+        for (; from + BLOCK <= to; from += BLOCK) total += blocks_[from / BLOCK].*FIELD;
+        for (; from < to; ++from) total += runs_[from].*FIELD;
+        return total;
+    }
+
+    std::vector<Tally> runs_;
+    std::vector<Tally> blocks_;
+};
+
 // Records in key order, owned by somebody else.
 class Run {
 public:
@@ -32,6 +111,7 @@ public:
         for (size_t i = from; i < to; ++i) count += at(i)->dead == 0;
         return count;
     }
+    Tally tally() const { return {static_cast<uint32_t>(size()), static_cast<uint32_t>(dead_)}; }
     // A record of this run died, or came back to life.
     void died() { ++dead_; }
     void revived() { --dead_; }
@@ -165,7 +245,8 @@ struct Position {
     bool operator==(const Position& other) const { return run == other.run && slot == other.slot; }
 };
 
-// Owns its records. Invariants: no run is empty; firsts_.at(i) == runs_[i]->at(0).
+// Owns its records. Invariants: no run is empty; firsts_.at(i) == runs_[i]->at(0); tallies_ are those of
+// runs_.
 class KeyIndex {
 public:
     static constexpr size_t RUN_LIMIT = 256;
@@ -194,23 +275,32 @@ public:
     size_t live(Position from, Position to) const {
         if (from.run == to.run) return from.run == runs_.size() ? 0 : runs_[from.run]->live(from.slot, to.slot);
         size_t count = runs_[from.run]->live(from.slot, runs_[from.run]->size());
-        for (size_t run = from.run + 1; run < to.run; ++run) count += runs_[run]->live(0, runs_[run]->size());
+        count += tallies_.records(from.run + 1, to.run) - tallies_.dead(from.run + 1, to.run);
         return to.slot == 0 ? count : count + runs_[to.run]->live(0, to.slot);
     }
 
-    // Records in [from, to), dead ones too, counted no further than to where they are more than `most`.
-    size_t count(Position from, Position to, size_t most) const {
+    // Records in [from, to), dead ones too.
+    size_t count(Position from, Position to) const {
         if (from.run == to.run) return to.slot - from.slot;
-        size_t count = runs_[from.run]->size() - from.slot;
-        for (size_t run = from.run + 1; run < to.run && count <= most; ++run) count += runs_[run]->size();
-        return std::min(count + to.slot, most + 1);
+        return runs_[from.run]->size() - from.slot + tallies_.records(from.run + 1, to.run) + to.slot;
+    }
+
+    // Leaves out whole runs of dead records: a place in [at, to] before which, from `at` on, there are only such.
+    Position skip_dead(Position at, Position to) const {
+        return at.slot != 0 ? at : Position{tallies_.first_live(at.run, to.run), 0};
     }
 
     // The record at `at` died, or came back to life: its `dead` has just changed.
-    void died(Position at) { runs_[at.run]->died(); }
-    void revived(Position at) { runs_[at.run]->revived(); }
+    void died(Position at) {
+        runs_[at.run]->died();
+        note(at.run);
+    }
+    void revived(Position at) {
+        runs_[at.run]->revived();
+        note(at.run);
+    }
 
-    // `at` is lower_bound(record->key()), and the key is not there yet.
+    // `at` is lower_bound(record->key()), and the key, which is not dead, is not there yet.
     void insert(Position at, Record* record) {
         if (runs_.empty()) {
             add_run(0, std::make_unique<Run>(), record);
@@ -227,10 +317,13 @@ public:
             run.split(*upper);
             size_t middle = run.size();
             firsts_.insert(at.run + 1, upper->at(0));
+            tallies_.insert(at.run + 1, upper->tally());
             runs_.insert(runs_.begin() + static_cast<ptrdiff_t>(at.run) + 1, std::move(upper));
+            note(at.run);
             if (at.slot > middle) at = {at.run + 1, at.slot - middle};
         }
         runs_[at.run]->insert(at.slot, record);
+        tallies_.grew(at.run);
         restore_first(at.run);
     }
 
@@ -240,9 +333,9 @@ public:
         runs_[at.run]->revived();
         runs_[at.run]->erase(at.slot);
         if (runs_[at.run]->size() == 0) {
-            firsts_.erase(at.run);
-            runs_.erase(runs_.begin() + static_cast<ptrdiff_t>(at.run));
+            remove_run(at.run);
         } else {
+            note(at.run);
             restore_first(at.run);
         }
         merge_small(at.run);
@@ -257,8 +350,18 @@ private:
     void add_run(size_t position, std::unique_ptr<Run> run, Record* only) {
         run->insert(0, only);
         firsts_.insert(position, only);
+        tallies_.insert(position, run->tally());
         runs_.insert(runs_.begin() + static_cast<ptrdiff_t>(position), std::move(run));
     }
+
+    void remove_run(size_t position) {
+        firsts_.erase(position);
+        tallies_.erase(position);
+        runs_.erase(runs_.begin() + static_cast<ptrdiff_t>(position));
+    }
+
+    // The run has more or fewer records, or dead ones, than before.
+    void note(size_t run) { tallies_.set(run, runs_[run]->tally()); }
 
     void restore_first(size_t run) {
         if (run < runs_.size() && firsts_.at(run) != runs_[run]->at(0)) firsts_.replace(run, runs_[run]->at(0));
@@ -273,12 +376,13 @@ private:
                 continue;
             }
             runs_[left]->merge(*runs_[left + 1]);
-            firsts_.erase(left + 1);
-            runs_.erase(runs_.begin() + static_cast<ptrdiff_t>(left) + 1);
+            note(left);
+            remove_run(left + 1);
         }
     }
 
     Run firsts_;
+    Tallies tallies_;
     std::vector<std::unique_ptr<Run>> runs_;
 };
 

@@ -28,13 +28,9 @@ enum Kind : uint8_t {
     CLOSE_SESSION = 3,
     EXPIRE_SESSION = 4,
     EXPIRE_LEASE = 8,     // session.low is the lease, seq the generation
-    COMPACT_HISTORY = 9,  // seq is the revision
+    COMPACT_HISTORY = 9,  // seq is the revision; session.low, unless 0: only reclaims, and how much
     RULES = 10,           // seq is the quota, session.low the version of the rules
 };
-
-// Of everything that decides what a command does, and is no part of the log: limits, overheads, budgets, the order of
-// steps. A log says which it goes by, because it is replayed from its first entry. limits.py has the same number.
-constexpr uint64_t RULES_VERSION = 1;
 
 // limits.py has the same number; a test compares them.
 constexpr uint64_t DIGEST_EVERY = 1024;
@@ -75,8 +71,8 @@ public:
     uint64_t applied() const { return applied_; }
     uint64_t digest() const { return digest_; }
     uint64_t executed() const { return executed_; }
-    // Whether the log has said what commands are judged by.
-    bool ruled() const { return ruled_; }
+    // The version of the rules that the log has said commands are judged by, 0: none yet.
+    uint64_t rules() const { return ruled_ ? store.rules() : 0; }
 
     // Applies the entry at applied() + 1. seal() must follow.
     Answer apply(const Entry& entry, uint64_t now) {
@@ -98,7 +94,7 @@ public:
             case EXPIRE_LEASE:
                 return answer(expire_lease(entry));
             case COMPACT_HISTORY:
-                return answer(compact(entry.seq));
+                return answer(keep_house(entry));
             case RULES:
                 return answer(rule(entry));
             default:
@@ -232,13 +228,22 @@ private:
         }
     }
 
+    // A compaction of the leader's, or more reclaiming than an entry does in passing. Never both at once: who follows
+    // the changes has to see what a compaction gives up before it is gone.
+    Verdict keep_house(const Entry& entry) {
+        if (entry.session.low == 0 || store.rules() == 1) return compact(entry.seq);
+        store.reclaim(entry.session.low);
+        return GOOD;
+    }
+
     // Other rules than these would make another history of the same log.
     Verdict rule(const Entry& entry) {
-        if (entry.session.low != RULES_VERSION) {
-            throw std::runtime_error("the log goes by rules of version " + std::to_string(entry.session.low) +
+        uint64_t version = entry.session.low;
+        if (version == 0 || version > RULES_VERSION) {
+            throw std::runtime_error("the log goes by rules of version " + std::to_string(version) +
                                      ", this version of quorumd has " + std::to_string(RULES_VERSION));
         }
-        store.set_quota(entry.seq);
+        store.set_rules(version, entry.seq);
         ruled_ = true;
         return GOOD;
     }

@@ -172,13 +172,17 @@ private:
                within(version.create_revision, options_.min_create_revision, options_.max_create_revision);
     }
 
+    // `at`, or a place behind it, if all keys before are dead. What a transaction is allowed (looks()) counts these all
+    // the same: that is part of the rules.
+    Position onward(Position at, Position to) const { return newest_ ? store_.skip_dead(at, to) : at; }
+
     // In key order. With `walk`, all keys are looked at to count them.
     void in_order(const Operation& op, Position from, Position to, uint64_t* count, Budget* budget, Body* body,
                   bool walk) {
         bool with_value = !op.has(KEYS_ONLY), wanted = !op.has(COUNT_ONLY), more = false;
         uint64_t skip = options_.skip;
         uint32_t taken = 0;
-        for (Position at = from; !(at == to) && (walk || !more); at = store_.next(at)) {
+        for (Position at = onward(from, to); !(at == to) && (walk || !more); at = onward(store_.next(at), to)) {
             Pair pair = visible(at);
             if (pair.version == nullptr) continue;
             *count += walk ? 1 : 0;
@@ -200,7 +204,7 @@ private:
                 bool walk) {
         bool with_value = !op.has(KEYS_ONLY), wanted = !op.has(COUNT_ONLY);
         std::vector<Pair> picked;
-        for (Position at = from; !(at == to) && (walk || wanted); at = store_.next(at)) {
+        for (Position at = onward(from, to); !(at == to) && (walk || wanted); at = onward(store_.next(at), to)) {
             Pair pair = visible(at);
             if (pair.version == nullptr) continue;
             *count += walk ? 1 : 0;

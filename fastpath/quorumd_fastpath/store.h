@@ -20,15 +20,26 @@ namespace quorumd {
 // is refused and so must not depend on how memory is laid out; about what it costs in memory.
 constexpr uint64_t KEY_OVERHEAD = 80;
 constexpr uint64_t VERSION_OVERHEAD = 96;
-// Changes that an entry reclaims when a compaction has freed some, besides two for each that the entry before made:
-// reclaiming goes on under any load, catches up with it, and no entry takes much longer for it.
-constexpr uint64_t RECLAIMED_PER_ENTRY = 16;
+// Of everything that decides what a command does, and is no part of the log: limits, overheads, budgets, the order of
+// steps. A log says which it goes by, because it is replayed from its first entry. limits.py has the same number.
+constexpr uint64_t RULES_VERSION = 2;
+
+// What an entry reclaims when a compaction has freed some, besides twice what the changes of the entry before will
+// cost: reclaiming goes on under any load, catches up with it, and no entry takes more than some 10 us longer for it.
+// The unit is what it takes to let go of a change that replaced nothing, 20 ns. Measured against it, with nothing in a
+// cache: to free a version, besides one for each KiB of its value, and to take a deleted key out of the index.
+constexpr uint64_t RECLAIMED_PER_ENTRY = 512;
+constexpr uint64_t VERSION_COST = 4;
+constexpr uint64_t TOMBSTONE_COST = 30;
+// Rules of version 1 counted changes, all alike.
+constexpr uint64_t RECLAIMED_BY_COUNT = 16;
 
 // Work, in looks at a key: see KeyStore::work.
 constexpr uint64_t SEEK_WORK = 16;
-constexpr uint64_t CHANGE_WORK = 8;  // to delete a key, or to reclaim a change
+constexpr uint64_t CHANGE_WORK = 8;  // to delete a key
 constexpr uint64_t BYTES_OF_A_LOOK = 64;
 constexpr uint64_t RUNS_OF_A_LOOK = 8;
+constexpr uint64_t RUNS_OF_A_COUNT = 256;  // that it looks at; blocks of the others are summed up already
 
 enum class Compaction : uint8_t { DONE, COMPACTED, FUTURE };
 
@@ -54,7 +65,12 @@ public:
     // Reads below it and changes up to it are refused; 0: nothing was compacted yet.
     uint64_t compacted() const { return compacted_; }
     uint64_t quota() const { return quota_; }
-    void set_quota(uint64_t quota) { quota_ = quota; }
+    // The rules that decide from here on, of a version that there is.
+    void set_rules(uint64_t version, uint64_t quota) {
+        rules_ = version;
+        quota_ = quota;
+    }
+    uint64_t rules() const { return rules_; }
     // What counts against the quota: all keys and versions held; and what would without history.
     uint64_t bytes() const { return bytes_; }
     uint64_t live_bytes() const { return live_bytes_; }
@@ -80,15 +96,18 @@ public:
     Record* record(Position at) const { return index_.record(at); }
     // Keys in [from, to) that exist at the newest revision.
     uint64_t live(Position from, Position to) const {
-        spend((to.run - from.run) / RUNS_OF_A_LOOK);
+        spend(runs(from, to));
         return index_.live(from, to);
     }
     // How many there are to walk over, the dead ones of `only_dead` or all; counted no further than to beyond `most`.
     uint64_t length(Position from, Position to, size_t most, bool only_dead) const {
-        spend((to.run - from.run) / RUNS_OF_A_LOOK);
-        if (!only_dead) return index_.count(from, to, most);
-        return std::min<uint64_t>(index_.count(from, to, SIZE_MAX - 1) - index_.live(from, to), most + 1);
+        uint64_t count = index_.count(from, to);
+        spend(runs(from, to));
+        if (only_dead) count -= live(from, to);
+        return std::min<uint64_t>(count, most + 1);
     }
+    // For who looks for keys of the newest revision in [at, to): `at`, or a place behind it, and behind dead ones only.
+    Position skip_dead(Position at, Position to) const { return index_.skip_dead(at, to); }
 
     // The record of `key` if it exists at the newest revision, else nullptr. `at` is seek(key).
     Record* find(Position at, std::string_view key) const {
@@ -169,12 +188,15 @@ public:
         return Compaction::DONE;
     }
 
-    // Frees the history of a bounded number of changes; once for each entry applied, before it.
+    // Frees some of the history that is to go; once for each entry applied, before it.
     void reclaim() {
-        uint64_t budget = RECLAIMED_PER_ENTRY + 2 * added_;
+        uint64_t budget = (rules_ == 1 ? RECLAIMED_BY_COUNT : RECLAIMED_PER_ENTRY) + 2 * added_;
         added_ = 0;
-        if (!reclaiming()) return;
-        for (; budget != 0; --budget) {
+        reclaim(budget);
+    }
+    // As much of it as the budget lasts for; the change that exhausts it may cost more than is left.
+    void reclaim(uint64_t budget) {
+        while (reclaiming() && budget != 0) {
             if (changes_.empty() || changes_.front().revision() > compacted_) {
                 reclaimed_ = compacted_;
                 return;
@@ -183,7 +205,10 @@ public:
             prefetch();
             changes_.pop_front();
             ++first_change_;
-            reclaim(change);
+            uint64_t effort = this->effort(*change.version);
+            spend(effort);
+            budget -= std::min(budget, effort);
+            release(change);
         }
     }
 
@@ -203,6 +228,11 @@ public:
     size_t changes() const { return changes_.size(); }
 
 private:
+    // Work of a count between two places.
+    static uint64_t runs(Position from, Position to) {
+        return std::min<uint64_t>(to.run - from.run, RUNS_OF_A_COUNT) / RUNS_OF_A_LOOK;
+    }
+
     static uint64_t cost(const Record& record) {
         return KEY_OVERHEAD + record.key_size + VERSION_OVERHEAD + record.newest->size;
     }
@@ -219,7 +249,15 @@ private:
         record->push(made);
         bytes_ += VERSION_OVERHEAD + made->size;
         changes_.push_back({record, made});
-        ++added_;
+        added_ += effort(*made);
+    }
+
+    // What it costs to reclaim the change that made this version.
+    uint64_t effort(const Version& version) const {
+        if (rules_ == 1) return 1;
+        const Version* replaced = version.older;
+        uint64_t freed = replaced == nullptr ? 0 : VERSION_COST + replaced->size / 1024;
+        return 1 + freed + (version.dead() ? TOMBSTONE_COST : 0);
     }
 
     // What was written long ago is in no cache: it is asked for a few changes before it is needed, first the change's
@@ -236,8 +274,7 @@ private:
 
     // No reader may ask for what this change replaced any more. Older versions of the key went with earlier changes. A
     // tombstone goes too, with its key; unless newer versions hang on it: then with the next of those.
-    void reclaim(const Change& change) {
-        spend(CHANGE_WORK);
+    void release(const Change& change) {
         change.record->cut(change.version, [this](const Version& gone) { bytes_ -= VERSION_OVERHEAD + gone.size; });
         if (change.record->newest != change.version || !change.version->dead()) return;
         bytes_ -= VERSION_OVERHEAD + KEY_OVERHEAD + change.record->key_size;
@@ -247,7 +284,7 @@ private:
     KeyIndex index_;
     std::deque<Change> changes_;
     uint64_t first_change_ = 0;  // number of changes_.front()
-    uint64_t added_ = 0;         // changes since reclaim() was called last
+    uint64_t added_ = 0;         // what reclaiming the changes since reclaim() was called last will cost
     uint64_t revision_ = 1;
     uint64_t compacted_ = 0;
     uint64_t reclaimed_ = 0;  // compacted_ once all that it freed is reclaimed
@@ -255,6 +292,7 @@ private:
     uint64_t live_bytes_ = 0;
     size_t live_ = 0;
     mutable uint64_t work_ = 0;
+    uint64_t rules_ = RULES_VERSION;  // until the log says another
     uint64_t quota_;
 };
 

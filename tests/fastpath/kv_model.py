@@ -64,7 +64,7 @@ class Model(Mvcc):
             case Kind.COMMAND:
                 return self.command(session, record)
             case Kind.RULES:
-                self.quota = record.seq
+                self.quota, self.rules = record.seq, session_halves(record.session)[1]
                 return Status.OK, self.revision, b""
             case Kind.EXPIRE_LEASE | Kind.COMPACT:
                 status, body = self.internal(record)
@@ -113,7 +113,11 @@ class Model(Mvcc):
         """What a leader proposes of its own."""
         try:
             if record.kind is Kind.COMPACT:
-                self.compact(record.seq)
+                budget = session_halves(record.session)[1]
+                if budget and self.rules > 1:
+                    self.reclaim_for(budget)
+                else:
+                    self.compact(record.seq)
                 return Status.OK, b""
             lease = session_halves(record.session)[1]
             if lease in self.leases and self.leases[lease][0] != record.seq:

@@ -37,11 +37,14 @@ from quorumd.limits import (
     MAX_VALUE_BYTES,
     MIN_LEASE_TTL_MS,
     RANGE_PAGE_BYTES,
+    RULES_VERSION,
 )
 
 KEY_OVERHEAD = 80
 VERSION_OVERHEAD = 96
-RECLAIMED_PER_ENTRY = 16
+RECLAIMED_PER_ENTRY = 512
+RECLAIM_COSTS = 4, 30  # a version freed, a delete; beside 1, and 1 for each KiB
+RECLAIMED_BY_COUNT = 16  # rules of version 1
 KV_HEADER = 40
 MAX_PREVIOUS = MAX_VALUE_BYTES + MAX_KEY_BYTES + KV_HEADER
 RELATIONS = {"=": operator.eq, ">": operator.gt, "<": operator.lt, "!=": operator.ne}
@@ -193,7 +196,8 @@ class Mvcc:
         self.history: list[Event] = []
         self.leases: dict[int, tuple[int, int]] = {}  # id -> (generation, TTL in ms)
         self.held: dict[bytes, Held] = {}
-        self.unreclaimed: list[tuple[int, bytes]] = []
+        self.unreclaimed: list[tuple[int, bytes, int]] = []
+        self.rules = RULES_VERSION
         self.added = 0
 
     # What is read.
@@ -236,11 +240,14 @@ class Mvcc:
 
     def reclaim(self) -> None:
         """Before each entry: a few changes that are compacted let go of what they replaced."""
-        budget = RECLAIMED_PER_ENTRY + 2 * self.added
+        budget = (RECLAIMED_BY_COUNT if self.rules == 1 else RECLAIMED_PER_ENTRY) + 2 * self.added
         self.added = 0
-        while budget and self.unreclaimed and self.unreclaimed[0][0] <= self.compacted:
-            budget -= 1
-            revision, key = self.unreclaimed.pop(0)
+        self.reclaim_for(budget)
+
+    def reclaim_for(self, budget: int) -> None:
+        while budget > 0 and self.unreclaimed and self.unreclaimed[0][0] <= self.compacted:
+            revision, key, cost = self.unreclaimed.pop(0)
+            budget -= 1 if self.rules == 1 else cost
             held = self.held[key]
             held.versions = [version for version in held.versions if version[0] >= revision]
             if held.versions == [(revision, None)]:
@@ -251,9 +258,13 @@ class Mvcc:
     def change(self, key: bytes, kv: KeyValue | None) -> None:
         """A change of the revision that finish() begins."""
         self.history.append(Event(self.revision + 1, key, kv, self.kvs.get(key)))
-        self.held.setdefault(key, Held()).versions.append((self.revision + 1, None if kv is None else kv.value))
-        self.unreclaimed.append((self.revision + 1, key))
-        self.added += 1
+        versions = self.held.setdefault(key, Held()).versions
+        of_version, of_delete = RECLAIM_COSTS
+        freed = of_version + len(versions[-1][1] or b"") // 1024 if versions else 0
+        cost = 1 + freed + (of_delete if kv is None else 0)
+        versions.append((self.revision + 1, None if kv is None else kv.value))
+        self.unreclaimed.append((self.revision + 1, key, cost))
+        self.added += 1 if self.rules == 1 else cost
         if kv is None:
             del self.kvs[key]
         else:

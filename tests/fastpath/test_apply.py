@@ -241,7 +241,11 @@ class Clients:
         if roll < 0.09:
             return Record(Kind.NOOP, bytes(16), 0, 0, b"")
         if roll < 0.095:
-            return Record(Kind.COMPACT, bytes(16), self.program.revision(), 0, b"")
+            budget = self.rng.choice([0, 0, 1, 40, 5000])
+            return Record(Kind.COMPACT, struct.pack("<QQ", 0, budget), self.program.revision(), 0, b"")
+        if roll < 0.096:
+            rules = struct.pack("<QQ", 0, self.rng.randint(1, limits.RULES_VERSION))
+            return Record(Kind.RULES, rules, self.model.quota, 0, b"")
         if roll < 0.1:
             lease = self.program.lease()
             generation = self.model.leases.get(lease, (1,))[0] - (self.rng.random() < 0.3)
@@ -1081,6 +1085,7 @@ def test_the_model_has_the_same_constants():
     assert mvcc_model.KEY_OVERHEAD == native.KEY_OVERHEAD_BYTES
     assert mvcc_model.VERSION_OVERHEAD == native.VERSION_OVERHEAD_BYTES
     assert mvcc_model.RECLAIMED_PER_ENTRY == native.RECLAIMED_PER_ENTRY
+    assert mvcc_model.RECLAIM_COSTS == native.RECLAIM_COSTS
     assert kv_model.ENDED_KEPT == native.ENDED_SESSIONS_KEPT
 
 

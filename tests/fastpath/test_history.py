@@ -152,7 +152,9 @@ def test_no_entry_reclaims_more_than_its_share():
     while driver.store.changes:
         driver.apply(Kind.NOOP, bytes(16))
         held.append(driver.store.changes)
-    assert {before - after for before, after in pairwise(held)} <= set(range(native.RECLAIMED_PER_ENTRY + 3))
+    # The first change costs 1, as it replaced nothing; the last one may cost more than is left.
+    share = 2 + native.RECLAIMED_PER_ENTRY // (1 + native.RECLAIM_COSTS[0])
+    assert max(before - after for before, after in pairwise(held)) == share
     driver.apply(Kind.NOOP, bytes(16))
     assert (driver.store.bytes, driver.store.reclaiming) == (driver.store.live_bytes, False)
 
@@ -163,7 +165,7 @@ def test_reclaiming_keeps_up_with_the_largest_transactions():
     for n in range(60):
         driver.run(Txn((), ops))
         driver.apply(Kind.COMPACT, bytes(16), driver.store.revision)
-        assert n < 30 or driver.store.changes <= 3 * limits.MAX_TXN_OPS
+        assert n < 30 or driver.store.changes <= 2 * limits.MAX_TXN_OPS
     assert driver.store.keys == limits.MAX_TXN_OPS
 
 

@@ -1,5 +1,7 @@
 """How many keys one transaction may make a node look at: one walk as long as the store, and others that are short."""
 
+from time import process_time
+
 import pytest
 from test_apply import Driver
 
@@ -77,3 +79,24 @@ def test_a_read_outside_the_log_is_held_to_it_too(driver):
         reads = [txn for txn in (make() for _, make in cases) if reads_only(txn)]
         assert len(reads) > 4
         assert {driver.store.query(encode(txn))[0] for txn in reads} == {status}
+
+
+def test_what_excludes_each_other_is_not_compared_at_each_level_anew(driver):
+    """480 puts in one branch, and as many deletes of their range in the other, in eight transactions in each other."""
+    puts = [Put(b"p%03d" % i, b"") for i in range(480)]
+    deletes = [DeleteRange(b"p", b"q")] * 480
+    branches = [tuple(Txn((), tuple(ops[i : i + 120])) for i in range(0, 480, 120)) for ops in (puts, deletes)]
+    txn = Txn((), *branches)
+    commands = [encode(txn)]
+    for _ in range(6):
+        txn = Txn((), (txn,))
+        commands.append(encode(txn))
+    took = []
+    for command in (commands[0], commands[-1]):
+        times = []
+        for _ in range(5):
+            began = process_time()
+            assert driver.store.query(command)[0] == Status.REJECTED  # no read; after it was compared
+            times.append(process_time() - began)
+        took.append(min(times))
+    assert took[1] < 12 * took[0]

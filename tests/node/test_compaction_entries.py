@@ -1,7 +1,8 @@
 """A leader proposes compactions; every node forgets the same, also across elections and restarts."""
 
 import pytest
-from world import Caller, World
+from test_idle import Idle
+from world import MS, Caller, World
 
 from quorumd import commands, limits
 from quorumd.commands import Kind, PutResult, Range, RangeResult, Status
@@ -83,3 +84,90 @@ def test_a_compaction_asked_for_is_answered_and_remembered():
     assert isinstance(result, RangeResult)
     assert result.kvs[0].value == b"2"
     assert caller.request(Kind.READ, 51, commands.encode(Range(b"k", revision=3))).status is Status.COMPACTED
+
+
+# -- reclaiming what was compacted ----------------------------------------------------------------------------------
+
+KEYS = 60 * limits.MAX_TXN_OPS
+
+
+def deleted_and_compacted(world):
+    """What takes several of a leader's entries to reclaim has just been compacted. Its caller."""
+    caller = Caller(world).open()
+    for first in range(0, KEYS, limits.MAX_TXN_OPS):
+        puts = [commands.Put(b"k%06d" % n, b"v") for n in range(first, first + limits.MAX_TXN_OPS)]
+        caller.write(commands.Txn((), tuple(puts)))
+    result = caller.write(commands.DeleteRange(b"k", b"l"))
+    assert result.deleted == KEYS
+    caller.write(commands.Compact(result.revision))
+    return caller
+
+
+def reclaimed(world):
+    return not any(store.reclaiming for store in stores(world))
+
+
+@pytest.mark.parametrize("kind", [World, Idle])
+def test_an_idle_cluster_reclaims_all_that_was_compacted_and_is_idle_again(kind):
+    world = kind(compaction=Compaction(mode="off"))
+    world.elect()
+    deleted_and_compacted(world)
+    assert world.leader().store.changes > KEYS
+    world.until(lambda: reclaimed(world), within_ms=500)
+    assert {(store.bytes, store.changes) for store in stores(world)} == {(0, 0)}
+    world.step(50)  # for the last entry that was under way
+    last, leader = world.leader().engine.last, world.leader()
+    world.step(3000)
+    assert (leader.engine.last, leader._reclaims) == (last, False)
+    settle(world)
+    assert len({store.digest for store in stores(world)}) == 1
+
+
+def test_a_leader_that_has_to_reclaim_does_not_wait_for_its_next_heartbeat():
+    world = World()
+    core = world.members[world.elect()].core
+    deleted_and_compacted(world)
+    turns = 0
+    while core.store.reclaiming:
+        assert core.deadline(world.now) <= world.now + 5 * MS
+        world.step()
+        turns += 1
+    assert turns > 5
+
+
+def test_a_new_leader_goes_on_reclaiming():
+    world = World()
+    leader = world.elect()
+    deleted_and_compacted(world)
+    assert not reclaimed(world)
+    world.stop(leader, power=True)
+    world.start(leader)
+    world.elect()
+    world.until(lambda: reclaimed(world))
+
+
+def test_no_entry_reclaims_while_the_one_before_is_under_way():
+    """A leader that hears of nobody must not fill its log."""
+    world = World()
+    leader = world.elect()
+    deleted_and_compacted(world)
+    core = world.members[leader].core
+    assert world.leader() is core
+    for other in world.ids:
+        if other != leader:
+            world.isolate(other)
+    last = core.engine.last
+    world.step(100)
+    assert core.engine.last <= last + 2
+    world.heal()
+    world.until(lambda: reclaimed(world))
+
+
+def test_a_full_store_takes_writes_again_though_all_that_come_are_refused():
+    world = World(quota_bytes=KEYS * 300)
+    world.elect()
+    caller = deleted_and_compacted(world)
+    value = bytes(KEYS * 300 - 1000)
+    assert caller.put(b"k", value[: limits.MAX_VALUE_BYTES]).status is Status.NO_SPACE
+    world.step(200)
+    assert isinstance(caller.put(b"k", value[: limits.MAX_VALUE_BYTES]), PutResult)

@@ -164,7 +164,7 @@ def test_what_a_leader_at_rest_sends_again_is_what_it_would_have_said():
         assert frame.index == again.index + 1  # its round: an answer to the old one proves less, never more
 
 
-@pytest.mark.parametrize("what", ["stream", "lease", "sync"])
+@pytest.mark.parametrize("what", ["stream", "lease", "sync", "reclaiming"])
 def test_nothing_else_falls_due_while_a_leader_rests(what):
     world, core = at_rest(12)
     due = world.resting[core.settings.node][1]
@@ -175,7 +175,10 @@ def test_nothing_else_falls_due_while_a_leader_rests(what):
         stream = SimpleNamespace(heard_at=soon - limits.WATCH_SILENCE)
         core.clients.watches._streams["a stream"] = stream
     elif what == "lease":
-        core.store = SimpleNamespace(next_lease_due=soon)
+        core.store = SimpleNamespace(next_lease_due=soon, reclaiming=False)
+    elif what == "reclaiming":
+        core.store = SimpleNamespace(next_lease_due=world.now + limits.SECOND, reclaiming=True)
+        core._chores_due = soon
     else:
         core.storage._covered = False
         core.storage._idle_since = soon - limits.IDLE_SYNC

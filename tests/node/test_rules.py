@@ -3,7 +3,7 @@
 import pytest
 from world import Caller, World
 
-from quorumd import commands, limits
+from quorumd import commands, limits, ownentries
 from quorumd.commands import Kind, Range, Status, decode_records, encode_record
 from quorumd.limits import MIB, RULES_VERSION
 from quorumd_fastpath.apply import Store
@@ -83,8 +83,26 @@ def test_the_rules_come_before_the_first_command():
     assert [kind for kind, _ in kinds].count(Kind.RULES) == 1
 
 
+def test_a_log_of_older_rules_goes_on_by_the_newest(monkeypatch):
+    """As after an update of all nodes: what was, stays as it was; what comes is judged by what this version has."""
+    monkeypatch.setattr(ownentries, "RULES_VERSION", 1)
+    world, caller, _ = world_of(4 * MIB)
+    assert {core.store.rules for core in world.cores()} == {1}
+    monkeypatch.undo()
+    restart(world, 4 * MIB)
+    world.step(3000)
+    assert {core.store.rules for core in world.cores()} == {RULES_VERSION}
+    last = world.leader().engine.last
+    world.step(3000)
+    assert world.leader().engine.last == last  # it is said once
+    assert put(caller, 11) is Status.OK
+    world.until(world.converged)
+    assert len({(core.store.applied, core.store.digest) for core in world.cores()}) == 1
+
+
 def test_a_log_of_other_rules_is_not_applied():
-    store = Store(MIB)
-    other = bytes(8) + (RULES_VERSION + 1).to_bytes(8, "little")
-    with pytest.raises(RuntimeError, match=f"rules of version {RULES_VERSION + 1}, this version of quorumd has"):
-        store.apply_bytes(encode_record(Kind.RULES, other, MIB, 0), 1, 1)
+    for version in (0, RULES_VERSION + 1):
+        store = Store(MIB)
+        other = bytes(8) + version.to_bytes(8, "little")
+        with pytest.raises(RuntimeError, match=f"rules of version {version}, this version of quorumd has"):
+            store.apply_bytes(encode_record(Kind.RULES, other, MIB, 0), 1, 1)

@@ -21,7 +21,7 @@ class Kind(IntEnum):
     STALE_READ = 6  # not logged
     KEEP_ALIVE = 7  # of a session; not logged
     EXPIRE_LEASE = 8  # internal; session_lo is the lease, seq the generation that must not have moved
-    COMPACT = 9  # internal; seq is the revision
+    COMPACT = 9  # internal; seq is the revision; session_lo, unless 0: only reclaims, and how much
     RULES = 10  # internal; seq is the quota in bytes, session_lo the version of the rules (limits.RULES_VERSION)
 
 

@@ -235,7 +235,7 @@ class Cluster:
     def ruled(self) -> bool:
         """Whether the log says the quota of the node that leads, if it says any."""
         core = self.machines[self.leader].core if self.leader else None
-        return core is not None and (not core.store.ruled or core.store.quota_bytes == core.settings.quota_bytes)
+        return core is not None and (not core.store.rules or core.store.quota_bytes == core.settings.quota_bytes)
 
     def describe(self) -> str:
         """Each node on a line, for whoever must find out what is stuck."""
