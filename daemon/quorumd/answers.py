@@ -1,5 +1,6 @@
 """What a node answers about itself: hello, by which clients find the cluster; status, for `quorumd status`, the
-supervisor and the probes; and commands of administration. Plain data that JSON can hold: a new field needs no new format.
+supervisor and the probes; and commands of administration. Plain data that JSON can hold: a new field needs no new
+format.
 """
 
 from collections.abc import Mapping

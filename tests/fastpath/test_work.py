@@ -87,15 +87,6 @@ def test_what_an_entry_costs(driver, op, least):
     assert least <= driver.store.work - before <= 4 * least + 200
 
 
-def test_to_see_that_a_transaction_changes_no_key_twice_costs_what_it_takes():
-    driver = Driver()
-    puts = tuple(Txn((), tuple(Put(b"%03d" % i, b"") for i in range(at, at + 120))) for at in range(0, 480, 120))
-    deletes = tuple(Txn((), (DeleteRange(b"000", b"999"),) * 120) for _ in range(4))
-    before = driver.store.work
-    driver.run(Txn((), (Txn((), puts, deletes),)))
-    assert driver.store.work - before > 480 * 480
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_where_a_turn_stops_leaves_no_trace(seed):
     """Entries out of the ring and as bytes, each time with another budget. The digest covers what was answered."""

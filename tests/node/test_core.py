@@ -6,6 +6,7 @@ import pytest
 from world import CLUSTER, MS, Caller, World, fill_disk
 
 from quorumd import commands, limits
+from quorumd.answers import carry_out
 from quorumd.commands import Kind, Status
 from quorumd.consensus.engine import Role
 from quorumd.errors import DiskError
@@ -475,7 +476,7 @@ def test_leadership_moves_on_request():
     leader = world.elect()
     target = leader % 3 + 1
     core = world.leader()
-    assert core._admin({"command": "transfer-leader", "to": target}, core.engine.term)["ok"]
+    assert carry_out(core, {"command": "transfer-leader", "to": target}, core.engine.term)["ok"]
     world.until(lambda: world.leader() and world.leader().settings.node == target)
     assert world.members[leader].core.engine.role is Role.FOLLOWER
 

@@ -164,7 +164,7 @@ def test_a_keep_alive_is_not_left_to_a_later_leadership(monkeypatch):
     """
     world, holder = ready()
     core = world.leader()
-    monkeypatch.setattr(core.applier, "_apply", lambda now: None)
+    monkeypatch.setattr(core.applier, "_apply", lambda now, until: None)
     other = Caller(world, seed=2)
     other.transmit(commands.encode_record(Kind.OPEN_SESSION, other.session, 0, 0), core.settings.node)
     world.until(lambda: core.applier.behind)

@@ -14,6 +14,7 @@ import pytest
 from world import CLUSTER, MS, Caller, MemoryDisk, World
 
 from quorumd import commands, limits
+from quorumd.answers import carry_out
 from quorumd.commands import Compare, Kind, Put, Range, Status, Txn
 from quorumd.consensus.engine import Role
 
@@ -264,7 +265,7 @@ class RandomWorld(World):
             self.pause(i)
             undo = lambda: self.resume(i)  # noqa: E731
         elif (leader := self.leader()) is not None:
-            leader._admin({"command": "transfer-leader", "to": i}, leader.engine.term)
+            carry_out(leader, {"command": "transfer-leader", "to": i}, leader.engine.term)
         if undo:
             self.later(undo)
 

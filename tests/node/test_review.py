@@ -232,7 +232,7 @@ def test_a_leadership_won_in_the_middle_of_a_turn_begins_when_it_is_won():
     world = World(3, seed=15)
     core = world.members[world.elect()].core
     core.on_peers(Slab(1, 65_000), world.now + 5 * MS)
-    assert core._now == world.now + 5 * MS
+    assert core.now == world.now + 5 * MS
 
 
 def test_recovery_applies_a_part_of_a_record():
