@@ -29,7 +29,6 @@ from quorumd.sim.raft_observer import RaftObserver
 from quorumd.sim.readers import Reader
 from quorumd.sim.scenario import Scenario
 from quorumd.sim.viewers import Audience
-from quorumd.sim.workload import Mix
 from quorumd.sim.world import World
 from quorumd.slotlog import IslandRoom
 from quorumd.types import NOBODY, PAXOS, Nanoseconds, NodeId, SessionId
@@ -125,7 +124,7 @@ class Cluster:
 
     # -- client programs ----------------------------------------------------------------------------------------
 
-    def add_program(self, *, workers: int | None = None, mix: Mix | None = None) -> Program:
+    def add_program(self, *, workers: int | None = None) -> Program:
         """One more client program."""
         scenario = self.scenario
         self._programs += 1
@@ -136,7 +135,7 @@ class Cluster:
             self.ids,
             self.history,
             self._next_process,
-            mix or scenario.mix,
+            scenario.mix,
             scenario.rng(f"client {self._programs}"),
             workers=scenario.workers if workers is None else workers,
             per_second=scenario.per_second,

@@ -10,7 +10,6 @@ from quorumd.sim.cluster import Cluster
 from quorumd.sim.machine import Machine
 from quorumd.sim.pathfaults import Undo
 from quorumd.sim.rot import flip_synced_bit, misdirect_write
-from quorumd.sim.workload import Mix
 from quorumd.types import NodeId
 
 MS = limits.MILLISECOND
@@ -210,7 +209,7 @@ class NodeFaults:
 
     def _fill(self, state: dict[str, bool]) -> None:
         """A client writes large values as long as the disks are full: segments made ahead last for a while."""
-        filler = self.cluster.add_program(workers=0, mix=Mix(1, (FILLING,)))
+        filler = self.cluster.add_program(workers=0)
         worker, left = filler.add_worker(), [FILLINGS]
 
         def write() -> None:
@@ -218,7 +217,7 @@ class NodeFaults:
                 return
             if worker.ask is None:
                 left[0] -= 1
-                filler.submit(worker, filler.mind.write(FILLED))
+                filler.submit(worker, filler.mind.write(FILLED, FILLING))
             self.world.after(50 * MS, write)
 
         write()

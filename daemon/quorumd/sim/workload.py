@@ -93,17 +93,17 @@ class Mind:
         """Reads one key."""
         return Ask("read", key, None, Range(key.encode()), stale)
 
-    def write(self, key: str) -> Ask:
-        """Writes one key, a value never written before."""
-        token = self._token()
+    def write(self, key: str, size: int | None = None) -> Ask:
+        """Writes one key, a value never written before; of `size` bytes instead of what the mix says."""
+        token = self._token(size)
         return Ask("write", key, token, Put(key.encode(), spell(token)))
 
     def _key(self) -> str:
         return f"k{self.rng.randrange(self.mix.keys)}"
 
-    def _token(self) -> str:
+    def _token(self, size: int | None = None) -> str:
         self._written += 1
-        return f"{self.name}.{self._written}/{self.rng.choice(self.mix.sizes)}"
+        return f"{self.name}.{self._written}/{self.rng.choice(self.mix.sizes) if size is None else size}"
 
     def _cas(self, key: str) -> Ask:
         seen = self.seen.get(key)
