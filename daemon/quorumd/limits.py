@@ -82,7 +82,7 @@ APPLY_ENTRIES_PER_TURN: Final = 16_384
 # Looks at keys, or as much else (Store.work), after which a turn applies no further entry, and answers no further read.
 # Some 5 ms each: heartbeats leave in time, and what a turn costs by itself is not felt.
 TURN_WORK: Final = 200_000
-READ_WAIT: Final = 1 * SECOND  # for other reads that came before; then its client asks again, as it has long done
+READ_WAIT: Final = 1 * SECOND  # for other reads that came before; its client has asked again long before
 MAX_EXPIRIES_PER_TURN: Final = 1024
 RING_BYTES: Final = 64 * MIB
 RING_ENTRIES: Final = 1 << 20
