@@ -495,9 +495,10 @@ private:
             if (more) note_open(watcher, revision);
             if (!more) watcher->open = false;
         }
+        // Amid a walk that others hold up it must not look as if it lacked something of a revision that it has.
         watcher->need = 0;
-        watcher->revision = revision;
-        watcher->sub = sub + 1;
+        watcher->revision = last ? revision + 1 : revision;
+        watcher->sub = last ? 0 : sub + 1;
         watcher->offset = 0;
         return true;
     }

@@ -227,8 +227,9 @@ class Cluster:
 
     @property
     def tight(self) -> bool:
-        """Whether some node's quota may be used up."""
-        return any(quota < limits.DEFAULT_QUOTA_BYTES for quota in self.quotas.values())
+        """Whether a node that runs was started with a quota that may be used up."""
+        cores = [machine.core for machine in self.machines.values() if machine.core is not None]
+        return any(core.settings.quota_bytes < limits.DEFAULT_QUOTA_BYTES for core in cores)
 
     @property
     def ruled(self) -> bool:

@@ -55,7 +55,7 @@ class Reader(Program):
         self.past = past
         self.compacted = 0  # reads refused for it
         self.judged = 0
-        self._asked: tuple[Range, int] | None = None  # with the compaction known when it was asked
+        self._asked: tuple[Range, int] | None = None  # with the revision below which it must be refused
         self._pause_then_ask()
 
     def _pause_then_ask(self) -> None:
@@ -64,9 +64,9 @@ class Reader(Program):
     def _ask_one(self) -> None:
         if not self.running:
             return
-        request = self._draw()
-        self._asked = request, self.past.compacted
-        operation = operation_for(request, self.world.now + self.timeout, stale=self.rng.random() < 0.2, settled=False)
+        request, stale = self._draw(), self.rng.random() < 0.2
+        self._asked = request, 0 if stale else self.past.compacted  # a stale read knows no compaction
+        operation = operation_for(request, self.world.now + self.timeout, stale=stale, settled=False)
         try:
             self.protocol.submit(operation, self.world.now)
         except QuorumdError as error:
