@@ -153,21 +153,23 @@ class Applier:
 
     def _recalled(self, now: Nanoseconds, term: Term, until: int) -> None:
         """What came back from the disk: for this node's own apply, or for a follower that is far behind."""
-        transport = self.transport
+        transport, store = self.transport, self.store
+        own, begun = self._recalling == self.applied + 1, self.applied
         for record, data in self.storage.recalled():
             first, last = record.first, record.first + record.entries - 1
             # Only what this node's apply asked for: nobody waits for the answers of entries that are not in the ring.
-            if self._recalling == self.applied + 1 and first <= self._recalling <= last:
+            if own and first <= self.applied + 1 <= min(last, self.commit) and store.work < until:
                 offset = skip_entries(data, self.applied + 1 - first)
                 count = min(last, self.commit) - self.applied
                 wanted = take_entries(data[offset:], count)
-                self.applied += self.store.apply_bytes(wanted, self.applied + 1, count, now_ns=now, until=until)
-                self._recalling = 0  # what is left of the record is read again
+                self.applied += store.apply_bytes(wanted, self.applied + 1, count, now_ns=now, until=until)
             entries = take_entries(data, record.entries)
             self.log.keep_recalled(first, last, entries)
             for start in transport.runs.awaited(first, last):  # a follower's log may end within a record
                 self.log.keep_recalled(start, last, entries[skip_entries(entries, start - first) :])
                 transport.on_recalled(start, term, now)
+        if self.applied != begun:
+            self._recalling = 0  # what is left is read again
         transport.runs.recalls = {first for first in sorted(transport.runs.recalls) if not self.storage.recall(first)}
 
     def superseded(self, first: Index, last: Index | None = None) -> None:

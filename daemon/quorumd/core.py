@@ -297,7 +297,7 @@ class Core:
             self.settle()
             self.applier.advance(now, latest, term, engine.leader)
             if self._reclaims:
-                self._chores_due = min(self._chores_due, latest + CHORES_EVERY)
+                self._chores_due = min(self._chores_due, max(latest + CHORES_EVERY, self.own.reclaims_at))
         self.transport.tick(now)
         self.clients.finish(now)
 
@@ -402,8 +402,11 @@ class Core:
             if self._propose_own(engine, expiries.records()):
                 expiries.proposed(self.store)
         self._propose_own(engine, self.own.compactions(now))
-        if self._propose_own(engine, self.own.reclaiming()):
-            self.own.reclaims_after = engine.last
+        if reclaims := self.own.reclaiming(now):
+            if self._propose_own(engine, reclaims):
+                self.own.reclaims_after = engine.last
+            else:
+                self.own.reclaims_at = now + CHORES_AT_REST  # a full disk has no room soon
 
     def _say_rules(self, engine: Engine) -> bool:
         """Whether the log says now what the commands that come next are judged by."""
@@ -426,8 +429,9 @@ class Core:
 
     @property
     def _reclaims(self) -> bool:
-        """Whether this node has to see to it that what compactions gave up is reclaimed, busy or not."""
-        return self._role is Role.LEADER and self.store.reclaiming
+        """Whether this node has to see to it that what compactions gave up is reclaimed, busy or not; and what it did
+        for that before is applied, which without a quorum it never is."""
+        return self._role is Role.LEADER and self.store.reclaiming and self.store.applied >= self.own.reclaims_after
 
     def _hand_over(self, engine: Engine, now: Nanoseconds, why: str) -> None:
         """A leader whose disk hangs or is full, while a quorum of followers is alive, gives leadership away."""
@@ -452,8 +456,8 @@ class Core:
     def stalled(self, now: Nanoseconds) -> None:
         """The process did not run for a while until `now`: time known from before is stale.
 
-        What holders of leases sent meanwhile is read only now, and confirmed within an election timeout, or this node
-        leads no longer. However often it stalls, a lease that nobody keeps alive ends.
+        What holders of leases sent meanwhile is read only now, and as a rule confirmed within an election timeout.
+        However often it stalls, a lease that nobody keeps alive ends.
         """
         self.store.put_off(now + self.settings.consensus.election_timeout_ns, self.settings.session_ttl)
         if self.engine is not None:

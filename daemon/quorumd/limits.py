@@ -87,6 +87,7 @@ MAX_EXPIRIES_PER_TURN: Final = 1024
 RING_BYTES: Final = 64 * MIB
 RING_ENTRIES: Final = 1 << 20
 READ_BACK_BYTES: Final = 4 * MIB
+READ_BACK_RECORDS: Final = 1024  # of one: to check and cut them takes some 5 us each
 READ_BACKS: Final = 14  # at once; the queue of the thread that does them, 16, has room for a segment to be made
 DIGEST_EVERY: Final = 1024
 REORDER_WINDOW_MESSAGES: Final = 16

@@ -31,6 +31,8 @@ class OwnEntries:
         self._quota = settings.quota_bytes
         self.reclaims_after: Index = 0
         """The entry that reclaims next must wait until this one is applied: it is the one before."""
+        self.reclaims_at: Nanoseconds = 0
+        """Likewise until then: the log had no room."""
         self.rules_said = False
         """Whether this leader has put them into the log: what it proposes from now on is judged by them. Of no use to a
         later leadership: cleared when this one ends."""
@@ -39,7 +41,7 @@ class OwnEntries:
         """This node leads from `now` on."""
         self.store.rearm(now)
         self.expiry.begin(now)
-        self.reclaims_after = 0
+        self.reclaims_after = self.reclaims_at = 0
 
     def rules(self) -> Records:
         """What commands are to be judged by from here on, if the log says something else or nothing."""
@@ -57,10 +59,10 @@ class OwnEntries:
         revision = self._compaction.due(now, self.store)
         return [] if revision is None else [(int(Kind.COMPACT), bytes(16), revision)]
 
-    def reclaiming(self) -> Records:
+    def reclaiming(self, now: Nanoseconds) -> Records:
         """At most one. Every entry reclaims a little of what compactions gave up, this one much: else writes that are
         refused for want of room would have to make that room, and an idle cluster would keep it all."""
-        if not self.store.reclaiming or self.store.applied < self.reclaims_after:
+        if not self.store.reclaiming or self.store.applied < self.reclaims_after or now < self.reclaims_at:
             return []
         budget = RECLAIMED_AT_ONCE.to_bytes(8, "little")
         return [(int(Kind.COMPACT), NO_BYTES + budget, self.store.compacted)]

@@ -350,6 +350,8 @@ class Storage:
                 break
             if record.position + record.length - start > limits.READ_BACK_BYTES:
                 break
+            if len(wanted) == limits.READ_BACK_RECORDS:
+                break
             wanted.append(record)
         start -= RECORD_OVERHEAD  # the first one's header holds the checksum of its payload
         length = wanted[-1].position + wanted[-1].length - start

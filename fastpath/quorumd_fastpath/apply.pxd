@@ -157,6 +157,7 @@ cdef extern from "machine.h" namespace "quorumd" nogil:
     const uint64_t RECLAIM_STEP "quorumd::RECLAIMED_PER_ENTRY"
     const uint64_t RECLAIM_VERSION "quorumd::VERSION_COST"
     const uint64_t RECLAIM_TOMBSTONE "quorumd::TOMBSTONE_COST"
+    const uint64_t RECLAIM_KEY_BYTES "quorumd::KEY_BYTES_OF_A_UNIT"
     const uint64_t DIGEST_STEP "quorumd::DIGEST_EVERY"
     const size_t CHECKPOINT_LIMIT "quorumd::CHECKPOINTS_KEPT"
 

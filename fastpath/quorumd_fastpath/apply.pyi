@@ -29,7 +29,7 @@ VERSION_OVERHEAD_BYTES: int
 RECLAIMED_PER_ENTRY: int
 """What an entry reclaims after a compaction, besides twice what the changes of the entry before will cost. The unit is
 a change that replaced nothing."""
-RECLAIM_COSTS: tuple[int, int]
+RECLAIM_COSTS: tuple[int, int, int]
 """What reclaiming a change costs besides 1, and 1 for each KiB of value freed: if it replaced a version; if it is a
 delete."""
 DIGEST_EVERY: int

@@ -226,7 +226,12 @@ private:
         store_.spend(1);
         int order = compare(a, b);
         if (options_.order == DESCENDING) order = -order;
-        return order != 0 ? order < 0 : a.record->key() < b.record->key();
+        return order != 0 ? order < 0 : keys(a, b) < 0;
+    }
+
+    int keys(const Pair& a, const Pair& b) const {
+        store_.spend_bytes(std::min(a.record->key_size, b.record->key_size));
+        return sign(a.record->key().compare(b.record->key()));
     }
 
     int compare(const Pair& a, const Pair& b) const {
@@ -238,7 +243,7 @@ private:
             case BY_VALUE:
                 store_.spend_bytes(std::min(a.version->size, b.version->size));
                 return sign(a.version->value().compare(b.version->value()));
-            default: return sign(a.record->key().compare(b.record->key()));
+            default: return keys(a, b);
         }
     }
 

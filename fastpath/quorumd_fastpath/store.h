@@ -31,6 +31,7 @@ constexpr uint64_t RULES_VERSION = 2;
 constexpr uint64_t RECLAIMED_PER_ENTRY = 512;
 constexpr uint64_t VERSION_COST = 4;
 constexpr uint64_t TOMBSTONE_COST = 30;
+constexpr uint64_t KEY_BYTES_OF_A_UNIT = 128;  // of a deleted key: it is compared with others to be found
 // Rules of version 1 counted changes, all alike.
 constexpr uint64_t RECLAIMED_BY_COUNT = 16;
 
@@ -205,7 +206,7 @@ public:
             prefetch();
             changes_.pop_front();
             ++first_change_;
-            uint64_t effort = this->effort(*change.version);
+            uint64_t effort = this->effort(*change.record, *change.version);
             spend(effort);
             budget -= std::min(budget, effort);
             release(change);
@@ -249,15 +250,15 @@ private:
         record->push(made);
         bytes_ += VERSION_OVERHEAD + made->size;
         changes_.push_back({record, made});
-        added_ += effort(*made);
+        added_ += effort(*record, *made);
     }
 
     // What it costs to reclaim the change that made this version.
-    uint64_t effort(const Version& version) const {
+    uint64_t effort(const Record& record, const Version& version) const {
         if (rules_ == 1) return 1;
         const Version* replaced = version.older;
         uint64_t freed = replaced == nullptr ? 0 : VERSION_COST + replaced->size / 1024;
-        return 1 + freed + (version.dead() ? TOMBSTONE_COST : 0);
+        return 1 + freed + (version.dead() ? TOMBSTONE_COST + record.key_size / KEY_BYTES_OF_A_UNIT : 0);
     }
 
     // What was written long ago is in no cache: it is asked for a few changes before it is needed, first the change's

@@ -8,13 +8,14 @@ import sys
 import threading
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from fakes import FakeCluster, Served, World
 from test_protocol import done, put
 from test_sync import Interrupt
 
-from quorumd.client import AsyncClient, Client, State, iothread
+from quorumd.client import AsyncClient, Client, State, ioloop, iothread
 from quorumd.client.iothread import IoThread
 from quorumd.client.watcher import Watcher, make_watcher
 from quorumd.client.watches import Watch
@@ -305,6 +306,24 @@ def test_a_batch_that_a_signal_kept_from_its_user_is_given_next():
     line.after = lambda: None
     assert [watch.get(1).revision for _ in range(2)] == [5, 6]
     assert watch._watcher.waiting_bytes == 0
+
+
+def test_a_timer_that_a_suspend_made_late_is_set_anew(monkeypatch):
+    """The loop's clock stood still meanwhile: a timer for what is due by now may have long to go."""
+    now, sleeps = [0], []
+    protocol = SimpleNamespace(next_deadline=lambda: 500 * MILLISECOND)
+    loop = SimpleNamespace(call_later=lambda seconds, _: sleeps.append(seconds) or SimpleNamespace(cancel=list))
+    monkeypatch.setattr(ioloop, "since_boot", lambda: now[0])
+    io = ioloop.IoLoop(protocol, loop, [])
+    io._set_timer()
+    io._set_timer()
+    assert sleeps == [0.5]
+    now[0] = 60 * SECOND
+    io._set_timer()
+    assert sleeps == [0.5, 0.0]
+    protocol.next_deadline = lambda: 90 * SECOND
+    io._set_timer()
+    assert sleeps == [0.5, 0.0, 1.0]
 
 
 def test_an_interrupt_at_any_instruction_of_taking_a_batch_loses_nothing():

@@ -43,7 +43,7 @@ from quorumd.limits import (
 KEY_OVERHEAD = 80
 VERSION_OVERHEAD = 96
 RECLAIMED_PER_ENTRY = 512
-RECLAIM_COSTS = 4, 30  # a version freed, a delete; beside 1, and 1 for each KiB
+RECLAIM_COSTS = 4, 30, 128  # a version freed, a delete; bytes of a deleted key that cost 1; beside 1, and 1 a KiB
 RECLAIMED_BY_COUNT = 16  # rules of version 1
 KV_HEADER = 40
 MAX_PREVIOUS = MAX_VALUE_BYTES + MAX_KEY_BYTES + KV_HEADER
@@ -259,9 +259,9 @@ class Mvcc:
         """A change of the revision that finish() begins."""
         self.history.append(Event(self.revision + 1, key, kv, self.kvs.get(key)))
         versions = self.held.setdefault(key, Held()).versions
-        of_version, of_delete = RECLAIM_COSTS
+        of_version, of_delete, of_key = RECLAIM_COSTS
         freed = of_version + len(versions[-1][1] or b"") // 1024 if versions else 0
-        cost = 1 + freed + (of_delete if kv is None else 0)
+        cost = 1 + freed + (of_delete + len(key) // of_key if kv is None else 0)
         versions.append((self.revision + 1, None if kv is None else kv.value))
         self.unreclaimed.append((self.revision + 1, key, cost))
         self.added += 1 if self.rules == 1 else cost

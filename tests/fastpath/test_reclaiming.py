@@ -33,7 +33,7 @@ class Leader:
         """Whether it was done."""
         answer = self.driver.run(op)
         self.now += limits.COMPACT_EVERY
-        for record in self.own.compactions(self.now) + self.own.reclaiming():
+        for record in self.own.compactions(self.now) + self.own.reclaiming(self.now):
             self.driver.apply(*record)
         return answer is not Status.NO_SPACE
 
@@ -62,15 +62,15 @@ def test_a_store_that_was_full_takes_writes_soon_after_all_was_deleted_and_compa
 def test_who_drives_reclaiming_waits_for_each_of_its_entries_and_stops_at_the_end():
     leader = Leader(limits.MIB)
     own, store = leader.own, leader.driver.store
-    assert own.reclaiming() == []
+    assert own.reclaiming(0) == []
     for _ in range(200):
         leader.driver.run(Txn((), tuple(Put(b"%d" % i, b"") for i in range(limits.MAX_TXN_OPS))))
     leader.driver.run(Compact(store.revision))
     own.reclaims_after = store.applied + 1
-    assert own.reclaiming() == []
+    assert own.reclaiming(0) == []
     leader.driver.apply(Kind.NOOP, bytes(16))
     entries = 0
-    while records := own.reclaiming():
+    while records := own.reclaiming(0):
         assert leader.driver.apply(*records[0]).status is Status.OK
         entries += 1
     assert 1 < entries < 5 and store.bytes == store.live_bytes

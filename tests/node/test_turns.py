@@ -164,3 +164,27 @@ def test_what_a_node_far_behind_reads_back_is_applied_in_turns_too(monkeypatch):
     world.most = 0
     world.until(world.converged)
     assert 1000 < world.most < 4000
+
+
+def test_what_is_read_back_is_applied_and_not_read_once_for_each_record():
+    world = World(ring_entries=64)
+    leader = world.elect()
+    caller = Caller(world).open()
+    caller.target = leader
+    caller.put(b"a", b"b")
+    world.until(world.converged)
+    behind = world.members[leader % 3 + 1]
+    applier, read, lengths = behind.core.applier, behind.disk.read, []
+    apply, applier._apply = applier._apply, lambda now, until: None
+
+    def counted(number, offset, length, tag):
+        lengths.append(length)
+        return read(number, offset, length, tag)
+
+    behind.disk.read = counted
+    for i in range(300):
+        caller.put(b"k%d" % (i % 5), b"v" * 50)
+    assert applier.applied + 64 < behind.core.log.ring.first
+    applier._apply = apply
+    world.until(world.converged)
+    assert len(lengths) < 5

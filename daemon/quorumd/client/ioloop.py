@@ -20,6 +20,8 @@ LOG: Final = logging.getLogger("quorumd.client")
 
 _open: "weakref.WeakSet[IoLoop]" = weakref.WeakSet()
 
+AT_MOST = 1 * SECOND  # of sleep
+
 
 class IoLoop:
     """One protocol on one event loop: its sockets, its timer, who waits for what."""
@@ -134,15 +136,16 @@ class IoLoop:
             self._tell(state)
 
     def _set_timer(self) -> None:
-        due = self.protocol.next_deadline()
+        due, now = self.protocol.next_deadline(), since_boot()
         if self._timer is not None:
-            if due == self._timer_at:
+            if due == self._timer_at and due > now:
                 return
             self._timer.cancel()
             self._timer = None
         if due is not None:
             self._timer_at = due
-            self._timer = self.loop.call_later(max(0, due - since_boot()) / SECOND, self._on_timer)
+            # The loop's clock stands still while the host is suspended: what came due then must not wait for long.
+            self._timer = self.loop.call_later(min(max(0, due - now), AT_MOST) / SECOND, self._on_timer)
 
     def _tell(self, state: State) -> None:
         for listener in tuple(self._listeners):

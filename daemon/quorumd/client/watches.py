@@ -9,10 +9,10 @@ import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
-from time import monotonic_ns
 from types import TracebackType
 from typing import Final, Protocol, Self
 
+from quorumd.client.sinceboot import since_boot
 from quorumd.client.watcher import Waiting, WatchBatch, Watcher
 from quorumd.errors import ConnectionLost, ProtocolError, Timeout
 from quorumd.limits import SECOND
@@ -87,7 +87,7 @@ class Watch:
 
     def get(self, timeout: float | None = None) -> WatchBatch:
         """The next batch. Raises Timeout after `timeout` seconds without one, ConnectionLost after close()."""
-        deadline = None if timeout is None else monotonic_ns() + int(timeout * SECOND)
+        deadline = None if timeout is None else since_boot() + int(timeout * SECOND)
         while True:
             if self._closed:
                 raise ConnectionLost("the watch is closed")
@@ -109,7 +109,7 @@ class Watch:
                 raise
             if watcher.error is not None:
                 raise watcher.error
-            left = LONGEST_WAIT_S if deadline is None else (deadline - monotonic_ns()) / SECOND
+            left = LONGEST_WAIT_S if deadline is None else (deadline - since_boot()) / SECOND
             if left <= 0:
                 raise Timeout(f"nothing happened within {timeout} s")
             self._news.wait(min(left, LONGEST_WAIT_S))
