@@ -253,16 +253,11 @@ def _with_paxos(scenario: Scenario, *, more_faults: bool) -> Scenario:
 
 
 def _with_islands(scenario: Scenario) -> Scenario:
-    """The same, in half of the runs with little room behind holes, and often before them: it is soon used up.
-
-    Before them not where a message carries one value only: who is behind then would take minutes.
-    """
+    """The same, in half of the runs with little room behind holes, and often before them: it is soon used up."""
     dice = scenario.rng("islands")
     if dice.random() < 0.5:
         return scenario
-    ring_entries, island_entries = dice.choice((16, 16, scenario.ring_entries)), dice.choice((2, 8, 64))
-    if max(scenario.sizes) > scenario.inflight_kib * limits.KIB:
-        ring_entries = scenario.ring_entries
     return replace(
-        scenario, ring_entries=ring_entries, island_kib=scenario.ring_kib // 4, island_entries=island_entries
+        scenario, ring_entries=dice.choice((16, 16, scenario.ring_entries)),
+        island_kib=scenario.ring_kib // 4, island_entries=dice.choice((2, 8, 64)),
     )
