@@ -177,7 +177,8 @@ def test_nothing_else_falls_due_while_a_leader_rests(what):
     elif what == "lease":
         core.store = SimpleNamespace(next_lease_due=soon, reclaiming=False)
     elif what == "reclaiming":
-        core.store = SimpleNamespace(next_lease_due=world.now + limits.SECOND, reclaiming=True, applied=core.store.applied)
+        applied = core.store.applied
+        core.store = SimpleNamespace(next_lease_due=world.now + limits.SECOND, reclaiming=True, applied=applied)
         core._chores_due = soon
     else:
         core.storage._covered = False
