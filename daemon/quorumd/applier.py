@@ -170,6 +170,7 @@ class Applier:
                 transport.on_recalled(start, term, now)
         if self.applied != begun:
             self._recalling = 0  # what is left is read again
+            self.pin()
         transport.runs.recalls = {first for first in sorted(transport.runs.recalls) if not self.storage.recall(first)}
 
     def superseded(self, first: Index, last: Index | None = None) -> None:

@@ -308,6 +308,7 @@ class Core:
         if durable > self._durable_seq:
             self._durable_seq = durable
             engine.step(Durable(durable))
+            self.applier.pin()  # what was applied before it was on this disk could not leave the ring until now
             self._release(now)
 
     def _release(self, now: Nanoseconds) -> None:

@@ -55,3 +55,23 @@ def test_writes_find_no_room_that_the_no_op_needs(at_once):
 @pytest.mark.parametrize("unapplied", [RING - 3, RING - 2, RING - 1])
 def test_nor_do_the_rules(unapplied):
     write_while_elected(unapplied, 1, quota_bytes=1 << 30)
+
+
+def test_what_was_applied_before_it_was_on_the_leaders_disk_leaves_the_ring_when_it_is():
+    """A majority without the leader commits what then fills the leader's ring: its own disk is behind."""
+    world = World(ring_entries=RING)
+    leader = world.elect()
+    caller = Caller(world).open()
+    caller.target = leader
+    caller.put(b"x", b"y")
+    world.until(world.converged)
+    member = world.members[leader]
+    member.disk.stick(world.now)
+    core = member.core
+    while core.log.ring.room(100, 1):
+        caller.put(b"k", b"v")
+    assert core.applier.applied == core.engine.last > core.storage.written
+    member.disk.stuck_since = None
+    world.step(5)
+    assert core.engine.last == core.storage.written
+    assert core.log.ring.room(100, 1)

@@ -249,12 +249,7 @@ def _with_paxos(scenario: Scenario, *, more_faults: bool) -> Scenario:
     if more_faults and count > 1 and scenario.rng("holes").random() < 0.5:
         faults += HOLE_FAULTS
     scenario = _with_islands(scenario)
-    inflight_kib = scenario.inflight_kib
-    if phase2 <= count // 2:  # who is not waited for may be any number of values behind: not one at a time, then
-        inflight_kib = max(inflight_kib, WIDE_INFLIGHT_KIB)
-    return replace(
-        scenario, engine="paxos", phase1=count + 1 - phase2, phase2=phase2, faults=faults, inflight_kib=inflight_kib
-    )
+    return replace(scenario, engine="paxos", phase1=count + 1 - phase2, phase2=phase2, faults=faults)
 
 
 def _with_islands(scenario: Scenario) -> Scenario:

@@ -168,7 +168,7 @@ def travels(s: State, to: NodeId, slot: Index) -> bool:
 def is_pushed(s: State, to: NodeId, slot: Index) -> bool:
     """Whether this node, as leader, has sent `slot` to `to` and has no acknowledgement of it yet."""
     peer = s.peers[to]
-    sent = s.role == Role.LEADER and peer.replicating and peer.match < slot < peer.next
+    sent = s.role == Role.LEADER and peer.replicating and max(peer.match + 1, peer.pushed_from) <= slot < peer.next
     return sent and s.log.ballot_at(slot) == s.term
 
 

@@ -28,11 +28,12 @@ class Peer(Progress):
     fell silent, to which nothing is pushed until it speaks again.
     """
 
-    __slots__ = ("above", "suspect_at", "suspect_match")
+    __slots__ = ("above", "pushed_from", "suspect_at", "suspect_match")
 
     def __init__(self, node: NodeId, next_slot: Index, now: Nanoseconds) -> None:
         super().__init__(node, next_slot, now)
         self.replicating = True
+        self.pushed_from = next_slot  # what was pushed since it was silent last is pushed_from..next-1
         self.above = RangeSet(REMEMBERED_RANGES)  # durably accepted there, behind holes; all > match
         # Large values count as lost from suspect_at on, unless `match` has moved since it was suspect_match.
         self.suspect_match: Index = -1
@@ -48,7 +49,7 @@ class Peer(Progress):
     def resume(self, next_slot: Index, now: Nanoseconds) -> None:
         """It speaks again: push from `next_slot` on."""
         self.replicate(now)
-        self.next = max(next_slot, self.match + 1)
+        self.next = self.pushed_from = max(next_slot, self.match + 1)
         self.resend_upto = self.resend_mark = 0
 
     def figures(self) -> PeerStatus:
