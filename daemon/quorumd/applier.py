@@ -4,7 +4,8 @@ Entries come out of the ring; those no longer in it (a node far behind its own l
 piece. Invariant: the store has applied exactly 1..applied, and applied <= commit.
 
 A few bytes can ask for much work: a turn stops applying, and answering, when it has done TURN_WORK of each, and goes on
-in the next one. In between heartbeats leave, and what arrived is looked at.
+in the next one. In between heartbeats leave, and what arrived is looked at. After a compaction it applies nothing for a
+few turns if watchers need them to get what the next entry may reclaim.
 """
 
 from collections import deque
@@ -50,6 +51,8 @@ class Applier:
         self._mark: tuple[Index, Nanoseconds] = (applied, 0)  # a commit index, and when it was that
         self._heard: Nanoseconds = 0  # the last mark that was reached
         self._recalling: Index = 0  # first index being read back for apply; 0: none
+        self._seen = store.compacted  # the compaction that `_turns_held` is about
+        self._turns_held = 0  # for which watchers were waited for
         self._regime: tuple[Term, NodeId] = (0, 0)  # term and leader under which digests are compared
         self._reported: tuple[Index, bool] = (-1, False)  # what `_report` was made of
         self._report = peercodec.nothing_to_report()
@@ -96,9 +99,11 @@ class Applier:
         """
         transport = self.transport
         until = self.store.work + limits.TURN_WORK
+        compacted = self.store.compacted
         if self.storage.reads or transport.runs.recalls:
             self._recalled(latest, term, until)
-        if self.applied < self.commit:
+        # What this turn has compacted already, watchers are shown when it ends.
+        if self.applied < self.commit and self.store.compacted == compacted and not self._holds_back():
             self._apply(latest, until)
         if self._points or self._reached:
             self._answer(latest)
@@ -129,6 +134,17 @@ class Applier:
             read_id = points.popleft()[1]
             if not store.read(queue, read_id, replies, now, until):
                 reached.append((read_id, now))
+
+    def _holds_back(self) -> bool:
+        """Whether watchers are given another turn, for what they lack and the next entry may reclaim."""
+        if self.store.compacted != self._seen:
+            self._seen = self.store.compacted
+            self._turns_held = 0
+        if self._turns_held < limits.WATCH_HELD_TURNS and self.clients.watches.endangered:
+            self._turns_held += 1
+            return True
+        self._turns_held = limits.WATCH_HELD_TURNS  # once for each compaction
+        return False
 
     def _apply(self, now: Nanoseconds, until: int) -> None:
         first = self.applied + 1

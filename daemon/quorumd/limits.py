@@ -111,6 +111,10 @@ WATCH_TOTAL_BYTES: Final = 256 * MIB  # put in all streams and not acknowledged,
 WATCH_PIECE_BYTES: Final = 256 * KIB  # of events in one item
 WATCH_FRAGMENT_BYTES: Final = FRAGMENT_QUEUE_BYTES // 2  # waiting in fragments; above it, large batches wait
 WATCH_TURN_COST: Final = 16_384  # of changes, searches, events and their half KiB in a turn; likewise for those behind
+# Turns for which a node applies nothing after a compaction, while watchers that lack what it gave up can be given it:
+# 128 MiB of events, or a quarter of a million small ones, so four for each of as many watchers as there may be. Each
+# takes some milliseconds, so all together less than an election timeout: who waits for an answer does not give up.
+WATCH_HELD_TURNS: Final = 16
 WATCH_SENT_PER_TURN: Final = 4 * MIB  # of batches; the other streams have their turn in the next one
 WATCH_BATCH_COST: Final = 4 * KIB  # what a batch costs of that beside its bytes: a thousand of them take milliseconds
 WATCH_RETRY: Final = 40 * MILLISECOND  # what is not acknowledged is repeated after this, then ever more slowly

@@ -240,6 +240,11 @@ class WatchPlane:
         silent = next(iter(self._streams.values())).heard_at + limits.WATCH_SILENCE
         return min(silent, self._timers[0][0]) if self._timers else silent
 
+    @property
+    def endangered(self) -> bool:
+        """Whether finish() can do something at once for watchers that lack what the next entry may reclaim."""
+        return self.hub.endangered(self.store)
+
     def _fill(self, stream: _Stream, now: Nanoseconds) -> None:
         """Sends what the stream holds, as far as its window and the turn's budget go."""
         most = limits.WATCH_WINDOW_BATCHES if stream.proven else 1

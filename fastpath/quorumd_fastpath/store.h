@@ -65,6 +65,9 @@ public:
     uint64_t revision() const { return revision_; }
     // Reads below it and changes up to it are refused; 0: nothing was compacted yet.
     uint64_t compacted() const { return compacted_; }
+    // All changes of this revision, and of those above it, can still be walked, compacted or not, until an entry is
+    // applied: for who had begun before. The revision of the last change that is gone may be so in part only.
+    uint64_t held_from() const { return gone_ + 1; }
     uint64_t quota() const { return quota_; }
     // The rules that decide from here on, of a version that there is.
     void set_rules(uint64_t version, uint64_t quota) {
@@ -206,6 +209,7 @@ public:
             prefetch();
             changes_.pop_front();
             ++first_change_;
+            gone_ = change.revision();
             uint64_t effort = this->effort(*change.record, *change.version);
             spend(effort);
             budget -= std::min(budget, effort);
@@ -214,9 +218,9 @@ public:
     }
 
     // -- changes, oldest first, numbered since the beginning ---------------------------------------------------------
-    // To walk those of revision R on, R > compacted(): for (n = seek_change(R); n != changes_end(); ++n) change(n).
+    // To walk those of revision R on, R >= held_from(): for (n = seek_change(R); n != changes_end(); ++n) change(n).
     // Changes of one revision stand together, in the order of its operations. A number stays that of its change; before
-    // using one again after entries were applied, its revision must still be above compacted().
+    // using one again after entries were applied, its revision must still be held_from() or above.
 
     uint64_t changes_end() const { return first_change_ + changes_.size(); }
     const Change& change(uint64_t number) const { return changes_[number - first_change_]; }
@@ -289,6 +293,7 @@ private:
     uint64_t revision_ = 1;
     uint64_t compacted_ = 0;
     uint64_t reclaimed_ = 0;  // compacted_ once all that it freed is reclaimed
+    uint64_t gone_ = 0;       // revision of the last change that was reclaimed
     uint64_t bytes_ = 0;
     uint64_t live_bytes_ = 0;
     size_t live_ = 0;

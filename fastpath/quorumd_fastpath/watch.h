@@ -8,6 +8,7 @@
 //
 // A walk is an elevator: it goes on where the last one stopped, and takes along whoever has room as it passes. Only at
 // the end of a lap the next one begins with whoever is farthest behind. So who begins in the past holds up nobody else.
+// A compaction of what was just fed begins a lap with those who were in step: the next entry reclaims what they lack.
 // It stops as soon as a turn's work is done, also amid a change that many want, or amid a large event.
 //
 // Streams share total_bytes: each may have outstanding at most what is still free of it (Choudhury and Hahne, "Dynamic
@@ -196,10 +197,23 @@ public:
         } else if (fed_ != store.changes_end()) {
             feed(store);
         }
+        if (compacted_ != store.compacted()) {
+            compacted_ = store.compacted();
+            if (fed_revision_ < compacted_) begin_lap(store, fed_revision_ + 1);
+        }
         fed_revision_ = store.revision();
         bool more = !behind_.empty() && walk(store);
         if (!progress_.empty()) say_progress();
         return more;
+    }
+
+    // Whether a walk can do something for one that lacks what the next entry may reclaim.
+    bool endangered(const KeyStore& store) const {
+        auto lacks = [&](const Watcher* watcher) {
+            return watcher->revision <= store.compacted() && watcher->revision >= store.held_from() &&
+                   can_go_on(*watcher);
+        };
+        return store.reclaiming() && std::any_of(behind_.begin(), behind_.end(), lacks);
     }
 
     // Streams with something to take; each is named once, and again when more is put in it after take().
@@ -363,6 +377,14 @@ private:
 
     // -- those behind ------------------------------------------------------------------------------------------------
 
+    // The next walk begins with who is at this revision or beyond it; so does who fell behind there a moment ago.
+    void begin_lap(const KeyStore& store, uint64_t revision) {
+        lap_revision_ = revision;
+        lap_sub_ = 0;
+        lap_walk_ = walk_ + 1;
+        lap_end_ = store.revision();
+    }
+
     // One walk over history, from whoever has room and comes first where the last one stopped or after it; if that is
     // nobody, or the lap is over, from whoever is farthest behind. Returns whether another one could go on at once.
     bool walk(const KeyStore& store) {
@@ -371,7 +393,7 @@ private:
         opened_.clear();
         for (size_t i = behind_.size(); i-- != 0;) {
             Watcher* watcher = behind_[i];
-            if (watcher->revision <= store.compacted()) {
+            if (watcher->revision < store.held_from()) {
                 end_compacted(store, watcher);
                 continue;
             }
@@ -578,6 +600,7 @@ private:
     size_t total_ = 0;
     uint64_t fed_ = 0;           // number of the first change that was not fed
     uint64_t fed_revision_ = 1;  // everything up to it was fed
+    uint64_t compacted_ = 0;     // the store's, when it was fed
     uint64_t walk_ = 0;
     uint64_t lap_revision_ = UINT64_MAX;  // where the last walk stopped; beyond everybody: the lap is over
     uint64_t lap_sub_ = UINT64_MAX;

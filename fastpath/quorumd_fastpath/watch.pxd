@@ -32,6 +32,7 @@ cdef extern from "watch.h" namespace "quorumd" nogil:
         bint cancel(WatchStream* stream, uint64_t id)
         void ask_progress(WatchStream* stream) except +
         bint pump(const KeyStore& store) except +
+        bint endangered(const KeyStore& store)
         vector[uint32_t]& ready()
         string_view batch(const WatchStream& stream, size_t limit, uint32_t* count)
         void taken(WatchStream* stream, size_t size) except +

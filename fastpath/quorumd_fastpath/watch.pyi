@@ -76,6 +76,9 @@ class Hub:
         """Puts what was applied since in the streams, and continues those behind: (streams with something to take,
         whether more work is left that can be done at once). After each apply, before the next."""
 
+    def endangered(self, store: Store) -> bool:
+        """Whether pump() can do something at once for watchers that lack what the next entry may reclaim."""
+
     def take(self, slot: int, limit: int) -> tuple[int, bytes]:
         """(number of items, their bytes) from the front of the stream: as many as fit `limit`, at least one; (0, b"")
         if there are none."""

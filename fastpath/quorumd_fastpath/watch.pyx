@@ -108,6 +108,10 @@ cdef class Hub:
         self.hub.ready().clear()
         return ready, more
 
+    def endangered(self, Store store not None):
+        """Whether pump() can do something at once for watchers that lack what the next entry may reclaim."""
+        return self.hub.endangered(store.machine.store)
+
     def take(self, uint32_t slot, size_t limit):
         """(number of items, their bytes) from the front of the stream: as many as fit `limit`, at least one; (0, b"")
         if there are none."""

@@ -421,6 +421,7 @@ def test_one_whose_history_is_compacted_is_told_up_to_where():
         driver.run(Put(b"k", b"%d" % i))
     driver.take(slot)
     driver.written.compact(40)
+    driver.run(Put(b"other", b""))  # which reclaims
     driver.settle()
     ended = driver.readers[slot, watcher].ended
     assert (ended.flags, ended.revision) == (watch.ENDED_COMPACTED, 40)
@@ -451,6 +452,113 @@ def test_a_compaction_takes_nothing_from_one_in_step():
     driver.written.compact(driver.store.revision)
     driver.settle()
     driver.check(driver.readers[slot, watcher])
+
+
+def burst(driver, values, key=b"k"):
+    """What is one apply, without a look of the hub's in between: puts, and a compaction of all of them."""
+    for value in values:
+        driver.written.run(Put(key, value))
+    driver.written.compact(driver.store.revision)
+    _, more = driver.hub.pump(driver.store)
+    return more
+
+
+def catch_up(driver):
+    """So many more turns, in which nothing is applied, did those need that the next entry would overtake."""
+    turns = 0
+    while driver.hub.endangered(driver.store):
+        driver.hub.pump(driver.store)
+        turns += 1
+    return turns
+
+
+def test_a_compaction_amid_more_than_a_turn_feeds_ends_nobody_who_was_in_step():
+    """With the real limits, 41 watchers of a put of 200 KiB are a turn's work; everybody is behind at the next put."""
+    driver = Driver(turn_cost=limits.WATCH_TURN_COST)
+    watchers = [(slot, driver.watch(slot, b"k")) for slot in (driver.stream() for _ in range(60))]
+    other = driver.stream()
+    watchers.append((other, driver.watch(other, b"other")))
+    driver.settle()
+    burst(driver, [bytes(200 << 10), b"small"])
+    catch_up(driver)
+    driver.run(Put(b"z", b""))  # which reclaims
+    driver.settle()
+    assert driver.store.changes == 1
+    for name in watchers:
+        driver.check(driver.readers[name])
+
+
+def test_those_in_step_come_first_after_a_compaction_whoever_is_far_behind():
+    driver = Driver(turn_cost=50)
+    for i in range(1000):
+        driver.run(Put(b"k%d" % (i % 10), b""))
+    slot = driver.stream()
+    driver.settle()
+    watchers = [driver.watch(slot, b"k", ALL) for _ in range(30)]
+    driver.settle()
+    late = driver.stream()
+    driver.watch(late, b"k", ALL, start=2)
+    driver.hub.pump(driver.store)  # amid its lap now
+    assert burst(driver, [b"1", b"2", b"3", b"4"])
+    for _ in range(3):  # more than 30 * 4 / 50
+        driver.hub.pump(driver.store)
+    assert driver.hub.lagging == 1
+    driver.run(Put(b"z", b""))
+    driver.settle()
+    for watcher in watchers:
+        driver.check(driver.readers[slot, watcher])
+    assert driver.readers[late, watchers[-1] + 1].ended.revision == driver.store.compacted
+
+
+def test_what_a_compaction_has_yet_to_reclaim_is_there_for_who_began_before():
+    driver = Driver()
+    slot = driver.stream(opened=False)
+    watcher = driver.watch(slot, b"k")
+    for i in range(3):
+        driver.run(Put(b"k", b"%d" % i))
+    driver.written.compact(driver.store.revision)
+    refused = driver.watch(slot, b"k", start=driver.store.revision)
+    driver.hub.open_window(slot)
+    assert driver.hub.endangered(driver.store)
+    driver.settle()
+    assert not driver.hub.endangered(driver.store)
+    driver.check(driver.readers[slot, watcher])
+    assert driver.readers[slot, refused].ended.revision == driver.store.compacted
+
+
+def test_a_revision_that_is_reclaimed_in_part_is_no_longer_there():
+    driver = Driver()
+    slot = driver.stream(opened=False)
+    watchers = [driver.watch(slot, b"k", ALL, start=start) for start in range(2, 11)]
+    for _ in watchers:
+        driver.run(Txn((), tuple(Put(b"k%d" % i, b"") for i in range(100))))
+    driver.written.compact(driver.store.revision)
+    driver.run(Put(b"z", b""))
+    assert driver.store.changes % 100 != 1  # it has stopped amid one
+    driver.hub.open_window(slot)
+    driver.settle()
+    readers = [driver.readers[slot, watcher] for watcher in watchers]
+    assert [reader.ended is None for reader in readers] == sorted(reader.ended is None for reader in readers)
+    assert {reader.ended is None for reader in readers} == {True, False}
+    for reader in readers:
+        if reader.ended is None:
+            driver.check(reader)
+        else:
+            assert (reader.batches, reader.ended.revision) == ([], 10)
+
+
+def test_who_has_the_last_change_of_a_revision_is_past_it_while_a_crowd_holds_the_walk_up():
+    driver = Driver(turn_cost=10)
+    slot = driver.stream()
+    watchers = [driver.watch(slot, b"k") for _ in range(40)]
+    driver.settle()
+    assert burst(driver, [b"1"])
+    driver.run(Put(b"z", b""))  # which reclaims, amid the change: no node is as hasty
+    driver.settle()
+    readers = [driver.readers[slot, watcher] for watcher in watchers]
+    assert {bool(reader.batches) for reader in readers} == {True, False}
+    for reader in readers:
+        assert (reader.ended is None) == bool(reader.batches)
 
 
 def test_a_start_in_compacted_history_is_refused():
@@ -537,6 +645,7 @@ def test_one_that_a_compaction_ends_gives_its_bytes_back():
     driver.run(Put(b"k", b""))
     driver.run(Put(b"k", b""))
     driver.written.compact(2)
+    driver.run(Put(b"other", b""))  # which reclaims
     driver.settle()
     assert driver.hub.watcher_bytes == 0
     again = driver.watch(slot, b"k")

@@ -10,9 +10,10 @@ from world import MS, Caller, World
 from quorumd import limits, watchcodec, watchplane
 from quorumd.client.protocol import ClientProtocol
 from quorumd.client.watcher import make_watcher
-from quorumd.commands import ALL, Compact, DeleteRange, KeyValue, Put, Txn
+from quorumd.commands import ALL, Compact, DeleteRange, KeyValue, Kind, Put, Txn, encode, encode_record
 from quorumd.errors import Compacted, Overloaded
 from quorumd.watchcodec import Event
+from quorumd.watchplane import WatchRoom
 from quorumd_fastpath.watch import Hub
 
 pytestmark = pytest.mark.usefixtures("either_engine")
@@ -149,6 +150,61 @@ def test_a_compaction_reaches_only_those_who_had_not_read_so_far():
     assert isinstance(watching.watchers[1].error, Compacted)
     assert watching.watchers[1].error.revision == 9
     assert watching.watchers[0].error is None
+
+
+def at_once(caller, ops):
+    """Writes all of it in one datagram, so that a node applies it as one, as far as it may."""
+    records = []
+    for op in ops:
+        caller.seq += 1
+        records.append(encode_record(Kind.COMMAND, caller.session, caller.seq, caller.seq, encode(op)))
+    caller.transmit(b"".join(records), caller.world.leader().settings.node, len(records))
+
+
+def crowd(turn_cost, watchers):
+    """A world with small turns of watches, and a client that watches `k` so many times, and once another key."""
+    world = World(watch_room=WatchRoom(1 << 20, 1 << 26, 1 << 16, turn_cost))
+    world.elect()
+    caller = Caller(world).open()
+    caller.put(b"k", b"0")
+    watching = Watching(world)
+    for _ in range(watchers):
+        watching.watch(b"k")
+    watching.watch(b"other")
+    watching.until(lambda: all(batches for batches in watching.batches[:-1]))
+    return world, caller, watching
+
+
+def test_a_burst_that_ends_with_a_compaction_ends_no_watch_of_those_in_step():
+    """The puts behind it reclaim what it gave up; a node applies them once everybody has got what was before it."""
+    world, caller, watching = crowd(40, 60)
+    revision = world.leader().store.revision
+    puts = [Put(b"k", bytes(1024)), Put(b"k", b"2"), Put(b"k", b"3")]
+    at_once(caller, [*puts, Compact(revision + len(puts)), *(Put(b"z", b"%d" % i) for i in range(5))])
+    watching.until(lambda: all(core.store.revision == revision + 8 for core in world.cores()))
+    assert [core.store.changes for core in world.cores()] == [5] * 3
+    caller.put(b"other", b"1")
+    watching.until(lambda: watching.batches[-1])
+    assert [watcher.error for watcher in watching.watchers] == [None] * 61
+    for batches in watching.batches[:-1]:
+        got = [(at, event.value) for at, events in batches for event in events]
+        assert got[1:] == [(revision + at, put.value) for at, put in enumerate(puts, 1)]
+
+
+def test_a_node_waits_for_watchers_a_few_turns_and_leads_on_meanwhile():
+    world, caller, watching = crowd(1, 60)
+    watching.until(lambda: all(core.status()["watchers_lagging"] == 0 for core in world.cores()))
+    leader, revision = world.leader(), world.leader().store.revision
+    at_once(caller, [Put(b"k", b"1"), Compact(revision + 1), Put(b"z", b"2")])
+    turns = 0
+    while leader.store.revision < revision + 2:
+        held = leader.store.compacted == revision + 1
+        turns += held
+        assert not held or leader.deadline(world.now) == world.now
+        world.step()
+        watching.turn()
+    assert 1 <= turns <= limits.WATCH_HELD_TURNS + 1
+    assert world.leader() is leader
 
 
 def test_a_large_event_is_carried_in_fragments_and_lost_ones_come_again():
