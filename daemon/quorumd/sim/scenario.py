@@ -47,7 +47,7 @@ QUICK_TURN = (20_000, 60_000)  # ns
 SLOW_TURN = (0.45, 0.85)  # of a heartbeat; half of one counts as a stall
 AT_ONCE = 5  # faults that may be under way together, more or less: with too many of them nothing ever happens
 
-WIDE_MTU, WIDE_RING_KIB, WIDE_INFLIGHT_KIB = 65_000, 6 * 1024, 256  # through which large values come quickly
+WIDE_MTU, WIDE_RING_KIB, WIDE_INFLIGHT_KIB = 65_000, 8_192, 4_096  # large values come quickly through
 WIDE_KIB = limits.WATCH_WINDOW_BYTES // limits.KIB
 TINY = 1_300  # a value of which a transaction's fill a small part of the smallest ring
 NARROW_FOR = 5_000  # a value that comes through a narrow window of a stream in a few round trips
@@ -218,15 +218,17 @@ def _with_quota(scenario: Scenario) -> Scenario:
 
 def _with_disks(scenario: Scenario) -> Scenario:
     """The same, in a third of the runs with little patience for a disk that hangs; with large values that fill disks
-    in half of those in which they can be and nothing else is in the way."""
+    in some of those in which disks get full, and with nothing in their way then."""
     dice = scenario.rng("disks")
     stall_ms = dice.choice((3_000, 3_000, max(200, 2 * scenario.sync_us[1] // 1_000)))
-    wide = (
-        scenario.mtu >= WIDE_MTU and scenario.ring_kib >= WIDE_RING_KIB and scenario.inflight_kib >= WIDE_INFLIGHT_KIB
-    )
-    ample = scenario.quota_bytes == limits.DEFAULT_QUOTA_BYTES and "quota" not in scenario.faults
-    fillers = "disk-full" in scenario.faults and wide and ample and dice.random() < 0.5
-    return replace(scenario, disk_stall_ms=stall_ms, fillers=fillers)
+    scenario = replace(scenario, disk_stall_ms=stall_ms)
+    if "disk-full" not in scenario.faults or dice.random() < 0.7:
+        return scenario
+    faults = tuple(fault for fault in scenario.faults if fault not in CONFIG_FAULTS)
+    return replace(
+        scenario, fillers=True, faults=faults, quota_bytes=limits.DEFAULT_QUOTA_BYTES, mtu=WIDE_MTU,
+        ring_kib=WIDE_RING_KIB, inflight_kib=WIDE_INFLIGHT_KIB,
+    )  # fmt: skip
 
 
 def _with_watchers(scenario: Scenario) -> Scenario:
