@@ -47,6 +47,7 @@ QUICK_TURN = (20_000, 60_000)  # ns
 SLOW_TURN = (0.45, 0.85)  # of a heartbeat; half of one counts as a stall
 AT_ONCE = 5  # faults that may be under way together, more or less: with too many of them nothing ever happens
 
+FEW = 16  # entries of a ring
 WIDE_MTU, WIDE_RING_KIB, WIDE_INFLIGHT_KIB = 65_000, 8_192, 4_096  # large values come quickly through
 WIDE_KIB = limits.WATCH_WINDOW_BYTES // limits.KIB
 TINY = 1_300  # a value of which a transaction's fill a small part of the smallest ring
@@ -227,7 +228,7 @@ def _with_disks(scenario: Scenario) -> Scenario:
     faults = tuple(fault for fault in scenario.faults if fault not in CONFIG_FAULTS)
     return replace(
         scenario, fillers=True, faults=faults, quota_bytes=limits.DEFAULT_QUOTA_BYTES, mtu=WIDE_MTU,
-        ring_kib=WIDE_RING_KIB, inflight_kib=WIDE_INFLIGHT_KIB,
+        ring_kib=WIDE_RING_KIB, inflight_kib=WIDE_INFLIGHT_KIB, watch_window_kib=WIDE_KIB,
     )  # fmt: skip
 
 
@@ -255,11 +256,16 @@ def _with_paxos(scenario: Scenario, *, more_faults: bool) -> Scenario:
 
 
 def _with_islands(scenario: Scenario) -> Scenario:
-    """The same, in half of the runs with little room behind holes, and often before them: it is soon used up."""
+    """The same, in half of the runs with little room behind holes, and often before them: it is soon used up.
+
+    Who has room for two values out of order, and gets hundreds at once, takes one in each heartbeat: so few only where
+    the leader's ring holds few as well.
+    """
     dice = scenario.rng("islands")
     if dice.random() < 0.5:
         return scenario
+    ring_entries, island_entries = dice.choice((FEW, FEW, scenario.ring_entries)), dice.choice((2, 8, 64))
     return replace(
-        scenario, ring_entries=dice.choice((16, 16, scenario.ring_entries)),
-        island_kib=scenario.ring_kib // 4, island_entries=dice.choice((2, 8, 64)),
-    )
+        scenario, ring_entries=ring_entries, island_kib=scenario.ring_kib // 4,
+        island_entries=island_entries if ring_entries == FEW else 64,
+    )  # fmt: skip
