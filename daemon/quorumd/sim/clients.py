@@ -6,6 +6,7 @@ process ends there, as the history's format demands, and the worker goes on as a
 
 import random
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from quorumd import limits
 from quorumd.checker.history import Recorder
@@ -37,37 +38,39 @@ class Worker:
         self.pauses = 0  # begun so far: only the last one ends in an operation
 
 
-class Program:
-    """One client program. `per_second`: operations of each worker, on average. `timeout`: of each operation.
+class Surroundings(NamedTuple):
+    """What all client programs of a cluster have in common.
 
-    process: gives each process of the history its number.
+    process: gives each process of the history its number. timeout: of each operation.
     """
+
+    world: World
+    network: SimNetwork
+    nodes: Sequence[NodeId]
+    history: Recorder
+    process: Callable[[], int]
+    timeout: Nanoseconds
+
+
+class Program:
+    """One client program. `per_second`: operations of each worker, on average."""
 
     def __init__(
         self,
         name: str,
-        world: World,
-        network: SimNetwork,
-        nodes: Sequence[NodeId],
-        history: Recorder,
-        process: Callable[[], int],
+        around: Surroundings,
         mix: Mix,
         rng: random.Random,
         *,
         workers: int,
         per_second: float,
-        timeout: Nanoseconds,
     ) -> None:
         self.name = name
         self.address: Address = name.encode()
-        self.world = world
-        self.network = network
-        self.history = history
+        self.world, self.network, nodes, self.history, self.process, self.timeout = around
         self.mind = Mind(name, mix, rng)
         self.rng = rng
-        self.process = process
         self.per_second = per_second
-        self.timeout = timeout
         self.running = True
         self.done = self.reads_done = self.unknown = self.transmissions = 0
         self.without_room = self.disk_full = 0  # refused for the quota, or for the disks
@@ -76,10 +79,10 @@ class Program:
             entropy=rng.randbytes,
             resolve=lambda text: text.partition(":")[0].encode(),
         )
-        self.workers = [Worker(process()) for _ in range(workers)]
+        self.workers = [Worker(self.process()) for _ in range(workers)]
         self._wake_at: Nanoseconds | None = None
-        world.endpoints[self.address] = self._receive
-        self.protocol.start(world.now)
+        self.world.endpoints[self.address] = self._receive
+        self.protocol.start(self.world.now)
         self._after()
         for worker in self.workers:
             self._rest(worker)

@@ -17,7 +17,7 @@ from quorumd.consensus.paxos.ballots import node_of
 from quorumd.consensus.raft import RaftConfig
 from quorumd.peercodec import BODY_APPEND
 from quorumd.settings import Settings
-from quorumd.sim.clients import Program
+from quorumd.sim.clients import Program, Surroundings
 from quorumd.sim.disk import SimDisk
 from quorumd.sim.holders import LEASES, Holder
 from quorumd.sim.lease_observer import LeaseObserver
@@ -60,6 +60,10 @@ class Cluster:
         self.programs: list[Program] = []
         self.former: list[Program] = []  # killed
         self._processes = 0
+        self._around = Surroundings(
+            self.world, self.network, self.ids, self.history, self._next_process,
+            scenario.timeout_ms * limits.MILLISECOND,
+        )  # fmt: skip
         self._programs = 0
         self.holders: list[Holder] = []
         self._ended: list[tuple[Session, Nanoseconds]] = []  # sessions, each with the time that it had expired
@@ -130,16 +134,11 @@ class Cluster:
         self._programs += 1
         program = Program(
             f"c{self._programs}",
-            self.world,
-            self.network,
-            self.ids,
-            self.history,
-            self._next_process,
+            self._around,
             scenario.mix,
             scenario.rng(f"client {self._programs}"),
             workers=scenario.workers if workers is None else workers,
             per_second=scenario.per_second,
-            timeout=scenario.timeout_ms * limits.MILLISECOND,
         )
         self.programs.append(program)
         return program
@@ -154,27 +153,13 @@ class Cluster:
         scenario, number = self.scenario, len(self.holders) + 1
         ids = [number * 10 + i for i in range(LEASES)]
         self.leases.ids.update(ids)
-        self.holders.append(
-            Holder(
-                f"h{number}",
-                self.world,
-                self.network,
-                self.ids,
-                self.history,
-                self._next_process,
-                scenario.rng(f"holder {number}"),
-                self.lease_rules,
-                ids,
-                timeout=scenario.timeout_ms * limits.MILLISECOND,
-            )
-        )
+        rng = scenario.rng(f"holder {number}")
+        self.holders.append(Holder(f"h{number}", self._around, rng, self.lease_rules, ids))
 
     def _reader(self, number: int) -> Reader:
         scenario = self.scenario
-        return Reader(
-            f"r{number}", self.world, self.network, self.ids, self.history, self._next_process, scenario.mix,
-            scenario.rng(f"reader {number}"), self.audience.past, timeout=scenario.timeout_ms * limits.MILLISECOND,
-        )  # fmt: skip
+        rng = scenario.rng(f"reader {number}")
+        return Reader(f"r{number}", self._around, scenario.mix, rng, self.audience.past)
 
     def _session_ended(self, ended: SessionId) -> None:
         for program in (*self.programs, *self.former, *self.holders):

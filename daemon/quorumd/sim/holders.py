@@ -6,22 +6,19 @@ the nodes (lease_observer.py).
 
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from quorumd import limits
-from quorumd.checker.history import Recorder
 from quorumd.checker.leases import LeaseRules
 from quorumd.client.calls import operation_for
 from quorumd.client.operation import Operation
 from quorumd.commands import DeleteRange, LeaseGrant, LeaseKeepAlive, LeaseRevoke, LeaseTimeToLive, Op, Put
 from quorumd.errors import Definite, LeaseExists, LeaseNotFound, QuorumdError
-from quorumd.sim.clients import Program
+from quorumd.sim.clients import Program, Surroundings
 from quorumd.sim.lease_observer import PREFIX
-from quorumd.sim.network import SimNetwork
 from quorumd.sim.workload import Mix, spell
-from quorumd.sim.world import World
-from quorumd.types import Nanoseconds, NodeId
+from quorumd.types import Nanoseconds
 
 LEASES = 2  # ids that a holder uses again and again
 KEYS = 4  # of a holder; they move between its leases
@@ -46,21 +43,12 @@ class Holder(Program):
     def __init__(
         self,
         name: str,
-        world: World,
-        network: SimNetwork,
-        nodes: Sequence[NodeId],
-        history: Recorder,
-        process: Callable[[], int],
+        around: Surroundings,
         rng: random.Random,
         rules: LeaseRules,
         leases: Sequence[int],
-        *,
-        timeout: Nanoseconds,
     ) -> None:
-        super().__init__(
-            name, world, network, nodes, history, process, Mix(KEYS, (0,)), rng,
-            workers=0, per_second=1.0, timeout=timeout,
-        )  # fmt: skip
+        super().__init__(name, around, Mix(KEYS, (0,)), rng, workers=0, per_second=1.0)
         self.rules = rules
         self.leases = leases
         self._held = 0  # the lease that it takes for its own; 0: none

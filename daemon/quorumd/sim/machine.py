@@ -61,7 +61,7 @@ class Machine:
         *,
         rate: float = 1.0,
         wall: random.Random,
-        turn_ns: tuple[int, int] = (20_000, 60_000),
+        turn_ns: tuple[Nanoseconds, Nanoseconds],
     ) -> None:
         self.node = node
         self.world = world

@@ -10,18 +10,14 @@ from dataclasses import replace
 from typing import Any, Final
 
 from quorumd import limits
-from quorumd.checker.history import Recorder
 from quorumd.checker.invariants import Violation
 from quorumd.checker.watches import Past
 from quorumd.client.calls import operation_for
 from quorumd.client.operation import Operation
 from quorumd.commands import ALL, KeyValue, Order, Range, RangeResult, SortTarget
 from quorumd.errors import Compacted, Definite, QuorumdError
-from quorumd.sim.clients import Program
-from quorumd.sim.network import SimNetwork
+from quorumd.sim.clients import Program, Surroundings
 from quorumd.sim.workload import Mix
-from quorumd.sim.world import World
-from quorumd.types import Nanoseconds, NodeId
 
 FARTHEST_BACK: Final = 300  # revisions
 SORTS: Final[Sequence[SortTarget]] = ("key", "key", "version", "create", "mod", "value")
@@ -38,20 +34,12 @@ class Reader(Program):
     def __init__(
         self,
         name: str,
-        world: World,
-        network: SimNetwork,
-        nodes: Sequence[NodeId],
-        history: Recorder,
-        process: Callable[[], int],
+        around: Surroundings,
         mix: Mix,
         rng: random.Random,
         past: Past,
-        *,
-        timeout: Nanoseconds,
     ) -> None:
-        super().__init__(
-            name, world, network, nodes, history, process, mix, rng, workers=0, per_second=1.0, timeout=timeout
-        )
+        super().__init__(name, around, mix, rng, workers=0, per_second=1.0)
         self.past = past
         self.compacted = 0  # reads refused for it
         self.judged = 0
