@@ -430,9 +430,7 @@ class Core:
 
     @property
     def _reclaims(self) -> bool:
-        """Whether this node has to see to it that what compactions gave up is reclaimed, busy or not; and what it did
-        for that before is applied, which without a quorum it never is."""
-        return self._role is Role.LEADER and self.store.reclaiming and self.store.applied >= self.own.reclaims_after
+        return self._role is Role.LEADER and self.own.reclaims
 
     def _hand_over(self, engine: Engine, now: Nanoseconds, why: str) -> None:
         """A leader whose disk hangs or is full, while a quorum of followers is alive, gives leadership away."""

@@ -59,10 +59,16 @@ class OwnEntries:
         revision = self._compaction.due(now, self.store)
         return [] if revision is None else [(int(Kind.COMPACT), bytes(16), revision)]
 
+    @property
+    def reclaims(self) -> bool:
+        """Whether this leader has to see to it that what compactions gave up is reclaimed, busy or not; and what it did
+        for that before is applied, which without a quorum it never is."""
+        return self.store.reclaiming and self.store.applied >= self.reclaims_after
+
     def reclaiming(self, now: Nanoseconds) -> Records:
         """At most one. Every entry reclaims a little of what compactions gave up, this one much: else writes that are
         refused for want of room would have to make that room, and an idle cluster would keep it all."""
-        if not self.store.reclaiming or self.store.applied < self.reclaims_after or now < self.reclaims_at:
+        if not self.reclaims or now < self.reclaims_at:
             return []
         budget = RECLAIMED_AT_ONCE.to_bytes(8, "little")
         return [(int(Kind.COMPACT), NO_BYTES + budget, self.store.compacted)]

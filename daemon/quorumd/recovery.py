@@ -276,20 +276,20 @@ def _live(storage: Storage, last: Index) -> Iterator[tuple[Index, int, memoryvie
     records, disk = storage.log.records, storage.disk
     loaded = 0
     data = memoryview(b"")
-    kept: dict[int, bytes] = {}
+    kept: dict[int, memoryview] = {}
     for place in range(len(records)):
         record = records.at(place)
         if record.first > last:
             return
         number, offset = divmod(record.position, storage.segment_bytes)
-        stored: memoryview | bytes | None = kept.pop(place, None)
+        stored = kept.pop(place, None)
         if stored is None:
             if number != loaded:
                 _keep(storage, data, loaded, place, kept)
                 data, loaded = disk.load(number), number
             stored = data[offset - RECORD_OVERHEAD : offset + record.length]
         check_intact(storage, record, stored)  # the disk may say something else than it said to the scan
-        entries = stored[RECORD_OVERHEAD:]
+        entries: memoryview | bytes = stored[RECORD_OVERHEAD:]
         if record.skip:
             entries = entries[skip_entries(entries, record.skip) :]
         count = min(record.entries, last - record.first + 1)
@@ -298,12 +298,12 @@ def _live(storage: Storage, last: Index) -> Iterator[tuple[Index, int, memoryvie
         yield record.first, count, entries
 
 
-def _keep(storage: Storage, data: memoryview, loaded: int, place: int, kept: dict[int, bytes]) -> None:
+def _keep(storage: Storage, data: memoryview, loaded: int, place: int, kept: dict[int, memoryview]) -> None:
     """Copies what the records soon after `place` have in the loaded segment."""
     records, size = storage.log.records, sum(map(len, kept.values()))
     for ahead in range(place + 1, min(place + LOOK_AHEAD, len(records))):
         record = records.at(ahead)
         number, offset = divmod(record.position, storage.segment_bytes)
         if number == loaded and ahead not in kept and size + record.length <= limits.READ_BACK_BYTES:
-            kept[ahead] = bytes(data[offset - RECORD_OVERHEAD : offset + record.length])
+            kept[ahead] = memoryview(bytes(data[offset - RECORD_OVERHEAD : offset + record.length]))
             size += record.length

@@ -373,10 +373,10 @@ class Storage:
             wanted = self.reads.pop(tag)
             if not wanted:
                 continue
-            start = wanted[0].position - RECORD_OVERHEAD
+            start, view = wanted[0].position - RECORD_OVERHEAD, memoryview(data)
             for record in wanted:
                 at = record.position - start
-                check_intact(self, record, data[at - RECORD_OVERHEAD : at + record.length])
+                check_intact(self, record, view[at - RECORD_OVERHEAD : at + record.length])
                 entries = data[at : at + record.length]
                 out.append((record, entries[skip_entries(entries, record.skip) :] if record.skip else entries))
         return out
@@ -387,7 +387,7 @@ class Storage:
             self.reads[tag] = self.reads[tag][:0]
 
 
-def check_intact(storage: Storage, record: RecordAt, stored: bytes | memoryview) -> None:
+def check_intact(storage: Storage, record: RecordAt, stored: memoryview) -> None:
     """Raises DiskError if what was read back, header and entries, is not what was written: the header must name the
     record, and the entries have its checksum."""
     if len(stored) == RECORD_OVERHEAD + record.length:

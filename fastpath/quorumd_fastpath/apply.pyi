@@ -31,7 +31,7 @@ RECLAIMED_PER_ENTRY: int
 a change that replaced nothing."""
 RECLAIM_COSTS: tuple[int, int, int]
 """What reclaiming a change costs besides 1, and 1 for each KiB of value freed: if it replaced a version; if it is a
-delete."""
+delete; and the bytes of a deleted key that cost 1 more."""
 DIGEST_EVERY: int
 CHECKPOINTS_KEPT: int
 

@@ -11,11 +11,11 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
-from fakes import FakeCluster, Served, World
+from fakes import FakeCluster, World
 from test_protocol import done, put
 from test_sync import Interrupt
 
-from quorumd.client import AsyncClient, Client, State, ioloop, iothread
+from quorumd.client import AsyncClient, Client, State, ioloop, iothread, sinceboot
 from quorumd.client.iothread import IoThread
 from quorumd.client.watcher import Watcher, make_watcher
 from quorumd.client.watches import Watch
@@ -24,18 +24,6 @@ from quorumd.commands import Kind, PutResult
 from quorumd.errors import ConnectionLost, Timeout
 from quorumd.limits import MILLISECOND, SECOND
 from quorumd.watchcodec import Ask, decode_requests
-
-
-@pytest.fixture
-def served():
-    with Served(FakeCluster()) as nodes:
-        yield nodes
-
-
-@pytest.fixture
-def client(served):
-    with Client.connect(served.endpoints) as connected:
-        yield connected
 
 
 def descriptors():
@@ -314,6 +302,7 @@ def test_a_timer_that_a_suspend_made_late_is_set_anew(monkeypatch):
     protocol = SimpleNamespace(next_deadline=lambda: 500 * MILLISECOND)
     loop = SimpleNamespace(call_later=lambda seconds, _: sleeps.append(seconds) or SimpleNamespace(cancel=list))
     monkeypatch.setattr(ioloop, "since_boot", lambda: now[0])
+    monkeypatch.setattr(sinceboot, "since_boot", lambda: now[0])
     io = ioloop.IoLoop(protocol, loop, [])
     io._set_timer()
     io._set_timer()

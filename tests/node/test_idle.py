@@ -177,8 +177,9 @@ def test_nothing_else_falls_due_while_a_leader_rests(what):
     elif what == "lease":
         core.store = SimpleNamespace(next_lease_due=soon, reclaiming=False)
     elif what == "reclaiming":
-        applied = core.store.applied
-        core.store = SimpleNamespace(next_lease_due=world.now + limits.SECOND, reclaiming=True, applied=applied)
+        due_later, applied = world.now + limits.SECOND, core.store.applied
+        core.store = SimpleNamespace(next_lease_due=due_later, reclaiming=True, applied=applied)
+        core.own.store = core.store
         core._chores_due = soon
     else:
         core.storage._covered = False

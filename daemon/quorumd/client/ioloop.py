@@ -9,18 +9,15 @@ from typing import Final
 
 from quorumd.client.operation import Operation
 from quorumd.client.protocol import ClientProtocol
-from quorumd.client.sinceboot import since_boot
+from quorumd.client.sinceboot import glance, since_boot
 from quorumd.client.sockets import UdpSockets, look_up
 from quorumd.client.states import State, StateListener
 from quorumd.client.watcher import WatchBatch, Watcher
-from quorumd.limits import SECOND
 from quorumd.types import Nanoseconds
 
 LOG: Final = logging.getLogger("quorumd.client")
 
 _open: "weakref.WeakSet[IoLoop]" = weakref.WeakSet()
-
-AT_MOST = 1 * SECOND  # of sleep
 
 
 class IoLoop:
@@ -136,16 +133,16 @@ class IoLoop:
             self._tell(state)
 
     def _set_timer(self) -> None:
-        due, now = self.protocol.next_deadline(), since_boot()
+        due = self.protocol.next_deadline()
         if self._timer is not None:
-            if due == self._timer_at and due > now:
+            if due == self._timer_at and due > since_boot():
                 return
             self._timer.cancel()
             self._timer = None
         if due is not None:
             self._timer_at = due
             # The loop's clock stands still while the host is suspended: what came due then must not wait for long.
-            self._timer = self.loop.call_later(min(max(0, due - now), AT_MOST) / SECOND, self._on_timer)
+            self._timer = self.loop.call_later(glance(due), self._on_timer)
 
     def _tell(self, state: State) -> None:
         for listener in tuple(self._listeners):
