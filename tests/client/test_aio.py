@@ -16,12 +16,6 @@ from quorumd.commands import Kind, PutResult, RangeResult, Status
 from quorumd.errors import ConnectionLost, NotLeader, Rejected, Timeout
 
 
-@pytest.fixture
-def served():
-    with Served(FakeCluster()) as nodes:
-        yield nodes
-
-
 def test_every_call(served):
     async def run():
         async with AsyncClient(served.endpoints) as client:

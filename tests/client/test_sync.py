@@ -24,18 +24,6 @@ from quorumd.errors import ConnectionLost, DiskFull, NotLeader, Overloaded, Reje
 from quorumd.limits import MAX_KEY_BYTES, MAX_VALUE_BYTES, MILLISECOND
 
 
-@pytest.fixture
-def served():
-    with Served(FakeCluster()) as nodes:
-        yield nodes
-
-
-@pytest.fixture
-def client(served):
-    with Client.connect(served.endpoints) as connected:
-        yield connected
-
-
 def test_every_call(client):
     assert client.put(b"k1", b"one").revision == 2
     assert client.get(b"k1").value == b"one"

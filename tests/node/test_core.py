@@ -218,23 +218,25 @@ def test_a_wiped_voter_stays_out(bootstrap):
     assert world.leader() is not None
 
 
-def test_other_config_is_refused_and_the_key_is_named():
-    world = World(3, seed=16)
+def told_otherwise(seed, **differs):
+    """A world in which the last node, which is named, comes back with another config."""
+    world = World(3, seed=seed)
     world.elect()
     odd = world.ids[-1]
+    hashes = world.members[odd].core.settings.hashes
     world.stop(odd)
-    world.start(odd, hashes={"nodes": 9, "engine": 2, "quorums": 3, "storage.quota_mib": 4})
+    world.start(odd, hashes={**hashes, **differs})
     world.step(500)
+    return world, odd
+
+
+def test_other_config_is_refused_and_the_key_is_named():
+    world, _ = told_otherwise(16, nodes=9)
     assert any("'nodes'" in detail["reason"] for _, detail in world.has("peer_refused"))
 
 
 def test_another_quota_is_named_and_not_refused():
-    world = World(3, seed=17)
-    world.elect()
-    odd = world.ids[-1]
-    world.stop(odd)
-    world.start(odd, hashes={"nodes": 1, "engine": 2, "quorums": 3, "storage.quota_mib": 9})
-    world.step(500)
+    world, odd = told_otherwise(17, **{"storage.quota_mib": 9})
     assert world.converged() and not world.has("peer_refused")
     told = [(node, detail["peer"]) for node, detail in world.has("peer_differs")]
     assert sorted(told) == [(1, odd), (2, odd), (odd, 1), (odd, 2)]
