@@ -30,8 +30,8 @@ class Story:
     def expires(self, at):
         self.applied(at, NOTHING, [(key, None) for key in sorted(self.keys)], expires=7)
 
-    def told(self, asked, at, kept=True):
-        self.rules.told_alive(7, asked * MILLISECOND, at * MILLISECOND, kept=kept)
+    def told(self, asked, at, kept=True, ttl_ms=TTL_MS):
+        self.rules.told_alive(7, ttl_ms, asked * MILLISECOND, at * MILLISECOND, kept=kept)
 
     def not_overdue(self, at, rearmed=0, stalled=0, put_off=50, late=50):
         times = (rearmed, late, stalled, put_off)
@@ -104,6 +104,21 @@ def test_only_who_is_asked_for_is_revoked():
     story.rules.revocation_settled(7)
     story.applied(200, shown(9))
     broken("lease-early", story.applied, 300, NOTHING)
+
+
+def test_what_is_said_to_be_revoked_has_ended():
+    story = Story()
+    story.rules.revocation(7)
+    broken("lease-lives-on", story.rules.revoked, 7, 50 * MILLISECOND)
+    story.rules.revocation(7)
+    story.applied(100, NOTHING)
+    story.rules.revoked(7, 50 * MILLISECOND)
+    story.applied(200, shown(9))  # granted anew: a grant that was on its way
+    story.rules.revoked(7, 150 * MILLISECOND)
+
+
+def test_its_ttl_is_the_one_granted():
+    broken("lease-lives-on", Story().told, 20, 30, ttl_ms=TTL_MS + 1)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ clock.
 - `lease-early`: none ends by expiry before a full TTL has passed since its holder sent the last grant or keep-alive
   that was answered OK, also if that answer comes after the end; and none is revoked that nobody asked to revoke. TTLs
   are measured by clocks that run up to `drift` too fast.
-- `lease-lives-on`: nobody is told of a lease that had ended before the question, that it lives.
+- `lease-lives-on`: nobody is told of a lease that had ended before the question, that it lives, nor of one that lives,
+  that it is revoked.
 - `lease-keys`: the end of a lease deletes its keys at one revision, all of them, and no others.
 - `lease-late`: under a leader that stays, with nothing in its way, a lease ends within its TTL and a bound, however
   slow the leader's turns are.
@@ -157,6 +158,13 @@ class LeaseRules:
         """... and has been told what came of it: it ends nothing from now on."""
         self._revocations[lease] -= 1
 
+    def revoked(self, lease: int, asked: Nanoseconds) -> None:
+        """A revocation that was sent at `asked` is answered OK."""
+        self.revocation_settled(lease)
+        life = self.live.get(lease)
+        if life is not None and life.granted_at < asked:
+            raise Violation("lease-lives-on", f"{_name(life)} lives, and is said to be revoked")
+
     def granted(self, lease: int, asked: Nanoseconds, now: Nanoseconds) -> None:
         """A grant that was sent at `asked` is answered OK."""
         lives = [life for life in self._lives(lease) if asked <= life.granted_at <= now]
@@ -164,8 +172,8 @@ class LeaseRules:
             raise Violation("lease-lives-on", f"lease {lease} is said to be granted, and was not")
         self._armed(lives, asked, now)
 
-    def told_alive(self, lease: int, asked: Nanoseconds, now: Nanoseconds, *, kept: bool) -> None:
-        """A keep-alive (`kept`) or a look at it that was sent at `asked` is answered OK."""
+    def told_alive(self, lease: int, ttl_ms: int, asked: Nanoseconds, now: Nanoseconds, *, kept: bool) -> None:
+        """A keep-alive (`kept`) or a look at it that was sent at `asked` is answered OK, with this TTL."""
         lives = [
             life
             for life in self._lives(lease)
@@ -173,6 +181,8 @@ class LeaseRules:
         ]
         if not lives:
             raise Violation("lease-lives-on", f"lease {lease} is said to live, and had ended before the question")
+        if all(life.ttl != ttl_ms * MILLISECOND for life in lives):
+            raise Violation("lease-lives-on", f"lease {lease} is said to have a TTL of {ttl_ms} ms, not {lives}")
         if kept:
             self.counts["leases kept alive"] += 1
             self._armed(lives, asked, now)

@@ -7,6 +7,7 @@ raised when the watcher is told what breaks it; what was not told at all shows i
 """
 
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from quorumd.checker.invariants import Violation
@@ -15,6 +16,9 @@ from quorumd.watchcodec import NO_DELETE, NO_PUT, PREV_KV, Event
 
 Change = tuple[bytes, bytes | None, int]
 """(key, value, lease); value None: the key was deleted."""
+_Versions = tuple[list[int], list[KeyValue | None]]
+"""The revisions at which a key changed, and what it was from then on."""
+_NONE: _Versions = ([], [])
 _SHOWN = 3  # of each side, in the detail of a violation
 
 
@@ -30,7 +34,7 @@ class Past:
         self.compacted = 0  # the highest compaction that any node has applied
         self._revisions: list[int] = []
         self._events: list[tuple[Event, ...]] = []  # of those revisions, with what each replaced
-        self._keys: dict[bytes, KeyValue] = {}
+        self._versions: defaultdict[bytes, _Versions] = defaultdict(lambda: ([], []))
 
     def add(self, revision: int, changes: Iterable[Change]) -> tuple[Event, ...]:
         """The next revision that changed anything, and its events."""
@@ -47,22 +51,26 @@ class Past:
         self.revision = max(self.revision, revision)
 
     def _event(self, revision: int, key: bytes, value: bytes | None, lease: int) -> Event:
-        replaced = self._keys.pop(key, None)
+        revisions, versions = self._versions[key]
+        replaced = versions[-1] if versions else None
+        revisions.append(revision)
         if value is None:
+            versions.append(None)
             return Event(KeyValue(key, b"", 0, revision, 0, 0), True, replaced)
         created, version = (revision, 0) if replaced is None else (replaced.create_revision, replaced.version)
-        made = self._keys[key] = KeyValue(key, value, created, revision, version + 1, lease)
+        made = KeyValue(key, value, created, revision, version + 1, lease)
+        versions.append(made)
         return Event(made, False, replaced)
 
-    def state(self, revision: int) -> dict[bytes, KeyValue]:
-        """All keys as they were at a revision that is known."""
+    def state(self, revision: int, key: bytes = b"", end: bytes = ALL) -> dict[bytes, KeyValue]:
+        """The keys of a range, all by default, as they were at a revision that is known."""
+        names = [name for name in self._versions if covers(key, end, name)] if end else [key]
         keys: dict[bytes, KeyValue] = {}
-        for _, events in self.between(0, revision):
-            for event in events:
-                if event.deleted:
-                    keys.pop(event.kv.key, None)
-                else:
-                    keys[event.kv.key] = event.kv
+        for name in names:
+            revisions, versions = self._versions.get(name, _NONE)
+            place = bisect_right(revisions, revision)
+            if place and (version := versions[place - 1]) is not None:
+                keys[name] = version
         return keys
 
     def between(self, after: int, last: int) -> Iterator[tuple[int, tuple[Event, ...]]]:

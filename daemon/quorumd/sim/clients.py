@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from quorumd import limits
+from quorumd.checker.answers import Answers
 from quorumd.checker.history import Recorder
 from quorumd.client.calls import operation_for, transfer_operation
 from quorumd.client.operation import Operation, Plane
@@ -27,12 +28,13 @@ SETTLED = 0.1  # share of operations that are to come after whatever was given u
 class Worker:
     """One process after another of one client."""
 
-    __slots__ = ("ask", "done", "pauses", "process", "told", "without_room")
+    __slots__ = ("ask", "done", "pauses", "process", "since", "told", "without_room")
 
     def __init__(self, process: int, *, told: bool = False) -> None:
         self.process = process
         self.told = told  # asks nothing of its own accord
         self.ask: Ask | None = None  # what is under way
+        self.since = 0  # the revision below which its answer may not be
         self.done = 0  # operations that were answered
         self.without_room = 0  # that the log refused, for the quota
         self.pauses = 0  # begun so far: only the last one ends in an operation
@@ -48,6 +50,7 @@ class Surroundings(NamedTuple):
     network: SimNetwork
     nodes: Sequence[NodeId]
     history: Recorder
+    answers: Answers
     process: Callable[[], int]
     timeout: Nanoseconds
 
@@ -67,7 +70,7 @@ class Program:
     ) -> None:
         self.name = name
         self.address: Address = name.encode()
-        self.world, self.network, nodes, self.history, self.process, self.timeout = around
+        self.world, self.network, nodes, self.history, self.answers, self.process, self.timeout = around
         self.mind = Mind(name, mix, rng)
         self.rng = rng
         self.per_second = per_second
@@ -118,6 +121,8 @@ class Program:
         worker.ask = ask
         now = self.world.now
         self.history.invoke(worker.process, ask.f, ask.key, ask.value, now, stale=ask.stale)
+        since = self.answers.asked(ask.request)
+        worker.since = 0 if ask.stale else since
         settled = self.rng.random() < SETTLED
         operation = operation_for(ask.request, now + self.timeout, stale=ask.stale, settled=settled)
         operation.waiter = worker
@@ -139,6 +144,7 @@ class Program:
         now, error = self.world.now, operation.error
         if error is None:
             result = operation.result()
+            self.answers.told(ask.request, result, worker.since)
             self._learn(ask, result)
             self.history.complete(worker.process, "ok", now, **outcome(ask, result))
             self.done += 1
@@ -146,6 +152,7 @@ class Program:
             self.reads_done += operation.plane is Plane.READ
         elif isinstance(error, Definite):
             self.history.complete(worker.process, "fail", now)
+            self.answers.refused(ask.request, error)
             self.without_room += isinstance(error, NoSpace)
             worker.without_room += isinstance(error, NoSpace)
             self.disk_full += isinstance(error, DiskFull)

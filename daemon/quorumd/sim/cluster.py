@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 from quorumd import limits
+from quorumd.checker.answers import Answers
 from quorumd.checker.history import Recorder
 from quorumd.checker.invariants import Violation
 from quorumd.checker.leases import LeaseRules
@@ -57,11 +58,12 @@ class Cluster:
         self.observer.applied = self.audience.learn
         self.observer.session_ended = self._session_ended
         self.history = Recorder()
+        self.answers = Answers(self.audience.past)
         self.programs: list[Program] = []
         self.former: list[Program] = []  # killed
         self._processes = 0
         self._around = Surroundings(
-            self.world, self.network, self.ids, self.history, self._next_process,
+            self.world, self.network, self.ids, self.history, self.answers, self._next_process,
             scenario.timeout_ms * limits.MILLISECOND,
         )  # fmt: skip
         self._programs = 0

@@ -13,7 +13,7 @@ COMMON = (
     "deduplicated retries", "expired sessions", "revisions compacted", "reads confirmed", "redirects and refusals",
     "unknown outcomes", "writes without room", "writes refused by full disks", "stops for room", "hung disks noticed",
     "leases granted", "leases kept alive", "leases expired", "leases revoked", "keep-alives refused",
-    "ranges judged", "ranges of compacted revisions",
+    "answers judged", "ranges judged", "ranges of compacted revisions",
     "watch batches", "watch batches of many events", "watch progress", "watches begun", "watch streams",
     "watches paused", "watchers behind", "watches compacted",
     "messages reassembled", "requests reassembled", "acknowledgements",
@@ -58,6 +58,7 @@ def reach(cluster: Cluster) -> Counter[str]:
         reached["segments begun"] += machine.disk.segments_begun
         reached["read-backs"] += machine.disk.read_backs
     reached.update(cluster.audience.reached)
+    reached["answers judged"] += cluster.answers.judged
     for reader in cluster.readers:
         reached["ranges judged"] += reader.judged
         reached["ranges of compacted revisions"] += reader.compacted

@@ -13,7 +13,20 @@ from quorumd import limits
 from quorumd.checker.leases import LeaseRules
 from quorumd.client.calls import operation_for
 from quorumd.client.operation import Operation
-from quorumd.commands import DeleteRange, LeaseGrant, LeaseKeepAlive, LeaseRevoke, LeaseTimeToLive, Op, Put
+from quorumd.commands import (
+    DeleteRange,
+    LeaseGrant,
+    LeaseGrantResult,
+    LeaseKeepAlive,
+    LeaseKeepAliveResult,
+    LeaseRevoke,
+    LeaseRevokeResult,
+    LeaseTimeToLive,
+    LeaseTimeToLiveResult,
+    Op,
+    Put,
+    Result,
+)
 from quorumd.errors import Definite, LeaseExists, LeaseNotFound, QuorumdError
 from quorumd.sim.clients import Program, Surroundings
 from quorumd.sim.lease_observer import PREFIX
@@ -35,6 +48,7 @@ class Act(NamedTuple):
     request: Op
     lease: int
     asked: Nanoseconds
+    since: int  # the revision below which its answer may not be
 
 
 class Holder(Program):
@@ -98,7 +112,7 @@ class Holder(Program):
         lease = request.id if isinstance(request, LeaseGrant) else self._held
         if isinstance(request, LeaseRevoke):
             self.rules.revocation(lease)
-        self._act = Act(request, lease, now)
+        self._act = Act(request, lease, now, self.answers.asked(request))
         operation = operation_for(request, now + self.timeout)
         operation.waiter = self._act
         try:
@@ -113,7 +127,10 @@ class Holder(Program):
         if act is None or operation.waiter is not act:
             return  # the protocol's own
         self._act = None
-        self._told(act, operation.error)
+        if operation.error is None:
+            self._answered(act, operation.result())
+        else:
+            self._refused(act, operation.error)
         if self.world.trace is not None:
             error = operation.error
             verdict = "ok" if error is None else f"{type(error).__name__}: {error}"
@@ -123,30 +140,42 @@ class Holder(Program):
         elif self.running:
             self._pause_for(self._span())
 
-    def _told(self, act: Act, error: QuorumdError | None) -> None:
-        """What an outcome says of the lease."""
+    def _answered(self, act: Act, result: Result) -> None:
+        """What an answer says of the lease."""
         rules, now, lease = self.rules, self.world.now, act.lease
-        match act.request:
-            case LeaseGrant(ttl_ms):
-                if error is None:
-                    rules.granted(lease, act.asked, now)
-                if error is None or isinstance(error, LeaseExists):  # the latter is one of its own, of before
-                    self._held, self._ttl, self._armed = lease, ttl_ms * limits.MILLISECOND, act.asked
-            case LeaseKeepAlive():
-                if error is None:
-                    rules.told_alive(lease, act.asked, now, kept=True)
-                    self._armed = act.asked
-                elif isinstance(error, LeaseNotFound):
-                    rules.refused()
-            case LeaseTimeToLive():
-                if error is None:
-                    rules.told_alive(lease, act.asked, now, kept=False)
-            case LeaseRevoke():
-                if error is None or isinstance(error, Definite):
-                    rules.revocation_settled(lease)
+        self.answers.told(act.request, result, act.since)
+        match result:
+            case LeaseGrantResult():
+                rules.granted(lease, act.asked, now)
+                self._takes(act)
+            case LeaseKeepAliveResult(ttl_ms=ttl_ms):
+                rules.told_alive(lease, ttl_ms, act.asked, now, kept=True)
+                self._armed = act.asked
+            case LeaseTimeToLiveResult(ttl_ms=ttl_ms):
+                rules.told_alive(lease, ttl_ms, act.asked, now, kept=False)
+            case LeaseRevokeResult():
+                rules.revoked(lease, act.asked)
                 self._held = 0
-        if isinstance(error, LeaseNotFound) and getattr(act.request, "lease", lease) == lease:
+
+    def _refused(self, act: Act, error: QuorumdError) -> None:
+        """What an error says of it."""
+        self.answers.refused(act.request, error)
+        match act.request:
+            case LeaseGrant() if isinstance(error, LeaseExists):
+                self._takes(act)  # it is one of its own, of before
+            case LeaseKeepAlive() if isinstance(error, LeaseNotFound):
+                self.rules.refused()
+            case LeaseRevoke(lease):
+                if isinstance(error, Definite):
+                    self.rules.revocation_settled(lease)
+                self._held = 0
+        if isinstance(error, LeaseNotFound) and getattr(act.request, "lease", act.lease) == act.lease:
             self._held = 0
+
+    def _takes(self, act: Act) -> None:
+        """The lease that it asked to be granted is its own."""
+        if isinstance(act.request, LeaseGrant):
+            self._held, self._ttl, self._armed = act.lease, act.request.ttl_ms * limits.MILLISECOND, act.asked
 
     def _span(self) -> Nanoseconds:
         """Until it asks again."""

@@ -49,7 +49,6 @@ class LeaseObserver:
         self.stalled: Nanoseconds = 0  # when a leader stood still last, and then let no lease end for a while
         self._world = world
         self._history = history
-        self._process = process
         self._writer = process()
         self._revision = FIRST_REVISION  # after entry `seen`
         self._core: dict[int, Core] = {}
@@ -94,10 +93,7 @@ class LeaseObserver:
             return
         self.seen = store.applied
         for revision in range(self._revision + 1, store.revision + 1):
-            try:
-                self._write_down(store.events(revision, 1))
-            except ValueError:
-                self._compacted_unseen(revision)
+            self._write_down(store.events(revision, 1))  # none is compacted yet: somebody saw it before it could be
         self._revision = store.revision
         self.rules.resumed(self._world.now, self._shown(store), self._keys(store))
 
@@ -124,13 +120,6 @@ class LeaseObserver:
         now, revision = self._world.now, events[0][0]
         self._history.invoke(self._writer, "txn", None, _txn(writes), now)
         self._history.complete(self._writer, "ok", now, revision=revision, succeeded=True, results=[None] * len(writes))
-
-    def _compacted_unseen(self, revision: int) -> None:
-        """It may be the work of a holder: an operation of unknown outcome that nobody depends on stands for it."""
-        process, now = self._process(), self._world.now
-        write: list[str | None] = ["write", f"{PREFIX.decode()}unseen", f"{revision}/0"]
-        self._history.invoke(process, "txn", None, _txn([write]), now)
-        self._history.complete(process, "info", now)
 
     def rearm(self) -> None:
         """A node gives all leases a full TTL."""

@@ -1,20 +1,20 @@
 """Simulated users of the store's history: they read ranges at past revisions and at the newest, cut, sorted and
-filtered, and every answer is worked out anew from the events since the store's beginning (checker.watches.Past).
+filtered, and every answer is worked out anew from the events since the store's beginning (checker.answers).
 
 What they do is in no history: a read changes nothing, and theirs would only slow the search for an order.
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from quorumd import limits
 from quorumd.checker.invariants import Violation
 from quorumd.checker.watches import Past
 from quorumd.client.calls import operation_for
 from quorumd.client.operation import Operation
-from quorumd.commands import ALL, KeyValue, Order, Range, RangeResult, SortTarget
+from quorumd.commands import ALL, Order, Range, Result, SortTarget
 from quorumd.errors import Compacted, Definite, QuorumdError
 from quorumd.sim.clients import Program, Surroundings
 from quorumd.sim.workload import Mix
@@ -22,10 +22,6 @@ from quorumd.sim.workload import Mix
 FARTHEST_BACK: Final = 300  # revisions
 SORTS: Final[Sequence[SortTarget]] = ("key", "key", "version", "create", "mod", "value")
 ORDERS: Final[Sequence[Order]] = ("none", "ascend", "descend")
-TARGETS: Final[Mapping[str, Callable[[KeyValue], Any]]] = {
-    "key": lambda kv: kv.key, "version": lambda kv: kv.version, "create": lambda kv: kv.create_revision,
-    "mod": lambda kv: kv.mod_revision, "value": lambda kv: kv.value,
-}  # fmt: skip
 
 
 class Reader(Program):
@@ -43,7 +39,8 @@ class Reader(Program):
         self.past = past
         self.compacted = 0  # reads refused for it
         self.judged = 0
-        self._asked: tuple[Range, int] | None = None  # with the revision below which it must be refused
+        # With the revision below which it must be refused, and the one below which no answer may be.
+        self._asked: tuple[Range, int, int] | None = None
         self._pause_then_ask()
 
     def _pause_then_ask(self) -> None:
@@ -53,7 +50,8 @@ class Reader(Program):
         if not self.running:
             return
         request, stale = self._draw(), self.rng.random() < 0.2
-        self._asked = request, 0 if stale else self.past.compacted  # a stale read knows no compaction
+        since = self.answers.asked(request)
+        self._asked = (request, 0, 0) if stale else (request, self.past.compacted, since)  # stale: knows neither
         operation = operation_for(request, self.world.now + self.timeout, stale=stale, settled=False)
         try:
             self.protocol.submit(operation, self.world.now)
@@ -87,15 +85,12 @@ class Reader(Program):
     def _completed(self, operation: Operation) -> None:
         if self._asked is None:
             return
-        (request, compacted), self._asked = self._asked, None
+        (request, compacted, since), self._asked = self._asked, None
         error = operation.error
         if isinstance(error, Compacted):
             self._refused(request, error)
         elif error is None:
-            result = operation.result()
-            if not isinstance(result, RangeResult):
-                raise Violation("range-differs", f"{self.name}: {request} brought {result}")
-            self._judge(request, result, compacted)
+            self._judge(request, operation.result(), compacted, since)
         elif isinstance(error, Definite) and "future" in str(error):
             raise Violation("range-differs", f"{self.name}: {request}: {error}, but {self.past.revision} is known")
         if self.running:
@@ -111,41 +106,8 @@ class Reader(Program):
             raise Violation("range-differs", f"{self.name}: {request}: {error}, but {self.past.compacted} is compacted")
         self.compacted += 1
 
-    def _judge(self, request: Range, result: RangeResult, compacted: int) -> None:
-        if result.revision > self.past.revision:
-            raise Violation("range-differs", f"{self.name}: {request} at {result.revision}, which nobody has applied")
+    def _judge(self, request: Range, result: Result, compacted: int, since: int) -> None:
         if 0 < request.revision < compacted:
             raise Violation("range-differs", f"{self.name}: {request} was answered, but {compacted} was compacted")
-        right = answer(request, self.past.state(request.revision or result.revision))
-        # A reply may be cut for its size, too: then it is the beginning of what is right.
-        told = right if right.more == result.more else replace(right, kvs=right.kvs[: len(result.kvs)], more=True)
-        if replace(result, revision=0) != told:
-            raise Violation("range-differs", f"{self.name}: {request}: {result}, and not {right}")
+        self.answers.told(request, result, since)
         self.judged += 1
-
-
-def answer(request: Range, state: Mapping[bytes, KeyValue]) -> RangeResult:
-    """What a range must bring, by etcd's rules, of a state; with revision 0 and never cut for its size."""
-    inside = [kv for _, kv in sorted(state.items()) if _in_range(request, kv.key)]
-    count = 0 if request.uncounted else len(inside)
-    if request.count_only:
-        return RangeResult(0, (), False, count)
-    kvs = [kv for kv in inside if _passes(request, kv)]
-    kvs.sort(key=TARGETS[request.sort_target], reverse=request.order == "descend")  # what is equal stays in key order
-    kvs = kvs[request.skip :]
-    more = 0 < request.limit < len(kvs)
-    kvs = kvs[: request.limit or None]
-    return RangeResult(0, tuple(replace(kv, value=b"") if request.keys_only else kv for kv in kvs), more, count)
-
-
-def _in_range(request: Range, key: bytes) -> bool:
-    if not request.end:
-        return key == request.key
-    return key >= request.key and (request.end == ALL or key < request.end)
-
-
-def _passes(request: Range, kv: KeyValue) -> bool:
-    return (
-        request.min_mod_revision <= kv.mod_revision <= (request.max_mod_revision or kv.mod_revision)
-        and request.min_create_revision <= kv.create_revision <= (request.max_create_revision or kv.create_revision)
-    )

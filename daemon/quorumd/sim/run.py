@@ -207,6 +207,7 @@ class Run:
         self._must(cluster, "other-quota", lambda: cluster.ruled)
         self._must(cluster, "no-agreement", lambda: cluster.agree(healthy))
         cluster.sessions_kept()
+        cluster.answers.executed()
         cluster.audience.close()
         self._must(cluster, "watch-behind", lambda: not cluster.audience.behind)
         verdict = check(pair(cluster.history.events), seconds=CHECK_SECONDS)
