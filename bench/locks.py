@@ -87,8 +87,10 @@ async def stop_holders(client: AsyncClient, pids: set[int], end_s: float) -> int
         pid = int(found.kvs[0].value) if found.kvs else 0
         if pid in pids:
             os.kill(pid, signal.SIGSTOP)
-            await asyncio.sleep(random.choice(STOPS_S))
-            os.kill(pid, signal.SIGCONT)
+            try:
+                await asyncio.sleep(random.choice(STOPS_S))
+            finally:
+                os.kill(pid, signal.SIGCONT)
             stopped += 1
     return stopped
 
@@ -144,15 +146,20 @@ async def run(engine: str, seconds: float) -> dict[str, Any]:
         end_s = time.monotonic() + seconds
         command = [sys.executable, __file__, "--contend", json.dumps([nodes.cluster.endpoints, seconds])]
         contenders = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(PROCESSES)]
-        stopped, struck = await asyncio.gather(
-            stop_holders(client, {each.pid for each in contenders}, end_s), strike_leaders(nodes, end_s)
-        )
         told = []
-        for each in contenders:
-            printed, _ = await asyncio.to_thread(each.communicate, timeout=4 * CLEANUP_S)
-            if each.returncode:
-                raise Failed(f"a contender ended with exit code {each.returncode}")
-            told.append(json.loads(printed))
+        try:
+            stopped, struck = await asyncio.gather(
+                stop_holders(client, {each.pid for each in contenders}, end_s), strike_leaders(nodes, end_s)
+            )
+            for each in contenders:
+                printed, _ = await asyncio.to_thread(each.communicate, timeout=4 * CLEANUP_S)
+                if each.returncode:
+                    raise Failed(f"a contender ended with exit code {each.returncode}")
+                told.append(json.loads(printed))
+        finally:
+            for each in contenders:
+                each.kill()
+                each.wait()
         await nodes.agree()
         fenced, unfenced = await written(client, FENCED, since), await written(client, UNFENCED, since)
         left = (await client.range(*KEYS, count_only=True)).count

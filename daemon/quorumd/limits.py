@@ -167,6 +167,8 @@ EARLIER_RUN_DEADLINE_S: Final = 5.0  # for the nodes of a killed supervisor to b
 
 # Chaos
 CHAOS_LIVENESS_S: Final = 15.0  # from the last heal of a round to a write that succeeds
+CHAOS_WATCH_BATCHES: Final = 500_000  # that chaos's spectator remembers
+CHAOS_EVENTS: Final = 3_000_000  # of a history: from then on no further round of faults begins
 CHAOS_START_S: Final = 30.0  # from a start of all nodes to one state of all, whatever the machine has to do besides
 CHAOS_KILL_S: Final = 20.0  # from kill -9 to the end of a process
 CHAOS_CHECK_S: Final = 120.0  # for the checker; then the verdict is undecided
@@ -188,9 +190,11 @@ COMPARE_SEGMENT_MIB: Final = 16  # at most: making the files of up to two dozen 
 COMPARE_REPLY_S: Final = 2.0  # for nodes to answer a STATUS, on a machine under full load
 COMPARE_SETTLE_S: Final = 30.0  # from a start to one leader that all follow
 COMPARE_POLL_S: Final = 0.02
+COMPARE_SESSION_TTL_MS: Final = 86_400_000  # its clients send no sign of life while others have their turns
 COMPARE_WARM_UP_S: Final = 0.2  # of every round, not counted
 COMPARE_DRAIN_S: Final = 5.0  # for what is in flight at a round's end
 COMPARE_FAILOVER_S: Final = 15.0  # from a leader's kill to the next write; then there was none
+COMPARE_FAILOVER_RESEND_MS: Final = 10  # of what is unanswered in that time: the step in which it is measured
 COMPARE_WITHOUT_S: Final = 2.0  # likewise when too many nodes may be down, at least; twenty election timeouts if longer
 
 # The client library

@@ -547,6 +547,14 @@ cdef class LoadGenerator:
         """Operations a second from now on; 0 for as many as are answered."""
         self.rate, self.budget = rate, 0
 
+    def set_resend(self, uint32_t resend_ms):
+        """From now on an operation unanswered for so long is sent again, those that are under way included."""
+        cdef uint64_t due = <uint64_t>monotonic_ns() + <uint64_t>resend_ms * 1000000
+        cdef size_t i
+        self.resend_ms = resend_ms
+        for i in range(self.clients.size()):
+            self.clients[i].due_ns = min(self.clients[i].due_ns, due)
+
     def acknowledged(self):
         """By client: the highest sequence number whose write was acknowledged (0: none)."""
         return [self.clients[i].acknowledged for i in range(self.clients.size())]

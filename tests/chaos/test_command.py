@@ -6,6 +6,7 @@ import quorumd.chaos.run
 from quorumd.chaos.verdict import Report
 from quorumd.cli.main import run
 from quorumd.errors import ConfigError, Rejected, Stopped
+from quorumd.invariants import InvariantBroken
 
 NODES = "nodes: [{id: 1, peer: '127.0.0.1:7101', client: '127.0.0.1:7201'}]\n"
 FIVE = ", ".join(f"{{id: {i}, peer: '127.0.0.1:{7100 + i}', client: '127.0.0.1:{7200 + i}'}}" for i in range(1, 6))
@@ -15,13 +16,14 @@ FIVE = ", ".join(f"{{id: {i}, peer: '127.0.0.1:{7100 + i}', client: '127.0.0.1:{
 def play(tmp_path, monkeypatch, capsys):
     """Runs `chaos` over a run that ends in `outcome`; gives back the exit code, stderr and what is left."""
 
-    def call(outcome, *arguments):
+    def call(outcome, *arguments, found=()):
         class ChaosRun:
             def __init__(self, config, options, directory, history, screen):
                 (directory / "evidence").touch()
+                self.report = Report(1, (), 3, violations=found)
 
             async def run(self):
-                if isinstance(outcome, Exception):
+                if isinstance(outcome, BaseException):
                     raise outcome
                 return outcome
 
@@ -57,6 +59,17 @@ def test_what_the_machine_lacks_for_a_fault_leaves_nothing(play):
 def test_a_verdict_is_the_exit_code(play, report, code, kept):
     found, _, left = play(report)
     assert (found, len(left)) == (code, kept)
+
+
+def test_what_was_found_before_ctrl_c_is_told_and_kept(play):
+    assert play(KeyboardInterrupt())[2] == []
+    _, err, (evidence,) = play(KeyboardInterrupt(), found=["node 1 ended by itself"])
+    assert f"quorumd: VIOLATION: node 1 ended by itself; kept in {evidence.parent}\n" in err
+
+
+def test_where_a_run_is_kept_is_said_also_when_the_run_itself_has_a_defect(play):
+    _, err, (evidence,) = play(InvariantBroken("a history is bounded"))
+    assert f"quorumd: the run is kept in {evidence.parent}\n" in err
 
 
 def test_a_place_for_the_data_that_cannot_be_made_breaks_no_promise(play, tmp_path):

@@ -40,6 +40,11 @@ def test_delay_keeps_the_order():
     assert min(late) >= 0.025 and max(late) <= 0.075
 
 
+def test_without_a_spread_each_takes_as_long_as_said_however_many_there_are():
+    found = sent(LinkState(delay_ms=50, spread=0.0), every_s=0.0001)
+    assert all(arrival - at == pytest.approx(0.05) for at, (arrival,) in found)
+
+
 def test_reordering_lets_later_datagrams_overtake():
     found = sent(LinkState(reorder=0.2))
     late = [arrival - at for at, (arrival,) in found if arrival > at]

@@ -238,3 +238,29 @@ def test_the_whole_history_must_be_right_in_itself():
 def test_without_the_beginning_nothing_is_judged():
     found, spectator = judged(EVENTS, [Compacted("gone")])
     assert (found, spectator.whole) == ([], False)
+
+
+def test_what_is_more_than_it_remembers_is_not_judged(monkeypatch):
+    monkeypatch.setattr(spectator_module, "CHAOS_WATCH_BATCHES", 2)
+
+    class Endless:
+        async def __aenter__(self):
+            return self
+
+        async def __aexit__(self, *_):
+            pass
+
+        async def __aiter__(self):
+            for revision in range(2, 9):
+                yield WatchBatch(revision, (Event(KeyValue(b"a", b"1", 2, revision, 1, 0), False),))
+
+    async def watch():
+        monkeypatch.setattr(spectator_module, "_everything", lambda client: Endless())
+        spectator = Spectator(Endless)
+        spectator.start()
+        await spectator._task
+        assert await spectator.judge() == []
+        return spectator
+
+    spectator = asyncio.run(watch())
+    assert spectator.overtaken and not spectator.whole and spectator.batches == 0

@@ -82,3 +82,14 @@ def test_one_violation_decides(linearizable, violations, ok, line):
     assert report.ok is ok
     assert report.as_dict()["ok"] is ok
     assert human(report).splitlines()[-1] == line
+
+
+def test_what_was_not_judged_or_not_written_is_said():
+    report = Report(1, ("kill",), 3, linearizable=True, watched=7, watch_judged=True)
+    assert "not judged" not in human(report)
+    report.watch_judged, report.unwritten = False, ["h.jsonl was not written: No space left on device"]
+    text = human(report)
+    assert "7 revisions watched, but not judged: the nodes no longer keep the first" in text
+    assert "h.jsonl was not written: No space left on device" in text
+    assert report.as_dict()["watch_judged"] is False
+    assert report.as_dict()["unwritten"] == report.unwritten

@@ -70,6 +70,9 @@ def test_what_cannot_be_read_is_one_line(tmp_path, capfd):
     out, err = capfd.readouterr()
     assert out == ""
     assert err == f'quorumd: {path}:1: field "type" is missing; every event has process, type, f and time_ns\n'
+    path.write_text("\n")
+    assert run(["check", str(path)]) == 2
+    assert capfd.readouterr().err == f"quorumd: {path}: no operation in it; was it recorded at all?\n"
     path.write_bytes(b"\xff\xfe\n")
     assert run(["check", str(path)]) == 2
     assert run(["check", str(tmp_path / "none")]) == 2

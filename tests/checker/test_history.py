@@ -66,6 +66,8 @@ def test_a_foreign_history_without_extras_is_read(tmp_path):
         ([INVOKE, {**INVOKE, "type": "ok", "value": "2"}], 2, "not that of the invoke"),
         ([INVOKE, {**INVOKE, "type": "ok", "revision": -1}], 2, '"revision" is -1'),
         ([READ, {**READ, "type": "ok", "value": 7}], 2, "the value read"),
+        ([READ, {**READ, "type": "ok", "value": "1", "stale": True}], 2, "is true, but not in the invoke"),
+        (['{"process": 0, "type": "invoke", "f": "read", "key": "\\ud83d", "time_ns": 1}'], 1, "; a string"),
         ([CAS, {**CAS, "type": "ok"}], 2, '"succeeded" is None'),
         ([{**READ, "f": "range", "key": ["a", "c"]},
           {"process": 0, "type": "ok", "f": "range", "value": [["b", "1"], ["a", "1"]], "time_ns": 6}], 2, "ascending"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from quorumd.compare.advice import advise, findings
+from quorumd.compare.advice import MOST_TIMES, advise, findings
 from quorumd.compare.document import complete
 from quorumd.compare.summary import summary
 
@@ -65,9 +65,22 @@ def test_failover_counts_only_if_the_slowest_beats_the_quickest():
     quick, slow = (0.1, 0.1, 0.2, 0.2, 0.2), (0.3, 0.3, 0.4, 0.4, 0.5)
     assert findings(of({**rates, "failover": (*quick, 0.35)}, {**rates, "failover": slow})) == []
     assert findings(of({**rates, "failover": quick[:4]}, {**rates, "failover": slow})) == []
-    finding, *_ = findings(of({**rates, "failover": slow}, {**rates, "failover": (*quick, None)}))
+    finding, *_ = findings(of({**rates, "failover": slow}, {**rates, "failover": quick}))
     assert (finding.better, finding.ratio) == ("paxos", 2.0)
     assert finding.sentence == "time from a leader's kill to the next write: 0.20 s with paxos, 0.40 s with raft"
+
+
+def test_a_kill_after_which_nothing_was_written_is_the_slowest_of_all():
+    rates = {"rates": (9, 9, 9)}
+    quick, slow, never = (0.1, 0.1, 0.2, 0.2, 0.2), (0.3, 0.3, 0.4, 0.4, 0.5), (None,) * 5
+    assert findings(of({**rates, "failover": slow}, {**rates, "failover": (*quick, None)})) == []
+    finding, *_ = findings(of({**rates, "failover": quick}, {**rates, "failover": never}))
+    assert (finding.better, finding.ratio) == ("raft", MOST_TIMES)
+    assert finding.sentence == "time from a leader's kill to the next write: 0.20 s with raft, none in time with paxos"
+    assert findings(of({**rates, "failover": never}, {**rates, "failover": never})) == []
+    whole = of({**rates, "failover": (*quick, None)}, {**rates, "failover": never})
+    text = summary({**whole, "advice": advise(whole)})
+    assert "0.20 (1 of 6: none)" in text and "none (5 of 5: none)" in text
 
 
 def test_as_many_reasons_for_either_are_none():

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from quorumd import limits
 from quorumd.commands import Status
 from quorumd.compare import measure, workload
 from quorumd.compare.cluster import Counters
@@ -37,6 +38,7 @@ class World:
         self.stalled = False
         self.last_error_status = 0
         self.unsettled = []
+        self.resends_ms = []
         self.reset()
         self.mark()
         self.writes_done = 0
@@ -77,6 +79,9 @@ class World:
             self.marked_writes_done += STEP_OPS
             self.done += STEP_OPS
         self.errors += self.refused
+
+    def set_resend(self, resend_ms):
+        self.resends_ms.append(resend_ms)
 
     def drain(self, seconds):
         return True
@@ -120,6 +125,7 @@ def test_what_a_dead_follower_acknowledged_before_it_died_is_no_write_without_it
 def test_a_failover_ends_with_the_first_write_of_another_node(load, world):
     world.on_their_way = 1  # told by the leader before its kill, and there before the clock counts
     assert load.failover() == pytest.approx(2 * measure.STEP_S)
+    assert world.resends_ms == [limits.COMPARE_FAILOVER_RESEND_MS, 400]  # impatient only until then
 
 
 def test_what_was_due_at_the_end_of_a_round_is_in_its_latencies_and_not_in_its_throughput(load, world):

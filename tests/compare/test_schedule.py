@@ -31,6 +31,13 @@ def test_full_is_the_product_and_holds_the_axes():
     assert len(set(full)) == len(full)
 
 
+def test_what_full_does_not_vary_is_as_at_the_base_point():
+    wanted = workload.parse(
+        "faults: {loss_percent: 5, delay_ms: 7}\nvary: {loss_percent: [], delay_ms: [], nodes: [3, 5]}\n", "w"
+    )
+    assert {point[1:3] for point in schedule.points(wanted, full=True)} == {(5, 7.0)}
+
+
 def test_a_faulty_base_point_is_relayed():
     assert schedule.base(workload.parse("faults: {loss_percent: 2}\n", "w")).relayed
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from msgspec.structs import replace
@@ -158,6 +159,18 @@ def test_plain_lines_tell_changes_and_everything_every_ten_seconds(make_config):
     assert "node 1: role leader, term 3, commit 10, applied 9, fsync p99 1.5 ms" in stream.getvalue()
 
 
+def test_a_full_disk_behind_the_output_stops_nobody():
+    def full(text):
+        raise OSError(number, "no")
+
+    plain = Plain(SimpleNamespace(write=full, flush=lambda: None))
+    number = errno.ENOSPC
+    plain.note("x")
+    number = errno.EPIPE
+    with pytest.raises(OSError, match="no"):
+        plain.note("x")
+
+
 def test_cells_are_empty_where_nothing_is_known(make_config):
     config = make_config(1)
     assert cells(figures(config), "gone") == ["1", "down", *[""] * 7, "0", config.node(1).client, "gone"]
@@ -183,6 +196,8 @@ def test_the_acceptance_ratio_is_the_mean_of_the_nodes_shares(make_config):
     assert acceptance(rows((80, 100), (20, 100), (0, 40)), earlier) is None
     assert acceptance(rows((80, 110), (30, 110), (0, 45)), earlier) == (0.8333, {1: 1.0, 2: 1.0, 3: 0.5})
     assert acceptance(rows((80, 120), (30, 80), (0, 40)), earlier) == (0.3333, {1: 1.0, 2: 0.0, 3: 0.0})
+    late = [*rows((80, 100), (20, 100)), figures(config) | {"id": 3}]  # node 3 answers only now
+    assert acceptance(rows((80, 110), (30, 110), (5_000, 5_000)), late) is None
     silent = [*rows((10, 10), (0, 10)), figures(config) | {"id": 3}]
     assert acceptance(silent) == (0.6667, {1: 1.0, 2: 1.0, 3: 0.0})
 

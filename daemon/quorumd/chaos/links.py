@@ -14,14 +14,18 @@ OVERTAKEN_MS: Final = (1.0, 20.0)
 
 
 class LinkState(NamedTuple):
-    """How a link is now. loss, duplicate, reorder: chances of each datagram; delay_ms: the mean, half to one and a half
-    times of which each takes; cut: nothing passes."""
+    """How a link is now. loss, duplicate, reorder: chances of each datagram; delay_ms: the mean, from which each takes
+    up to `spread` of it less or more; cut: nothing passes.
+
+    Datagrams keep their order, so those behind a slow one wait for it: with a spread most take longer than the mean.
+    """
 
     loss: float = 0.0
     duplicate: float = 0.0
     reorder: float = 0.0
     delay_ms: float = 0.0
     cut: bool = False
+    spread: float = 0.5
 
 
 PERFECT: Final = LinkState()
@@ -61,7 +65,7 @@ class LinkModel:
 
     def _arrival(self, now_s: float) -> float:
         state, rng = self.state, self._random
-        arrival_s = now_s + state.delay_ms * rng.uniform(0.5, 1.5) / 1000
+        arrival_s = now_s + state.delay_ms * rng.uniform(1 - state.spread, 1 + state.spread) / 1000
         if rng.random() < state.reorder:
             return arrival_s + rng.uniform(*OVERTAKEN_MS) / 1000
         self._latest_s = max(self._latest_s, arrival_s)

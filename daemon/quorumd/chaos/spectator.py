@@ -18,7 +18,7 @@ from quorumd.client.aio import AsyncClient
 from quorumd.client.watches import AsyncWatch
 from quorumd.commands import ALL
 from quorumd.errors import Compacted
-from quorumd.limits import CHAOS_LIVENESS_S
+from quorumd.limits import CHAOS_LIVENESS_S, CHAOS_WATCH_BATCHES
 from quorumd.watchcodec import PREV_KV, Event
 
 FIRST: Final = b"\0"
@@ -37,6 +37,8 @@ class Spectator:
         self.past = Past()
         self.whole = False
         """Whether `past` goes back to the beginning: else the run outlived the history that nodes keep."""
+        self.overtaken = False
+        """Whether it was told more than it remembers: nothing of it is judged."""
 
     @property
     def batches(self) -> int:
@@ -53,6 +55,10 @@ class Spectator:
             async with self._new_client() as client, _everything(client) as watch:
                 async for batch in watch:
                     self._told.append((batch.revision, batch.events))
+                    if len(self._told) > CHAOS_WATCH_BATCHES:
+                        self._told.clear()
+                        self.overtaken = True
+                        return
 
     def check(self) -> None:
         """Raises what the watch ended with, while the run goes on."""
@@ -67,6 +73,8 @@ class Spectator:
 
     async def judge(self) -> list[str]:
         """What it was told wrong, once everything is healed and nobody writes. Raises QuorumdError."""
+        if self.overtaken:
+            return []
         async with self._new_client() as client:
             last = (await client.range(FIRST, ALL, count_only=True, timeout=CHAOS_LIVENESS_S)).revision
             try:

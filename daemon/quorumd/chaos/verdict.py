@@ -34,12 +34,16 @@ class Report:
     increments: int = 0
     watched: int = 0
     """Revisions that the spectator was told."""
+    watch_judged: bool = False
+    """Whether it could be held to the whole history: not if the run outlived what nodes keep of that."""
     restarts: int = 0
     recovery_s: float = 0.0
     """The longest time from the last heal of a round to the success of a write begun after it."""
     linearizable: bool | None = None
     undecided: str = ""
     violations: list[str] = field(default_factory=list)
+    unwritten: list[str] = field(default_factory=list)
+    """Sentences about evidence that could not be written."""
     directory: str = ""
     """Where everything was kept; empty if it was not."""
 
@@ -96,9 +100,11 @@ def human(report: Report) -> str:
         f"{report.rounds} round{plural} in {report.seconds:.0f} s, seed {report.seed}; operations: {counts}",
         f"faults: {injected or 'none'}; {report.restarts} restarts; "
         f"longest recovery {report.recovery_s:.2f} s; {report.increments} increments; "
-        f"{report.watched:,} revisions watched",
+        f"{report.watched:,} revisions watched"
+        f"{'' if report.watch_judged else ', but not judged: the nodes no longer keep the first'}",
         f"errors: {errors or 'none'}",
         *(f"VIOLATION: {violation}" for violation in report.violations),
+        *report.unwritten,
     ]
     if report.ok:
         lines.append("linearizable, exactly once, every node agrees")

@@ -26,9 +26,9 @@ strings, values tokens: whoever records maps large ones to short ones. A history
 
 `revision` in an `ok` is optional, as only stores with one can tell; all of a history have one, or none. It is, for an
 operation that changed the store, the revision that it made (one more than the last; all changes of one txn share it;
-deleting an absent key changes nothing), for any other the revision at which its answer is exact. `"stale": true` on a
-read or range: the answer is the state at its revision, which need not be the newest (but must exist by then). Fields
-not named here are ignored.
+deleting an absent key changes nothing), for any other the revision at which its answer is exact. `"stale": true` on the
+invoke of a read or range: the answer is the state at its revision, which need not be the newest (but must exist by
+then). Fields not named here are ignored.
 
 The events are Jepsen's (Kingsbury, jepsen.history): `process`, `type`, `f`, `value`, `time` with the key taken out of
 `value`.
@@ -192,6 +192,8 @@ class Pairing:
             operation.result = event.value
         elif event.value is not None and event.value != operation.value:
             raise FieldError("value", f"is {event.value!r}, not that of the invoke", "repeat it, or leave it out")
+        if event.stale and not operation.stale:
+            raise FieldError("stale", "is true, but not in the invoke", "say in the invoke that a stale answer will do")
         operation.succeeded, operation.results, operation.revision = event.succeeded, event.results, event.revision
         if event.f == "txn":
             _check_results(operation)

@@ -21,7 +21,7 @@ from hdrh.histogram import HdrHistogram
 
 from quorumd import limits
 from quorumd.cli.options import Finite, config_option, load
-from quorumd.client.probe import Status, StatusProbe, sample
+from quorumd.client.probe import Status, StatusProbe, resolved, sample
 from quorumd.config import Config, load_config
 from quorumd.endpoint import family_of
 from quorumd.environment import read_key
@@ -118,7 +118,7 @@ def prepare(config: Config, plan: Plan) -> tuple[LoadGenerator, list[psutil.Proc
     clusters = {str(status.get("cluster")) for status in found.values() if status.get("voter")}
     if not clusters:
         raise Rejected(f"no node of cluster {config.cluster} answers; start it with `quorumd up`, or use --fresh")
-    addresses = {node.id: (node.client_endpoint.resolve(), node.client_endpoint.port) for node in config.nodes}
+    addresses = resolved(config)
     try:
         generator = LoadGenerator(
             [(node_id, pack_addr(*address)) for node_id, address in addresses.items()], int(clusters.pop(), 16),

@@ -12,6 +12,7 @@ import click
 
 from quorumd.cli.options import Finite, OutputFile, config_option, judging, load
 from quorumd.errors import ConfigError, Rejected
+from quorumd.invariants import InvariantBroken
 from quorumd.types import ENGINES, PAXOS
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _run(config: "Config", options: "Options", history: Path | None, *, keep: bo
     title = f"quorumd chaos: {options.nodes} nodes, engine {config.engine}, seed {options.seed}"
     screen = displays.Silent() if quiet else displays.for_stream(title, sys.stdout)
     directory = make_directory(config, "chaos")
-    needless = False
+    needless, run = False, None
     try:
         screen.note(f"{title}; faults: {', '.join(options.faults)}")
         with judging(f"the run, kept in {directory},"):
@@ -105,7 +106,13 @@ def _run(config: "Config", options: "Options", history: Path | None, *, keep: bo
         needless = True
         raise
     except KeyboardInterrupt:
-        needless = not keep
+        found = run.report.violations if run else []
+        for violation in found:
+            click.echo(f"quorumd: VIOLATION: {violation}; kept in {directory}", err=True)
+        needless = not keep and not found
+        raise
+    except InvariantBroken:
+        click.echo(f"quorumd: the run is kept in {directory}", err=True)
         raise
     finally:
         screen.close()

@@ -40,6 +40,8 @@ def check(history: str, page: Path | None, seconds: float) -> int:
     from quorumd.errors import HistoryError  # noqa: PLC0415
 
     operations = pair(load(history))
+    if not operations:
+        raise HistoryError(f"{history}: no operation in it; was it recorded at all?")
     try:
         verdict = judge(operations, seconds=seconds)
     except HistoryError as error:

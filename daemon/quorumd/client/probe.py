@@ -28,7 +28,8 @@ BATCH = 256  # replies taken in one go: a flood must not hold the loop
 class StatusProbe:
     """`ask` sends one STATUS to every node; `collect` takes in what came back since.
 
-    key: the cluster's secret, if it has one. Names are resolved once, in `open`.
+    key: the cluster's secret, if it has one. Names are resolved once, in `open`: a node whose name is unknown then is
+    not asked.
     """
 
     def __init__(self, config: Config, key: bytes | None) -> None:
@@ -36,13 +37,12 @@ class StatusProbe:
         self.mac = Mac(key, b"client") if key else None
         self._addresses: dict[NodeId, tuple[str, int]] = {}
         self._socket: socket.socket | None = None
-        self._nonce = secrets.randbits(63)
+        self._first = self._nonce = secrets.randbits(63)
         self._answers = answer_reassembler()
 
     def open(self) -> "StatusProbe":
-        """Raises OSError if an address cannot be resolved, or they are not all of one family."""
-        for node in self.config.nodes:
-            self._addresses[node.id] = node.client_endpoint.resolve(), node.client_endpoint.port
+        """Raises OSError if no address can be resolved, or they are not all of one family."""
+        self._addresses = resolved(self.config)
         families = {family_of(host) for host, _ in self._addresses.values()}
         if len(families) > 1:
             raise OSError(f"{self.config.source.name}: the nodes' client addresses are IPv4 and IPv6; use one for all")
@@ -69,8 +69,9 @@ class StatusProbe:
             self._socket.close()
             self._socket = None
 
-    def ask(self) -> None:
-        """Sends the questions; what does not leave is as good as lost on the way."""
+    def ask(self) -> int:
+        """Sends the questions; what does not leave is as good as lost on the way. Their number, for `collect`."""
+        self._nonce += 1
         frame = wire.encode_frame(wire.KIND_STATUS, 0, 0, 0, 0, 0, 0, 0, self._nonce, 0, 0)
         datagram = self.mac.seal(frame) if self.mac else frame
         for address in self._addresses.values():
@@ -78,9 +79,12 @@ class StatusProbe:
                 self._open_socket.sendto(datagram, address)
             except OSError:
                 continue
+        return self._nonce
 
-    def collect(self) -> Mapping[NodeId, Status]:
-        """The newest reply of each node that answered. Never waits, never raises for what came in."""
+    def collect(self, since: int = 0) -> Mapping[NodeId, Status]:
+        """The newest reply of each node that answered, to question `since` or a later one. Never waits, never raises
+        for what came in."""
+        oldest = max(since, self._first)
         found: dict[NodeId, Status] = {}
         for _ in range(BATCH):
             try:
@@ -89,7 +93,7 @@ class StatusProbe:
                 break
             plain = self.mac.open(datagram) if self.mac else datagram
             for frame, payload in self._frames(plain or b"", source):
-                if frame.kind == wire.KIND_STATUS_REPLY and frame.index == self._nonce:
+                if frame.kind == wire.KIND_STATUS_REPLY and oldest <= frame.index <= self._nonce:
                     self._take(frame.sender, payload, found)
         return found
 
@@ -111,12 +115,25 @@ class StatusProbe:
             found[sender] = status
 
 
+def resolved(config: Config) -> dict[NodeId, tuple[str, int]]:
+    """Where the nodes' clients reach them, without those whose names are unknown. Raises OSError if all are."""
+    found, unknown = {}, OSError("no nodes")
+    for node in config.nodes:
+        try:
+            found[node.id] = node.client_endpoint.resolve(), node.client_endpoint.port
+        except OSError as error:
+            unknown = OSError(f"{config.source.name}: {node.client_endpoint.host}: {error.strerror or error}")
+    if not found:
+        raise unknown
+    return found
+
+
 def sample(probe: StatusProbe, members: int, timeout_s: float) -> dict[NodeId, Status]:
     """One question to all: the replies, as soon as `members` have answered or the time is up."""
     found: dict[NodeId, Status] = {}
     deadline_s = time.monotonic() + timeout_s
-    probe.ask()
+    question = probe.ask()
     while len(found) < members and (left_s := deadline_s - time.monotonic()) > 0:
         if select.select([probe], [], [], left_s)[0]:
-            found.update(probe.collect())
+            found.update(probe.collect(question))
     return found

@@ -7,6 +7,7 @@ saw the same machine. That is a sign test: of two equal engines, six rounds call
 before the margin is asked, three rounds one of four; with fewer than MIN_ROUNDS nothing is called different.
 """
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -16,6 +17,7 @@ from quorumd.types import PAXOS, RAFT
 
 MARGIN: Final = 1.1
 """Differences of less than a tenth decide nothing."""
+MOST_TIMES: Final = 1000.0
 MIN_ROUNDS: Final = 3
 MIN_KILLS: Final = 5
 """Of equal engines, one in 126 would have all of five gaps below all of the other's five; of three, one in ten."""
@@ -115,10 +117,15 @@ def _cpu(contender: Mapping[str, Any]) -> list[float]:
 
 def _failover(figure: _Figure, one: Mapping[str, Any], other: Mapping[str, Any]) -> Finding | None:
     """Kills draw their timeouts at random, so not pairs are compared but one side's worst with the other's best."""
-    raft, paxos = ([gap for gap in each["failover_s"] if gap is not None] for each in (one, other))
+    raft, paxos = (waits(each) for each in (one, other))
     if min(len(raft), len(paxos)) < MIN_KILLS or not (max(raft) < min(paxos) or max(paxos) < min(raft)):
         return None
     return _verdict(figure, statistics.median(raft), statistics.median(paxos))
+
+
+def waits(contender: Mapping[str, Any]) -> list[float]:
+    """Seconds from each kill to the next write; infinite where there was none in time."""
+    return [math.inf if gap is None else float(gap) for gap in contender["failover_s"]]
 
 
 def _compare(figure: _Figure, raft: Sequence[float], paxos: Sequence[float]) -> Finding | None:
@@ -132,11 +139,14 @@ def _differ(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def _verdict(figure: _Figure, raft: float, paxos: float) -> Finding | None:
-    ratio = max(raft, paxos) / max(min(raft, paxos), 1e-9)
+    ratio = min(max(raft, paxos) / max(min(raft, paxos), 1e-9), MOST_TIMES)
     if ratio < MARGIN:
         return None
     better, worse = (RAFT, PAXOS) if (raft > paxos) is figure.more_is_better else (PAXOS, RAFT)
-    told = {name: figure.form.format(value / figure.divisor) for name, value in ((RAFT, raft), (PAXOS, paxos))}
+    told = {
+        name: figure.form.format(value / figure.divisor) if math.isfinite(value) else "none in time"
+        for name, value in ((RAFT, raft), (PAXOS, paxos))
+    }
     sentence = f"{figure.name}: {told[better]} with {better}, {told[worse]} with {worse}"
     return Finding(figure.name, better, round(ratio, 3), base=False, sentence=sentence)
 

@@ -46,7 +46,10 @@ def settings(config: Config, contender: Contender, point: Point) -> Config:
     segment_mib = min(config.storage.segment_mib, limits.COMPARE_SEGMENT_MIB)
     return replace(
         config, engine=contender.engine, quorums=quorums, key_file=None,
-        timing=replace(config.timing, heartbeat_ms=heartbeat_ms, election_timeout_ms=election_timeout_ms),
+        timing=replace(
+            config.timing, heartbeat_ms=heartbeat_ms, election_timeout_ms=election_timeout_ms,
+            session_ttl_ms=limits.COMPARE_SESSION_TTL_MS,
+        ),
         storage=replace(config.storage, segment_mib=segment_mib),
     )
 
@@ -59,7 +62,7 @@ class Cluster:
         self.point = point
         self.nodes: tuple[NodeId, ...] = tuple(range(1, point.nodes + 1))
         directory.mkdir()
-        state = LinkState(loss=point.loss_percent / 100, delay_ms=point.delay_ms)
+        state = LinkState(loss=point.loss_percent / 100, delay_ms=point.delay_ms, spread=0.0)
         lanes, self.config = write_configs(
             settings(config, contender, point), directory, self.nodes, seed, relayed=point.relayed
         )

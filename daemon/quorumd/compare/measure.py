@@ -50,6 +50,8 @@ class Load:
         self.workload = workload
         keys, loop = workload.keys, workload.loop
         endpoints = [(node.id, node.client_endpoint) for node in cluster.config.nodes]
+        # An answer takes two ways between nodes at least; what is on its way is not to be asked for again.
+        self._resend_ms = 100 + int(6 * cluster.point.delay_ms)
         status = next(iter(cluster.statuses().values()), {})
         try:
             self.generator = LoadGenerator(
@@ -58,8 +60,7 @@ class Load:
                 value_bytes=workload.values.bytes, reads_percent=workload.mix.reads, cas_percent=workload.mix.cas,
                 keys=keys.count, skew=keys.skew if keys.distribution == "zipf" else 0.0, rate=loop.rate or 0.0,
                 open_loop=loop.kind == "open", mtu=cluster.config.mtu_bytes, seed=random.getrandbits(39) | 1,
-                # An answer takes two ways between nodes at least; what is on its way is not to be asked for again.
-                resend_ms=100 + int(6 * cluster.point.delay_ms),
+                resend_ms=self._resend_ms,
             )
         except ValueError as error:
             raise Rejected(f"the workload cannot be run: {error}") from None
@@ -116,7 +117,10 @@ class Load:
         leader = self.cluster.leader()
         begun_s = time.monotonic()
         self.cluster.kill([leader])
+        # Or it would be the clients' patience that is measured: whom they ask is told the dead leader's name at first.
+        self.generator.set_resend(limits.COMPARE_FAILOVER_RESEND_MS)
         gap_s = self._next_write(begun_s, limits.COMPARE_FAILOVER_S)
+        self.generator.set_resend(self._resend_ms)
         self.generator.drain(limits.COMPARE_DRAIN_S)
         self.cluster.restart()
         return gap_s

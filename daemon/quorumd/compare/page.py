@@ -1,5 +1,6 @@
 """The result as one HTML file that needs nothing beside itself, in the manner of the checker's page: light and dark."""
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -8,6 +9,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from quorumd.compare.advice import waits
 from quorumd.compare.document import figures
 from quorumd.compare.plots import Chart, Series, svg
 from quorumd.compare.summary import COLUMNS, cells, label
@@ -18,13 +20,13 @@ Point = Mapping[str, Any]
 
 TEMPLATE: Final = "report.html"
 AXES: Final = {
-    "nodes": ("Nodes", "nodes", "Straight on loopback, without a relay."),
+    "nodes": ("Nodes", "nodes", ""),
     "loss_percent": (
         "Lost datagrams", "% of the datagrams between nodes",
         "All through the relay, also 0 %: it costs time and CPU of its own.",
     ),
     "delay_ms": (
-        "Link delay", "ms one way between nodes, the mean",
+        "Link delay", "ms one way between nodes",
         "All through the relay. Heartbeats and election timeouts are lengthened where the delay asks for it.",
     ),
 }
@@ -46,8 +48,10 @@ def _gaps(contender: Contender) -> list[float]:
 
 
 def _failover(contender: Contender) -> float | None:
-    gaps = _gaps(contender)
-    return statistics.median(gaps) if gaps else None
+    """The median of all kills; None if half of them were followed by no write in time."""
+    found = waits(contender)
+    median = statistics.median(found) if found else math.inf
+    return median if math.isfinite(median) else None
 
 
 def _latency(title: str, percentile: str) -> Metric:
@@ -126,6 +130,8 @@ def curve(point: Point) -> Chart:
 def _axis(document: Mapping[str, Any], factor: str) -> dict[str, Any]:
     points = [document["points"][number] for number in document["axes"][factor]]
     title, unit, remark = AXES[factor]
+    if factor == "nodes":
+        remark = "All through the relay." if points[0]["relayed"] else "Straight on loopback, without a relay."
     charts = [(metric.title, metric.unit, Markup(drawn)) for metric in METRICS
               if (drawn := svg(chart(points, factor, metric)))]
     return {"title": title, "unit": unit, "remark": remark, "charts": charts, "names": _names(points)}

@@ -12,7 +12,7 @@ FLEXIBLE: Final = {5: (4, 2)}
 
 
 class Point(NamedTuple):
-    """Where clusters are measured. delay_ms: one way, the mean.
+    """Where clusters are measured. delay_ms: one way.
 
     relayed: datagrams between nodes pass a relay, which can lose and delay them and costs time of its own; all values
     of such a factor are measured through one, so that they can be compared with each other.
@@ -70,7 +70,9 @@ def points(workload: Workload, *, full: bool) -> tuple[Point, ...]:
     if not full:
         return tuple(dict.fromkeys(single))
     origin, vary = base(workload), workload.vary
-    combined = product(vary.nodes or (origin.nodes,), vary.loss_percent or (0,), vary.delay_ms or (0.0,))
+    combined = product(
+        vary.nodes or (origin.nodes,), vary.loss_percent or (origin.loss_percent,), vary.delay_ms or (origin.delay_ms,)
+    )
     return tuple(dict.fromkeys([*single, *(Point(*values, relayed=True) for values in combined)]))
 
 
@@ -96,7 +98,7 @@ def timing(point: Point, heartbeat_ms: int, election_timeout_ms: int) -> tuple[i
     """Heartbeat and election timeout for a point, at least those given.
 
     A timeout below a few round trips elects for ever; this is what an operator would set: a heartbeat no shorter than
-    the slowest datagram's way (1.5 means), and a timeout of at least eight means.
+    one and a half ways, and a timeout of at least eight.
     """
     heartbeat = max(heartbeat_ms, -(-point.delay_ms * 3 // 2))
     return int(heartbeat), int(max(election_timeout_ms, 3 * heartbeat, 8 * point.delay_ms))

@@ -1,5 +1,6 @@
 """The result on a terminal: a table for each factor, then what to choose and why."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -60,7 +61,6 @@ def _table(title: str, factor: str, rows: Sequence[tuple[str, Mapping[str, Any]]
 def cells(contender: Mapping[str, Any]) -> list[str]:
     """One contender's figures as text, in the order of COLUMNS from "engine" on; empty where nothing is known."""
     latency = contender["latency_us"] or {}
-    gaps = [gap for gap in contender["failover_s"] if gap is not None]
     ratio = contender["acceptance"]
     return [
         contender["name"], _number(contender["ops_per_s"], ",.0f"),
@@ -68,9 +68,19 @@ def cells(contender: Mapping[str, Any]) -> list[str]:
         _number(contender["messages_per_op"], ".2f"), _number(contender["bytes_per_op"], ",.0f"),
         _number(contender["syncs_per_op"], ".3f"), _number(contender["cpu_us_per_op"], ".1f"),
         f"{ratio['cluster']:.3f}" if ratio else "",
-        f"{statistics.median(gaps):.2f}" if gaps else "none" if contender["failover_s"] else "",
+        _failover(contender["failover_s"]),
         _number(contender["commits_without"], "d"), _number(contender["elects_without"], "d"),
     ]
+
+
+def _failover(gaps: Sequence[float | None]) -> str:
+    """The median of the kills, and how many were followed by no write in time."""
+    if not gaps:
+        return ""
+    none = gaps.count(None)
+    median = statistics.median(math.inf if gap is None else gap for gap in gaps)
+    shown = f"{median:.2f}" if math.isfinite(median) else "none"
+    return f"{shown} ({none} of {len(gaps)}: none)" if none else shown
 
 
 def _number(value: float | None, form: str, divisor: int = 1) -> str:

@@ -1,5 +1,6 @@
 """The live table of `quorumd up`, and its plain twin for pipes. Loads rich only when a terminal is there to draw on."""
 
+import errno
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 PLAIN_EVERY_S: Final = 10.0
+NO_PLACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 WIDE: Final = 104  # columns of a terminal that shows the whole table
 COLUMNS: Final = (
     "node", "role", "term", "commit", "applied", "ops/s", "fsync p99", "rss", "cpu", "restarts",
@@ -53,8 +55,12 @@ class Plain:
         self._next_s = 0.0
 
     def note(self, text: str) -> None:
-        self.stream.write(f"{text}\n")
-        self.stream.flush()
+        try:
+            self.stream.write(f"{text}\n")
+            self.stream.flush()
+        except OSError as error:
+            if error.errno not in NO_PLACE:  # a full disk must not take the nodes down with the supervisor
+                raise
 
     def show(self, rows: Sequence[NodeFigures], notes: dict[int, str], now_s: float) -> None:
         due = now_s >= self._next_s

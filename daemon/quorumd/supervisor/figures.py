@@ -123,8 +123,11 @@ def acceptance(rows: Sequence[NodeFigures], earlier: Sequence[NodeFigures] = ())
 
     earlier: what the same nodes said before; only what was proposed since then counts. Without it everything since the
     nodes' starts does, which are counted from zero: once one of them was restarted, that says nothing. None where
-    nothing was proposed.
+    nothing was proposed, or where a node says now what it did not say before.
     """
+    silent = {row["id"] for row in earlier if row["proposed"] is None}
+    if any(row["id"] in silent and row["proposed"] is not None for row in rows):
+        return None
     before = {row["id"]: (row["proposed"] or 0, row["accepted"] or 0) for row in earlier}
     proposed = sum((row["proposed"] or 0) - before.get(row["id"], (0, 0))[0] for row in rows)
     if proposed <= 0:
