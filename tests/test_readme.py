@@ -72,7 +72,8 @@ def test_the_sample_of_a_chaos_run_ends_with_a_report():
     injected, errors = ({name: int(count) for name, count in pairs} for pairs in words)
     faults = ("loss", "kill", "partition")
     report = Report(
-        10, faults, 3, rounds=1, injected={name: injected[name] for name in faults}, errors=errors, linearizable=True
+        10, faults, 3, rounds=1, injected={name: injected[name] for name in faults}, errors=errors, linearizable=True,
+        watch_judged=True,
     )
     assert shape("\n".join(sample.splitlines()[-4:])) == shape(human(report))
 
