@@ -56,6 +56,7 @@ def test_a_node_whose_name_is_unknown_hides_none_of_the_others(config, node):
     assert list(resolved(config)) == [1]
     probe = StatusProbe(config, None).open()
     try:
+        assert probe.unknown == {2}
         question = probe.ask()
         answer(node, role="leader")
         found = {}

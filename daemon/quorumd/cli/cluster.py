@@ -186,6 +186,8 @@ def _gather(config: "Config") -> "tuple[list[NodeFigures], dict[int, str], Accep
         earlier.append(before)
         if remark := (newest or {}).get("reason") or (node_record.reason if node_record and not newest else ""):
             notes[node_id] = str(remark)
+        elif node_id in asker.unknown:
+            notes[node_id] = "nobody knows the name in its client address"
     ratio = figures.acceptance(rows, earlier)
     if ratio is None and not any(row["restarts"] for row in rows):  # nothing new; all count from the same moment
         ratio = figures.acceptance(rows)

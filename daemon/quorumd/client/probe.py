@@ -51,6 +51,11 @@ class StatusProbe:
         return self
 
     @property
+    def unknown(self) -> set[NodeId]:
+        """The nodes that are not asked, as nobody knows their names."""
+        return set(self.config.members) - set(self._addresses)
+
+    @property
     def is_open(self) -> bool:
         """Between `open` and `close`."""
         return self._socket is not None

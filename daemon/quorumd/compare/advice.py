@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from quorumd.compare.document import figures
+from quorumd.compare.document import figures, waits
 from quorumd.types import PAXOS, RAFT
 
 MARGIN: Final = 1.1
@@ -121,11 +121,6 @@ def _failover(figure: _Figure, one: Mapping[str, Any], other: Mapping[str, Any])
     if min(len(raft), len(paxos)) < MIN_KILLS or not (max(raft) < min(paxos) or max(paxos) < min(raft)):
         return None
     return _verdict(figure, statistics.median(raft), statistics.median(paxos))
-
-
-def waits(contender: Mapping[str, Any]) -> list[float]:
-    """Seconds from each kill to the next write; infinite where there was none in time."""
-    return [math.inf if gap is None else float(gap) for gap in contender["failover_s"]]
 
 
 def _compare(figure: _Figure, raft: Sequence[float], paxos: Sequence[float]) -> Finding | None:

@@ -5,6 +5,7 @@ Shape: {"format", "quorumd", "begun", "seconds", "full", "workload", "machine", 
 "contenders": [figures]}], "advice"}. Figures are those of `figures_of`; "failed" is a sentence, empty if all went well.
 """
 
+import math
 import os
 import platform
 import statistics
@@ -100,6 +101,18 @@ def _acceptance(rounds: Sequence[Round]) -> dict[str, Any] | None:
         return None
     nodes = {str(node): round(statistics.fmean(shares[node] for shares in known), 4) for node in known[0]}
     return {"cluster": round(statistics.fmean(nodes.values()), 4), "nodes": nodes}
+
+
+def waits(contender: Mapping[str, Any]) -> list[float]:
+    """Seconds from each kill to the next write; infinite where there was none in time."""
+    return [math.inf if gap is None else float(gap) for gap in contender["failover_s"]]
+
+
+def median_wait(contender: Mapping[str, Any]) -> float | None:
+    """The median of those; None if there are none, or half of them are infinite."""
+    found = waits(contender)
+    median = statistics.median(found) if found else math.inf
+    return median if math.isfinite(median) else None
 
 
 def machine() -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """The result as one HTML file that needs nothing beside itself, in the manner of the checker's page: light and dark."""
 
-import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -9,8 +7,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from quorumd.compare.advice import waits
-from quorumd.compare.document import figures
+from quorumd.compare.document import figures, median_wait
 from quorumd.compare.plots import Chart, Series, svg
 from quorumd.compare.summary import COLUMNS, cells, label
 from quorumd.types import PAXOS, RAFT
@@ -47,13 +44,6 @@ def _gaps(contender: Contender) -> list[float]:
     return [gap for gap in contender["failover_s"] if gap is not None]
 
 
-def _failover(contender: Contender) -> float | None:
-    """The median of all kills; None if half of them were followed by no write in time."""
-    found = waits(contender)
-    median = statistics.median(found) if found else math.inf
-    return median if math.isfinite(median) else None
-
-
 def _latency(title: str, percentile: str) -> Metric:
     return Metric(
         title, "ms", lambda contender: contender["latency_us"][percentile] / 1000,
@@ -69,7 +59,7 @@ METRICS: Final = (
     Metric("Operations a second", "ops/s", lambda c: c["ops_per_s"], lambda c: [r["ops_per_s"] for r in c["rounds"]]),
     _latency("Latency, median", "p50"),
     _latency("Latency, p99", "p99"),
-    Metric("Leader killed, until the next write", "s", _failover, _gaps),
+    Metric("Leader killed, until the next write", "s", median_wait, _gaps),
     _per_operation("Messages per operation", "", "messages"),
     _per_operation("Bytes per operation", "B", "bytes"),
     _per_operation("Syncs per operation", "", "syncs"),

@@ -1,9 +1,9 @@
 """The result on a terminal: a table for each factor, then what to choose and why."""
 
-import math
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
+
+from quorumd.compare.document import median_wait
 
 COLUMNS: Final = (
     "", "engine", "ops/s", "p50 ms", "p90", "p99", "p99.9", "msgs/op", "bytes/op", "syncs/op", "CPU us/op", "accepted",
@@ -68,18 +68,18 @@ def cells(contender: Mapping[str, Any]) -> list[str]:
         _number(contender["messages_per_op"], ".2f"), _number(contender["bytes_per_op"], ",.0f"),
         _number(contender["syncs_per_op"], ".3f"), _number(contender["cpu_us_per_op"], ".1f"),
         f"{ratio['cluster']:.3f}" if ratio else "",
-        _failover(contender["failover_s"]),
+        _failover(contender),
         _number(contender["commits_without"], "d"), _number(contender["elects_without"], "d"),
     ]
 
 
-def _failover(gaps: Sequence[float | None]) -> str:
+def _failover(contender: Mapping[str, Any]) -> str:
     """The median of the kills, and how many were followed by no write in time."""
+    gaps = contender["failover_s"]
     if not gaps:
         return ""
-    none = gaps.count(None)
-    median = statistics.median(math.inf if gap is None else gap for gap in gaps)
-    shown = f"{median:.2f}" if math.isfinite(median) else "none"
+    none, median = gaps.count(None), median_wait(contender)
+    shown = "none" if median is None else f"{median:.2f}"
     return f"{shown} ({none} of {len(gaps)}: none)" if none else shown
 
 
