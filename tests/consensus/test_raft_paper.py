@@ -30,6 +30,7 @@ from quorumd.consensus.raft import Raft
 from quorumd.consensus.raft.table import PEER_MESSAGES, TABLE
 from quorumd.consensus.termlog import TermLog
 from quorumd.invariants import InvariantBroken
+from quorumd.limits import MAX_INFLIGHT_MESSAGES, REORDER_WINDOW_MESSAGES
 
 T = CONFIG.election_timeout_ns
 H = CONFIG.heartbeat_ns
@@ -555,12 +556,31 @@ def test_messages_that_arrive_before_their_predecessor_are_held():
     assert ready.messages_after_durable == [AppendEntriesReply(1, 2, 1, 5, False, 0, 0, 0)]
 
 
+def test_all_that_a_leader_has_under_way_may_overtake_one_message():
+    """As small ones do one that goes in fragments."""
+    h = Harness([1])
+    last = 2 + MAX_INFLIGHT_MESSAGES
+    h.step(*(append(1, (i, 1), 1, 1) for i in range(2, last)))
+    h.step(append(1, (1, 1), 1, 1))
+    assert h.raft.last == last
+    assert h.raft.status().held_messages == 0
+
+
 def test_the_reorder_window_is_bounded_and_dies_with_the_term():
     h = Harness([1])
-    h.step(*(append(1, (i, 1), 1, 1) for i in range(2, 60)))
-    assert h.raft.status().held_messages == 16
+    h.step(*(append(1, (i, 1), 1, 1) for i in range(2, REORDER_WINDOW_MESSAGES + 50)))
+    assert h.raft.status().held_messages == REORDER_WINDOW_MESSAGES
     h.step(Heartbeat(3, 1, 2, 0, 1))
     assert h.raft.status().held_messages == 0
+
+
+def test_in_a_full_window_the_messages_that_come_soonest_stay():
+    h = Harness([1])
+    far = REORDER_WINDOW_MESSAGES + 2
+    h.step(*(append(1, (i, 1), 1, 1) for i in reversed(range(2, far + 40))))
+    assert h.raft.status().held_messages == REORDER_WINDOW_MESSAGES
+    h.step(append(1, (1, 1), 1, 1))
+    assert h.raft.last == far
 
 
 def test_nonsense_of_a_peer_is_ignored():

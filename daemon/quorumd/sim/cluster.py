@@ -32,7 +32,7 @@ from quorumd.sim.scenario import Scenario
 from quorumd.sim.viewers import Audience
 from quorumd.sim.world import World
 from quorumd.slotlog import IslandRoom
-from quorumd.types import NOBODY, PAXOS, Nanoseconds, NodeId, SessionId
+from quorumd.types import NOBODY, PAXOS, Index, Nanoseconds, NodeId, SessionId
 from quorumd.watchplane import WatchRoom, widest
 
 CLUSTER_ID = 0xC1C1
@@ -211,6 +211,11 @@ class Cluster:
             seen.add((core.engine.leader, core.applier.applied, core.store.digest))
         (_, applied, _) = next(iter(seen))
         return len(seen) == 1 and applied == self.invariants.committed
+
+    def least_applied(self, nodes: list[NodeId]) -> Index:
+        """How far the last of these nodes has come."""
+        cores = [machine.core for machine in map(self.machines.__getitem__, nodes)]
+        return min(0 if core is None or core.engine is None else core.applier.applied for core in cores)
 
     @property
     def tight(self) -> bool:

@@ -31,6 +31,7 @@ from quorumd.types import NodeId
 
 PATIENCE = 5  # a safety phase may last so many times its length to come by enough operations
 LIVENESS = 40 * limits.SECOND  # within which a healed majority must serve, and agree
+CATCH_UP = 10 * LIVENESS  # the same through narrow windows, if in every LIVENESS the last of them comes nearer
 CHECK_SECONDS = 20.0
 
 
@@ -123,7 +124,7 @@ class Run:
             program.running = False
         askers = (*cluster.programs, *cluster.readers)
         self._must(cluster, "no-progress", lambda: all(program.idle for program in askers))
-        self._must(cluster, "no-agreement", lambda: cluster.agree(majority))
+        self._agree(cluster, majority)
         self._leases_end(cluster)
 
     def _leases_end(self, cluster: Cluster) -> None:
@@ -183,12 +184,23 @@ class Run:
 
         self._must(cluster, "no-progress", served)
 
-    def _must(self, cluster: Cluster, check_name: str, condition: Callable[[], bool]) -> None:
-        """Lets time pass until the condition holds. Raises Violation after LIVENESS."""
+    def _agree(self, cluster: Cluster, nodes: list[NodeId]) -> None:
+        """They come to one state."""
+        if self.scenario.narrow:
+            self._must(cluster, "no-agreement", lambda: cluster.agree(nodes), lambda: cluster.least_applied(nodes))
+        else:
+            self._must(cluster, "no-agreement", lambda: cluster.agree(nodes))
+
+    def _must(
+        self, cluster: Cluster, check_name: str, condition: Callable[[], bool], reached: Callable[[], int] = lambda: 0
+    ) -> None:
+        """Lets time pass until the condition holds. Raises Violation after LIVENESS in which `reached` did not grow."""
         world = cluster.world
-        deadline = world.now + LIVENESS
+        most, deadline, at_last = reached(), world.now + LIVENESS, world.now + CATCH_UP
         while not condition():
-            if world.now >= deadline:
+            if (now_at := reached()) > most:
+                most, deadline = now_at, world.now + LIVENESS
+            if world.now >= min(deadline, at_last):
                 raise Violation(check_name, cluster.describe())
             world.run(world.now + 10 * limits.MILLISECOND)
 
@@ -205,7 +217,7 @@ class Run:
         for key in range(self.scenario.keys):
             self._serve(cluster, (reader, reader.mind.read(f"k{key}")))
         self._must(cluster, "other-quota", lambda: cluster.ruled)
-        self._must(cluster, "no-agreement", lambda: cluster.agree(healthy))
+        self._agree(cluster, healthy)
         cluster.sessions_kept()
         cluster.answers.executed()
         cluster.audience.close()

@@ -50,6 +50,7 @@ AT_ONCE = 5  # faults that may be under way together, more or less: with too man
 FEW = 16  # entries of a ring
 WIDE_MTU, WIDE_RING_KIB, WIDE_INFLIGHT_KIB = 65_000, 8_192, 4_096  # large values come quickly through
 WIDE_KIB = limits.WATCH_WINDOW_BYTES // limits.KIB
+NARROW_RING_KIB = 1_024
 TINY = 1_300  # a value of which a transaction's fill a small part of the smallest ring
 NARROW_FOR = 5_000  # a value that comes through a narrow window of a stream in a few round trips
 
@@ -111,6 +112,11 @@ class Scenario:
     def mix(self) -> Mix:
         """For the workload."""
         return Mix(self.keys, self.sizes, self.weights)
+
+    @property
+    def narrow(self) -> bool:
+        """Whether a node has so little room for entries that it catches up a few at a time."""
+        return self.ring_kib < NARROW_RING_KIB or self.island_entries < limits.ISLAND_ENTRIES
 
     def rng(self, purpose: str) -> random.Random:
         """Randomness of its own for each purpose, so that less of one leaves the others as they were."""

@@ -128,17 +128,28 @@ def hold(s: State, m: AppendEntries) -> None:
     if prev >= s.gap_prev:
         s.gap_prev = prev
         s.gap_term = m.prev_term
-    if not m.entries or prev in s.held or len(s.held) >= REORDER_WINDOW_MESSAGES:
+    if not m.entries or prev in s.held:
         return
-    size = 0
-    if isinstance(m.source, Retainable):
-        size = m.source.size_bytes
-        if s.held_bytes + size > REORDER_WINDOW_BYTES:
+    size = m.source.size_bytes if isinstance(m.source, Retainable) else 0
+    # What comes soonest is what the log needs first: behind one that is not held, the rest waits in vain.
+    while len(s.held) >= REORDER_WINDOW_MESSAGES or s.held_bytes + size > REORDER_WINDOW_BYTES:
+        farthest = max(s.held, default=0)
+        if farthest <= prev:
             return
+        drop(s, farthest)
+    if isinstance(m.source, Retainable):
         m = m._replace(source=m.source.retain())
     s.held[prev] = m, size
     s.held_bytes += size
     s.held_entries += m.entries
+
+
+def drop(s: State, prev: Index) -> AppendEntries:
+    """Takes a message out of the window."""
+    m, size = s.held.pop(prev)
+    s.held_bytes -= size
+    s.held_entries -= m.entries
+    return m
 
 
 def release(s: State) -> None:
@@ -146,9 +157,7 @@ def release(s: State) -> None:
     for prev in sorted(s.held):
         if prev > s.log.last:
             return
-        m, size = s.held.pop(prev)
-        s.held_bytes -= size
-        s.held_entries -= m.entries
+        m = drop(s, prev)
         if merge(s, m):
             acknowledge(s, prev + m.entries, m.commit)
 
