@@ -148,7 +148,7 @@ MAX_INFLIGHT_MESSAGES: Final = 256
 # Multi-Paxos
 PROMISE_RUNS: Final = 48  # in one part of a promise, which so fits a datagram of 1,400 bytes
 OPEN_SLOTS: Final = RING_ENTRIES + ISLAND_ENTRIES  # that can be accepted behind what is chosen: they are in memory
-OPEN_RUNS: Final = 256  # of accepted slots above an acceptor's watermark; what would make more is not accepted
+OPEN_RUNS: Final = 1024  # of accepted slots above an acceptor's watermark; what would make more is not accepted
 ACCEPTED_RANGES: Final = 32  # behind holes, in one Accepted
 REMEMBERED_RANGES: Final = 128  # behind holes: known to be chosen, or acknowledged by one acceptor
 ADOPT_REQUESTS: Final = 16  # fetches of a new leader under way at once
