@@ -55,10 +55,10 @@ class Answers:
         self._past = past
         self._asked: Counter[tuple[bytes, bytes]] = Counter()  # how often a key may be given a value, at most
 
-    def asked(self, request: Op) -> int:
-        """Somebody asks for it now; the revision below which no answer may be, unless a stale one is wanted."""
+    def asked(self, request: Op, *, stale: bool = False) -> int:
+        """Somebody asks for it now; the revision below which no answer may be, 0 if a stale one will do."""
         self._asked.update(_puts(request))
-        return self._past.revision
+        return 0 if stale else self._past.revision
 
     def refused(self, request: Op, error: QuorumdError) -> None:
         """It ended so."""
@@ -66,7 +66,7 @@ class Answers:
             self._asked.subtract(_puts(request))
 
     def told(self, request: Op, result: Result, since: int) -> None:
-        """It is answered; `since` is what asked() said, or 0. Raises Violation."""
+        """It is answered; `since` is what asked() said. Raises Violation."""
         if result.revision < since:
             raise Violation("answer-stale", f"{request} at {result.revision}, asked for when {since} was applied")
         if result.revision > self._past.revision:
@@ -136,8 +136,8 @@ class Answers:
 
 
 def answer(request: Range, state: Mapping[bytes, KeyValue]) -> RangeResult:
-    """What a range must bring, by etcd's rules, of a state; with revision 0 and never cut for its size."""
-    inside = [kv for key, kv in sorted(state.items()) if covers(request.key, request.end, key)]
+    """What a range must bring, by etcd's rules, if it holds `state`; with revision 0 and never cut for its size."""
+    inside = [kv for _, kv in sorted(state.items())]
     count = 0 if request.uncounted else len(inside)
     if request.count_only:
         return RangeResult(0, (), False, count)

@@ -121,8 +121,7 @@ class Program:
         worker.ask = ask
         now = self.world.now
         self.history.invoke(worker.process, ask.f, ask.key, ask.value, now, stale=ask.stale)
-        since = self.answers.asked(ask.request)
-        worker.since = 0 if ask.stale else since
+        worker.since = self.answers.asked(ask.request, stale=ask.stale)
         settled = self.rng.random() < SETTLED
         operation = operation_for(ask.request, now + self.timeout, stale=ask.stale, settled=settled)
         operation.waiter = worker

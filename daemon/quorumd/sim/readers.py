@@ -50,8 +50,8 @@ class Reader(Program):
         if not self.running:
             return
         request, stale = self._draw(), self.rng.random() < 0.2
-        since = self.answers.asked(request)
-        self._asked = (request, 0, 0) if stale else (request, self.past.compacted, since)  # stale: knows neither
+        compacted = 0 if stale else self.past.compacted  # a stale read knows no compaction
+        self._asked = request, compacted, self.answers.asked(request, stale=stale)
         operation = operation_for(request, self.world.now + self.timeout, stale=stale, settled=False)
         try:
             self.protocol.submit(operation, self.world.now)
