@@ -11,7 +11,7 @@ from quorumd import limits
 from quorumd.clientplane import ClientPlane
 from quorumd.commands import Kind, OpCode
 from quorumd.consensus.engine import Held
-from quorumd.consensus.messages import AppendEntries
+from quorumd.consensus.messages import NO_ROOM, AppendEntries
 from quorumd.invariants import InvariantBroken
 from quorumd.log import Log
 from quorumd.sources import BytesSource, SlabSource
@@ -55,8 +55,8 @@ class Admission:
         """The message if the log takes a leader's entries; None if not: the leader will send them again.
 
         last, held: the log's last index, and what the engine holds back until its predecessors come. That is appended
-        without another question, so its room is kept; a message too many loses its entries, and tells the engine no
-        more than that there is a gap.
+        without another question, so its room is kept; a message too many loses its entries, and tells the engine that
+        there is a gap, and why.
         """
         source = message.source
         if source is None:
@@ -70,7 +70,7 @@ class Admission:
             with_held > self.storage.segment_bytes // HELD_SHARE
             or not ring.room(HELD_ROOM * with_held, HELD_ROOM * entries_with_held)
         ):
-            return message._replace(entries=0, source=None)
+            return message._replace(entries=0, source=NO_ROOM)
         if not self._ring(size, message.entries, held):
             self.storage.yield_ring()
             if not ring.room(self._bytes + held.size_bytes, self.entries_open + held.entries):

@@ -108,8 +108,9 @@ def _get_vote_reply(frame: wire.Frame, body: memoryview) -> Decoded:
 def _get_append_reply(frame: wire.Frame, body: memoryview) -> Decoded:
     hint_index, hint_term, _applied, digest_index, digest = BODY_APPEND_REPLY.unpack(body)
     rejected = bool(frame[3] & REJECTED)
+    match, refused = (0, frame[10]) if rejected else (frame[10], 0)
     reply = AppendEntriesReply(
-        frame[5], frame[6], frame[9], frame[10], rejected, frame[11], hint_index, hint_term
+        frame[5], frame[6], frame[9], match, rejected, frame[11], hint_index, hint_term, refused
     )
     return Decoded(reply, digest_index, digest, bool(frame[3] & DISK_FULL))
 
@@ -142,7 +143,8 @@ def _put_append_reply(m: AppendEntriesReply, report: Reporter, verdict: bytes) -
     flags, body = report()
     flags |= REJECTED * m.rejected
     hint = BODY_HINT.pack(m.hint_index, m.hint_term)
-    return wire.KIND_APPEND_ENTRIES_REPLY, flags, m.match, m.prev_index, hint + body
+    index = m.refused if m.rejected else m.match
+    return wire.KIND_APPEND_ENTRIES_REPLY, flags, index, m.prev_index, hint + body
 
 
 def _put_heartbeat(m: Heartbeat, report: Reporter, verdict: bytes) -> Encoded:

@@ -18,6 +18,7 @@ from quorumd.consensus.engine import (
     TransferLeadership,
 )
 from quorumd.consensus.messages import (
+    NO_ROOM,
     AppendEntries,
     AppendEntriesReply,
     Heartbeat,
@@ -26,7 +27,7 @@ from quorumd.consensus.messages import (
     RequestVoteReply,
     TimeoutNow,
 )
-from quorumd.consensus.raft import Raft
+from quorumd.consensus.raft import Raft, following
 from quorumd.consensus.raft.table import PEER_MESSAGES, TABLE
 from quorumd.consensus.termlog import TermLog
 from quorumd.invariants import InvariantBroken
@@ -732,6 +733,32 @@ def test_large_entries_lost_one_after_the_other_cost_one_wait_and_not_one_each()
         counts.append(resent(AppendEntriesReply(2, 1, 1, 0, True, 9, have, 1)))
         have += counts[-1]
     assert [count for count in counts if count] == [1, 2, 4]
+
+
+def test_what_was_refused_for_want_of_room_is_not_waited_for_as_if_it_travelled():
+    h = Harness(config=CONFIG._replace(datagram_bytes=ENTRY_BYTES - 1)).leader().ack(1)
+    h.ready()
+    for _ in range(4):
+        h.propose().ready()
+    gap = AppendEntriesReply(2, 1, 1, 0, True, 3, 1, 1)
+    assert h.step(gap).ready() is None, "it may yet come"
+    assert h.step(gap._replace(refused=3)).ready() is None, "what came before it in the same breath may yet come"
+    ready = h.wait(CONFIG.heartbeat_ns).ready()
+    beat = next(m for m in ready.messages if type(m) is Heartbeat and m.to == 2)
+    sent = of_type(h.step(HeartbeatReply(2, 1, 1, beat.round, 1)).ready().messages, AppendEntries)
+    assert [(m.to, m.prev_index) for m in sent] == [(2, 1)]
+
+
+@pytest.mark.parametrize("window", [True, False])
+def test_a_follower_says_what_it_had_no_room_for(window, monkeypatch):
+    h = Harness()
+    if window:
+        monkeypatch.setattr(following, "REORDER_WINDOW_MESSAGES", 1)
+        h.step(append(1, (2, 1), 1, 1), append(1, (4, 1), 1, 1))
+    else:
+        h.step(append(1, (2, 1), 1, 1), append(1, (4, 1), 0, 1, source=NO_ROOM))
+    ready = h.ready()
+    assert [*ready.messages, *ready.messages_after_durable] == [AppendEntriesReply(1, 2, 1, 0, True, 4, 0, 0, 4)]
 
 
 # -- 3.10 leadership transfer -------------------------------------------------------------------------------------

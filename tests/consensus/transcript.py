@@ -60,6 +60,7 @@ def describe(m: Any) -> str:
             body += f" [{entries}]/t{m.entries_term}" if m.entries else " []"
         case AppendEntriesReply(rejected=True):
             body = f"AppendReply t{m.term} rejected prev={m.prev_index} hint={m.hint_index}/t{m.hint_term}"
+            body += f" refused={m.refused}" if m.refused else ""
         case AppendEntriesReply():
             body = f"AppendReply t{m.term} match={m.match}"
         case Heartbeat():

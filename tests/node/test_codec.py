@@ -50,7 +50,8 @@ RAFT = st.one_of(
     SHARED,
     st.builds(RequestVote, NODE, NODE, NUMBER, NUMBER, NUMBER, st.booleans(), st.booleans()),
     st.builds(RequestVoteReply, NODE, NODE, NUMBER, st.booleans(), st.booleans()),
-    st.builds(AppendEntriesReply, NODE, NODE, NUMBER, NUMBER, st.booleans(), NUMBER, NUMBER, NUMBER),
+    st.builds(AppendEntriesReply, NODE, NODE, NUMBER, NUMBER, st.just(False), NUMBER, NUMBER, NUMBER, st.just(0)),
+    st.builds(AppendEntriesReply, NODE, NODE, NUMBER, st.just(0), st.just(True), NUMBER, NUMBER, NUMBER, NUMBER),
 )
 PAXOS = st.one_of(
     SHARED,

@@ -5,9 +5,12 @@ Any of them can be lost, duplicated, reordered, delayed past a restart. `transpo
 order here is the order in the frame bodies documented in ARCHITECTURE.md. Imports leaf modules only.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from quorumd.types import Index, NodeId, Term
+
+NO_ROOM: Final = object()
+"""In place of a source: entries came that this node could not keep, and the leader is to know."""
 
 
 class RequestVote(NamedTuple):
@@ -39,6 +42,7 @@ class AppendEntries(NamedTuple):
     """`entries` entries prev_index+1 .. prev_index+entries, all of `entries_term` (thesis 3.5); without any, a probe.
 
     `source` is the handle to the bytes (never looked at by the engine); None when sending: the bytes are in the log.
+    Or NO_ROOM, of a message that lost its entries to it and is a probe now.
     """
 
     sender: NodeId
@@ -56,7 +60,8 @@ class AppendEntriesReply(NamedTuple):
     """Accepted: `match` is durable here and equal to the sender's log. Rejected: entry `prev_index` did not match.
 
     hint_index/hint_term (thesis 3.5, fast back-up): the last entry of the follower at or below `prev_index`,
-    already moved back to a term not above the leader's prev_term.
+    already moved back to a term not above the leader's prev_term. `refused`, of a rejection only: the highest
+    `prev_index` of a message that came whole since, and was given up for want of room; 0: none.
     """
 
     sender: NodeId
@@ -67,6 +72,7 @@ class AppendEntriesReply(NamedTuple):
     prev_index: Index
     hint_index: Index
     hint_term: Term
+    refused: Index = 0
 
 
 class Heartbeat(NamedTuple):

@@ -38,6 +38,7 @@ class Progress:
         "node",
         "paused",
         "probe_round",
+        "refused",
         "replicating",
         "resend_at",
         "resend_burst",
@@ -75,6 +76,7 @@ class Progress:
         self.resend_round = 0
         self.resend_at: Nanoseconds = 0
         self.resend_wait: Nanoseconds = 0
+        self.refused: Index = 0  # highest prev_index that it had no room for: what is missing up to it may be lost
         self.resend_burst = 1  # messages per retransmission; doubles while hole follows hole
 
     def sent(self, upto: Index, size_bytes: int, now: Nanoseconds) -> None:
@@ -111,7 +113,7 @@ class Progress:
         self.next = self.match + 1
         self.paused = False
         self.waiting_since = now
-        self.resend_from = 0
+        self.resend_from = self.refused = 0
         self.resend_burst = 1
 
     def status(self) -> ProgressStatus:

@@ -14,7 +14,7 @@ correct leader's: it is dropped and the operator told (peer_fault); invariants a
 """
 
 from quorumd.consensus.engine import Append, Retainable, Role
-from quorumd.consensus.messages import AppendEntries, AppendEntriesReply, Heartbeat, HeartbeatReply
+from quorumd.consensus.messages import NO_ROOM, AppendEntries, AppendEntriesReply, Heartbeat, HeartbeatReply
 from quorumd.consensus.raft.roles import become_follower
 from quorumd.consensus.raft.state import State
 from quorumd.invariants import invariant
@@ -128,12 +128,15 @@ def hold(s: State, m: AppendEntries) -> None:
     if prev >= s.gap_prev:
         s.gap_prev = prev
         s.gap_term = m.prev_term
+    if m.source is NO_ROOM:
+        s.refused = max(s.refused, prev)
     if not m.entries or prev in s.held:
         return
     size = m.source.size_bytes if isinstance(m.source, Retainable) else 0
     # What comes soonest is what the log needs first: behind one that is not held, the rest waits in vain.
     while len(s.held) >= REORDER_WINDOW_MESSAGES or s.held_bytes + size > REORDER_WINDOW_BYTES:
         farthest = max(s.held, default=0)
+        s.refused = max(s.refused, farthest, prev)
         if farthest <= prev:
             return
         drop(s, farthest)
@@ -196,5 +199,5 @@ def flush(s: State) -> None:
     if s.gap_prev:
         if s.gap_prev > s.log.last:
             hint, hint_term = backup_hint(s, s.gap_prev, s.gap_term)
-            s.speak(AppendEntriesReply(s.node, s.leader, s.term, 0, True, s.gap_prev, hint, hint_term))
+            s.speak(AppendEntriesReply(s.node, s.leader, s.term, 0, True, s.gap_prev, hint, hint_term, s.refused))
         s.gap_prev = 0

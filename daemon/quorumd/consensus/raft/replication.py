@@ -75,6 +75,10 @@ def on_rejected(s: State, p: Progress, m: AppendEntriesReply) -> None:
         if prev == p.next - 1:  # the probe under way and no earlier one
             p.probe(have + 1)
     elif have == hint and s.log.term_at(hint) == m.hint_term:
+        if p.refused < m.refused < p.next:
+            p.refused = m.refused
+            if p.resend_from <= m.refused + 1:
+                p.resend_at = min(p.resend_at, s.now + p.resend_wait)  # no need to wait for what was thrown away
         resend(s, p, have, fresh=prev >= p.resend_mark)
     else:
         p.probe(have + 1)
@@ -214,7 +218,10 @@ def resend(s: State, p: Progress, have: Index, fresh: bool) -> None:
     remember_resend(s, p, first, ends[-1])
     if first != p.resend_from and not lost and s.sizes.fit(first, first, 1)[1] > s.config.datagram_bytes:
         p.resend_from = first
-        p.resend_at = s.now + 2 * s.config.election_timeout_ns  # its fragments are resent below us: give them time
+        # Its fragments are resent below us: give them time. But what came and was refused will not come again, nor
+        # perhaps what left before that.
+        wait = p.resend_wait if have <= p.refused else 2 * s.config.election_timeout_ns
+        p.resend_at = s.now + wait
         return
     p.resend_from = first
     p.resend_at = s.now + p.resend_wait

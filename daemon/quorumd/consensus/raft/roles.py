@@ -35,7 +35,7 @@ def adopt_term(s: State, term: Term, vote: NodeId) -> None:
     s.leader = NOBODY
     s.verified = 0
     s.ack = False
-    s.gap_prev = 0
+    s.gap_prev = s.refused = 0
     s.held.clear()
     s.held_bytes = s.held_entries = 0
     s.votes = {}

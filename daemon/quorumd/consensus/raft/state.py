@@ -70,6 +70,7 @@ class State(EngineState):
         "own_pending",
         "peers",
         "quiet_until",
+        "refused",
         "rest",
         "round_times",
         "scan_at",
@@ -121,6 +122,7 @@ class State(EngineState):
         self.held: dict[Index, tuple[AppendEntries, int]] = {}
         self.held_bytes = 0  # == sum of their sizes
         self.held_entries = 0  # == sum of their entries
+        self.refused: Index = 0  # highest prev_index of this term that came beyond our log and found no room; 0: none
         self.votes: dict[NodeId, bool] = {}  # a set keyed by node: a duplicate never counts twice
         self.vote_resend_at: Nanoseconds = NEVER
         self.campaign_transfer = False  # the leader asked for this election
