@@ -73,7 +73,6 @@ def test_the_sample_of_a_chaos_run_ends_with_a_report():
     faults = ("loss", "kill", "partition")
     report = Report(
         10, faults, 3, rounds=1, injected={name: injected[name] for name in faults}, errors=errors, linearizable=True,
-        watch_judged=True,
     )
     assert shape("\n".join(sample.splitlines()[-4:])) == shape(human(report))
 

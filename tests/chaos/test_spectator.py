@@ -6,7 +6,7 @@ import re
 import pytest
 
 from quorumd.chaos import spectator as spectator_module
-from quorumd.chaos.spectator import Spectator, contradictions
+from quorumd.chaos.spectator import COMPACTED, ENDED_BEFORE, NO_TRUTH, TOO_MANY, Spectator, contradictions
 from quorumd.checker.history import Recorder, pair
 from quorumd.checker.watches import Past
 from quorumd.client.watcher import WatchBatch
@@ -211,7 +211,7 @@ def judged(told, whole=EVENTS):
 
 def test_a_spectator_that_was_told_everything_is_content():
     found, spectator = judged([*EVENTS, (4, ())])
-    assert (found, spectator.whole, spectator.batches) == ([], True, 3)
+    assert (found, spectator.unjudged, spectator.batches) == ([], "", 3)
 
 
 @pytest.mark.parametrize(
@@ -231,13 +231,18 @@ def test_a_spectator_that_was_told_wrong_says_so(told, word, monkeypatch):
 
 
 def test_the_whole_history_must_be_right_in_itself():
-    (found,), _ = judged(EVENTS, [EVENTS[0], (3, (Event(EVENTS[1][1][0].kv),))])
+    (found,), spectator = judged(EVENTS, [EVENTS[0], (3, (Event(EVENTS[1][1][0].kv),))])
+    assert spectator.unjudged == NO_TRUTH
     assert found.startswith("a watch of the whole history: watch-previous")
+
+
+def test_a_run_that_ends_early_judges_nothing():
+    assert Spectator(Line(EVENTS, EVENTS)).unjudged == ENDED_BEFORE
 
 
 def test_without_the_beginning_nothing_is_judged():
     found, spectator = judged(EVENTS, [Compacted("gone")])
-    assert (found, spectator.whole) == ([], False)
+    assert (found, spectator.unjudged) == ([], COMPACTED)
 
 
 def test_what_is_more_than_it_remembers_is_not_judged(monkeypatch):
@@ -263,4 +268,4 @@ def test_what_is_more_than_it_remembers_is_not_judged(monkeypatch):
         return spectator
 
     spectator = asyncio.run(watch())
-    assert spectator.overtaken and not spectator.whole and spectator.batches == 0
+    assert spectator.unjudged == TOO_MANY and spectator.batches == 0

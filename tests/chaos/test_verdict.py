@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from quorumd.chaos.spectator import COMPACTED
 from quorumd.chaos.verdict import TOTAL, Report, agreed, broken_promises, human
 from quorumd.chaos.workload import Tally
 
@@ -85,11 +86,11 @@ def test_one_violation_decides(linearizable, violations, ok, line):
 
 
 def test_what_was_not_judged_or_not_written_is_said():
-    report = Report(1, ("kill",), 3, linearizable=True, watched=7, watch_judged=True)
+    report = Report(1, ("kill",), 3, linearizable=True, watched=7)
     assert "not judged" not in human(report)
-    report.watch_judged, report.unwritten = False, ["h.jsonl was not written: No space left on device"]
+    report.watch_unjudged, report.unwritten = COMPACTED, ["h.jsonl was not written: No space left on device"]
     text = human(report)
     assert "7 revisions watched, but not judged: the nodes no longer keep the first" in text
     assert "h.jsonl was not written: No space left on device" in text
-    assert report.as_dict()["watch_judged"] is False
+    assert report.as_dict()["watch_unjudged"] == COMPACTED
     assert report.as_dict()["unwritten"] == report.unwritten

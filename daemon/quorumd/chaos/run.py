@@ -274,7 +274,7 @@ class ChaosRun:
         report.outcomes, report.errors = dict(tally.outcomes), dict(tally.errors)
         report.increments = sum(tally.acknowledged.values())
         report.restarts = sum(self.cluster.restarts().values())
-        report.watched, report.watch_judged = self.spectator.batches, self.spectator.whole
+        report.watched, report.watch_unjudged = self.spectator.batches, self.spectator.unjudged
         found = [*self._what_is_wrong(), *(broken_promises(tally, final) if final is not None else ())]
         report.violations += [each for each in dict.fromkeys(found) if each not in report.violations]
 
@@ -292,7 +292,7 @@ class ChaosRun:
             self.report.violations.append(f"what clients were told makes no history: {error}")
             return
         self._tell(f"checking {len(operations):,} operations")
-        if self.spectator.whole:
+        if not self.spectator.unjudged:
             self.report.violations += islice(contradictions(self.spectator.past, operations), CONTRADICTIONS)
         verdict = check(operations, seconds=limits.CHAOS_CHECK_S)
         self.report.linearizable = verdict.ok

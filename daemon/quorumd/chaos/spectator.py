@@ -23,6 +23,13 @@ from quorumd.watchcodec import PREV_KV, Event
 
 FIRST: Final = b"\0"
 POLL_S: Final = 0.02
+
+# Why what it was told is not judged.
+ENDED_BEFORE: Final = "the run ended before that"
+TOO_MANY: Final = f"there were more than {CHAOS_WATCH_BATCHES:,}"
+COMPACTED: Final = "the nodes no longer keep the first"
+NO_TRUTH: Final = "a second watch, that it was to be held to, was told wrong itself"
+
 Written = dict[str, str | None]
 """Keys that are changed, each with its token; None: it is deleted, in an operation only if it is there."""
 
@@ -35,10 +42,8 @@ class Spectator:
         self._told: list[tuple[int, tuple[Event, ...]]] = []
         self._task: asyncio.Task[None] | None = None
         self.past = Past()
-        self.whole = False
-        """Whether `past` goes back to the beginning: else the run outlived the history that nodes keep."""
-        self.overtaken = False
-        """Whether it was told more than it remembers: nothing of it is judged."""
+        self.unjudged = ENDED_BEFORE
+        """Why it is not held to the whole history; empty: it is, and `past` is that history."""
 
     @property
     def batches(self) -> int:
@@ -57,7 +62,7 @@ class Spectator:
                     self._told.append((batch.revision, batch.events))
                     if len(self._told) > CHAOS_WATCH_BATCHES:
                         self._told.clear()
-                        self.overtaken = True
+                        self.unjudged = TOO_MANY
                         return
 
     def check(self) -> None:
@@ -73,17 +78,19 @@ class Spectator:
 
     async def judge(self) -> list[str]:
         """What it was told wrong, once everything is healed and nobody writes. Raises QuorumdError."""
-        if self.overtaken:
+        if self.unjudged == TOO_MANY:
             return []
         async with self._new_client() as client:
             last = (await client.range(FIRST, ALL, count_only=True, timeout=CHAOS_LIVENESS_S)).revision
             try:
                 await self._learn(client, last)
             except Compacted:
+                self.unjudged = COMPACTED
                 return []
             except Violation as violation:
+                self.unjudged = NO_TRUTH
                 return [f"a watch of the whole history: {violation}"]
-        self.whole = True
+        self.unjudged = ""
         account = Account(self.past, "the spectator", FIRST, ALL, PREV_KV, 1)
         try:
             await self._catch_up(last)

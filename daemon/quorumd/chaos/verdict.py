@@ -34,8 +34,8 @@ class Report:
     increments: int = 0
     watched: int = 0
     """Revisions that the spectator was told."""
-    watch_judged: bool = False
-    """Whether it could be held to the whole history: not if the run outlived what nodes keep of that."""
+    watch_unjudged: str = ""
+    """Why that was not held to the whole history, as where the run outlived what nodes keep of it; empty: it was."""
     restarts: int = 0
     recovery_s: float = 0.0
     """The longest time from the last heal of a round to the success of a write begun after it."""
@@ -101,7 +101,7 @@ def human(report: Report) -> str:
         f"faults: {injected or 'none'}; {report.restarts} restarts; "
         f"longest recovery {report.recovery_s:.2f} s; {report.increments} increments; "
         f"{report.watched:,} revisions watched"
-        f"{'' if report.watch_judged else ', but not judged: the nodes no longer keep the first'}",
+        f"{f', but not judged: {report.watch_unjudged}' if report.watch_unjudged else ''}",
         f"errors: {errors or 'none'}",
         *(f"VIOLATION: {violation}" for violation in report.violations),
         *report.unwritten,
