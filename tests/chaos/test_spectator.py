@@ -6,6 +6,7 @@ import re
 import pytest
 
 from quorumd.chaos import spectator as spectator_module
+from quorumd.chaos.calls import token_of
 from quorumd.chaos.spectator import COMPACTED, ENDED_BEFORE, NO_TRUTH, TOO_MANY, Spectator, contradictions
 from quorumd.checker.history import Recorder, pair
 from quorumd.checker.watches import Past
@@ -46,16 +47,16 @@ RIGHT = {
 }
 
 
-def past_of(revisions):
+def made_of(revisions):
     past = Past()
     for revision, changes in revisions.items():
         past.add(revision, changes)
-    return past
+    return past.changes(token_of)
 
 
 def test_what_fits_is_no_contradiction():
-    assert list(contradictions(past_of(RIGHT), operations())) == []
-    assert list(contradictions(past_of({r: c for r, c in RIGHT.items() if r < 6}), operations())) == []
+    assert list(contradictions(made_of(RIGHT), operations())) == []
+    assert list(contradictions(made_of({r: c for r, c in RIGHT.items() if r < 6}), operations())) == []
 
 
 @pytest.mark.parametrize(
@@ -72,13 +73,13 @@ def test_what_fits_is_no_contradiction():
     ],
 )
 def test_each_contradiction_is_named(change, unknown, sentence):
-    found = list(contradictions(past_of({**RIGHT, **change}), operations(unknown)))
+    found = list(contradictions(made_of({**RIGHT, **change}), operations(unknown)))
     assert len(found) == 1
     assert re.search(sentence, found[0])
 
 
 def test_a_delete_that_is_missing_is_named():
-    (found,) = contradictions(past_of({r: c for r, c in RIGHT.items() if r != 5}), operations())
+    (found,) = contradictions(made_of({r: c for r, c in RIGHT.items() if r != 5}), operations())
     assert found == "revision 5 was acknowledged as {'a': None}, and is not in a watch of the whole history"
 
 
@@ -124,7 +125,7 @@ MIXED = {"compare": [], "success": [["write", "a", None], ["write", "b", "2"]], 
     ],
 )  # fmt: skip
 def test_a_delete_of_what_is_not_there_accuses_nobody(given, revisions):
-    assert list(contradictions(past_of(revisions), asked(*given))) == []
+    assert list(contradictions(made_of(revisions), asked(*given))) == []
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def test_a_delete_of_what_is_not_there_accuses_nobody(given, revisions):
     ],
 )  # fmt: skip
 def test_a_delete_that_nobody_asked_for_or_that_did_not_happen_is_named(given, revisions, sentence):
-    (found,) = contradictions(past_of({2: [(b"a", b"1", 0)], **revisions}), asked(*given))
+    (found,) = contradictions(made_of({2: [(b"a", b"1", 0)], **revisions}), asked(*given))
     assert re.search(f"revision {sentence}", found)
 
 

@@ -5,6 +5,8 @@ import pytest
 from quorumd.checker import search
 from quorumd.checker.history import pair
 from quorumd.checker.linearizability import check
+from quorumd.checker.model import execute
+from quorumd.checker.timeline import Makes, makes_revision
 
 from . import generate
 
@@ -81,3 +83,43 @@ def test_revisions_that_jump_far_cost_nothing():
     verdict = check(operations)
     assert verdict.ok is False
     assert "unexplained" in verdict.reason
+
+
+def burst(seed, keys, unknown, functions="read write cas txn delete"):
+    """(operations, changes): a history with so many answers lost in a row, and what each revision changed."""
+    events = generate.history(
+        seed, operations=1000, processes=20, keys=[f"k{i}" for i in range(keys)], values=None, unknown=0.0, failed=0.0,
+        stale=0.1, functions=functions, targets="value mod_revision version",
+    )  # fmt: skip
+    state, changes = {}, {}
+    made = (each for each in pair(events) if each.outcome == "ok" and makes_revision(each) is not Makes.NO)
+    for operation in sorted(made, key=lambda each: each.revision):
+        _, items = execute(operation, state, operation.revision)
+        if items:
+            changes[operation.revision] = {key: item and item.value for key, item in items.items()}
+        state = {key: item for key, item in (state | items).items() if item is not None}
+    return pair(generate.lose_answers(events, 400, 400 + unknown)), changes
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("keys", [3, 8])
+@pytest.mark.parametrize("unknown", [16, 30, 60, 100])
+def test_what_each_revision_changed_settles_a_burst_of_unknown_outcomes(unknown, keys, seed):
+    """Most of those of 30 and more take a search beyond every patience without."""
+    operations, changes = burst(seed, keys, unknown)
+    verdict = check(operations, changes=changes)
+    assert verdict.ok is True
+    assert verdict.steps < 2500
+
+
+def test_a_wrong_hint_changes_no_verdict():
+    operations, changes = burst(0, 8, 16)
+    assert check(operations, changes={}).ok is True
+    assert check(operations, changes={key: {"k0": "nobody's"} for key in changes}).ok is True
+
+
+def test_a_hint_excuses_nothing():
+    operations, changes = burst(0, 8, 16)
+    late = [each for each in operations if each.outcome == "ok" and each.f == "read" and not each.stale][-1]
+    late.result = "nobody's"
+    assert check(operations, changes=changes).ok is False

@@ -6,13 +6,13 @@ be in it at the revision that its client was told, and nothing may be in it that
 """
 
 import asyncio
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Final
 
-from quorumd.chaos.calls import token_of
 from quorumd.checker.history import Operation
 from quorumd.checker.invariants import Violation
+from quorumd.checker.timeline import Effects, branches
 from quorumd.checker.watches import Account, Change, Past
 from quorumd.client.aio import AsyncClient
 from quorumd.client.watches import AsyncWatch
@@ -29,9 +29,6 @@ ENDED_BEFORE: Final = "the run ended before that"
 TOO_MANY: Final = f"there were more than {CHAOS_WATCH_BATCHES:,}"
 COMPACTED: Final = "the nodes no longer keep the first"
 NO_TRUTH: Final = "a second watch, that it was to be held to, was told wrong itself"
-
-Written = dict[str, str | None]
-"""Keys that are changed, each with its token; None: it is deleted, in an operation only if it is there."""
 
 
 class Spectator:
@@ -142,13 +139,9 @@ def tell(account: Account, told: Iterable[tuple[int, tuple[Event, ...]]]) -> Non
             account.progress(revision)
 
 
-def contradictions(past: Past, operations: Iterable[Operation]) -> Iterator[str]:
-    """Where the events of a past and a history of operations cannot both be right."""
+def contradictions(made: Mapping[int, Effects], operations: Iterable[Operation]) -> Iterator[str]:
+    """Where what each revision changed, as a watch told, and a history of operations cannot both be right."""
     acknowledged, possible = _asked_for(operations)
-    made: dict[int, Written] = {
-        revision: {_text(event.key): None if event.deleted else token_of(event.value) for event in events}
-        for revision, events in past.between(1, past.revision)
-    }
     present: set[str] = set()
     for revision in sorted({*made, *acknowledged}):
         changes, written = made.get(revision, {}), acknowledged.get(revision, [])
@@ -169,39 +162,21 @@ def contradictions(past: Past, operations: Iterable[Operation]) -> Iterator[str]
             yield f"revision {revision} is {changes} in a watch of the whole history, which nobody may have written"
 
 
-def _asked_for(operations: Iterable[Operation]) -> tuple[dict[int, list[Written]], set[tuple[str, str | None]]]:
+def _asked_for(operations: Iterable[Operation]) -> tuple[dict[int, list[Effects]], set[tuple[str, str | None]]]:
     """By the revision that their clients were told: what operations changed, those included that then deleted what was
     not there; and what operations of unknown outcome may have changed."""
-    acknowledged: dict[int, list[Written]] = {}
+    acknowledged: dict[int, list[Effects]] = {}
     possible: set[tuple[str, str | None]] = set()
     for operation in operations:
         if operation.outcome == "info":
-            possible.update(pair for branch in _branches(operation) for pair in branch.items())
+            possible.update(pair for branch in branches(operation) for pair in branch.items())
         elif operation.outcome == "ok" and operation.revision is not None:
-            (written,) = _branches(operation)
+            (written,) = branches(operation)
             if written:
                 acknowledged.setdefault(operation.revision, []).append(written)
     return acknowledged, possible
 
 
-def _effect(written: Written, present: Container[str]) -> Written:
+def _effect(written: Effects, present: Container[str]) -> Effects:
     """What an operation changes among the keys that are there: a delete of another one makes no event."""
     return {key: token for key, token in written.items() if token is not None or key in present}
-
-
-def _text(key: bytes) -> str:
-    return key.decode(errors="replace")
-
-
-def _branches(operation: Operation) -> tuple[Written, ...]:
-    """What it put and deleted, if that is known, or else may have in either case."""
-    match operation.f:
-        case "write":
-            return ({operation.key: operation.value},)
-        case "cas":
-            return ({} if operation.succeeded is False else {operation.key: operation.value[1]},)
-        case "txn":
-            names = {True: ("success",), False: ("failure",), None: ("success", "failure")}[operation.succeeded]
-            return tuple({op[1]: op[2] for op in operation.value[name] if op[0] == "write"} for name in names)
-        case _:
-            return ({},)

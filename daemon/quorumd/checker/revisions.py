@@ -12,13 +12,23 @@ The revision of the empty store at the beginning is not told. It lies below the 
 operations can have made before.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 from quorumd.checker.history import Operation
 from quorumd.checker.placement import Contradiction, OutOfTime, Placement
 from quorumd.checker.realtime import floors, out_of_time
 from quorumd.checker.replay import Misfit, Replay, Slot
-from quorumd.checker.timeline import Fact, Makes, lulls, makes_revision, possible_effects, timelines
+from quorumd.checker.timeline import (
+    Effects,
+    Fact,
+    Makes,
+    lulls,
+    makes_revision,
+    may_have_made,
+    possible_effects,
+    timelines,
+)
 from quorumd.checker.verdict import Verdict
 from quorumd.invariants import InvariantBroken
 
@@ -29,12 +39,15 @@ Broken = tuple[str, list[Operation]]
 UNDECIDED: Final[Broken] = ("not decided: a limit was reached before the unknown outcomes were all tried", [])
 
 
-def check_by_revisions(operations: list[Operation], deadline: float) -> Verdict:
+def check_by_revisions(
+    operations: list[Operation], deadline: float, changes: Mapping[int, Effects] | None = None
+) -> Verdict:
     """Whether the order of revisions explains the answers, each of which must carry one.
 
-    `deadline` is a reading of time.monotonic.
+    `deadline` is a reading of time.monotonic. `changes` is what each revision changed: with it only such operations of
+    unknown outcome are tried as can have changed just that, so a history that is not linearizable so may yet be.
     """
-    check = _Check(operations, deadline)
+    check = _Check(operations, deadline, changes)
     broken = check.broken_order()
     if broken is not None:
         return Verdict(False, broken[0], NAME, broken[1], check.steps)
@@ -44,10 +57,13 @@ def check_by_revisions(operations: list[Operation], deadline: float) -> Verdict:
 class _Check:
     """The steps over one history."""
 
-    def __init__(self, operations: list[Operation], deadline: float) -> None:
+    def __init__(
+        self, operations: list[Operation], deadline: float, changes: Mapping[int, Effects] | None
+    ) -> None:
         self.steps = 0
         self._all = operations
         self._deadline = deadline
+        self._changes = changes
         self._answered = [operation for operation in operations if operation.outcome == "ok"]
         self._floors = floors(operations)
         self._slots: dict[int, Slot] = {}
@@ -126,6 +142,12 @@ class _Check:
             except Contradiction as contradiction:
                 return contradiction.reason, contradiction.operations or self._around(contradiction.gap)
             candidates = placement.candidates()
+            if self._changes is not None:
+                told = self._changes
+                candidates = {
+                    revision: [operation for operation in able if may_have_made(operation, told.get(revision, {}))]
+                    for revision, able in candidates.items()
+                }
         replay = Replay(self._slots, self._floors, candidates, base, self._last, self._deadline)
         found = replay.run()
         self.steps += replay.steps

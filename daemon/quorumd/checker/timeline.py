@@ -84,16 +84,32 @@ def effects(operation: Operation) -> Effects:
     return {operation.key: operation.value if operation.f == "write" else operation.value[1]}
 
 
-def possible_effects(operation: Operation) -> Iterator[tuple[str, str | None]]:
-    """Every (key, value) that an operation of unknown outcome might leave behind."""
+def branches(operation: Operation) -> tuple[Effects, ...]:
+    """What an operation leaves behind where that is known, or else what it may, in either case."""
     match operation.f:
         case "write":
-            yield operation.key, operation.value
+            return ({operation.key: operation.value},)
         case "cas":
-            yield operation.key, operation.value[1]
+            return ({} if operation.succeeded is False else {operation.key: operation.value[1]},)
         case "txn":
-            for part in ("success", "failure"):
-                yield from {op[1]: op[2] for op in operation.value[part] if op[0] == "write"}.items()
+            names = {True: ("success",), False: ("failure",), None: ("success", "failure")}[operation.succeeded]
+            return tuple({op[1]: op[2] for op in operation.value[name] if op[0] == "write"} for name in names)
+        case _:
+            return ({},)
+
+
+def possible_effects(operation: Operation) -> Iterator[tuple[str, str | None]]:
+    """Every (key, value) that an operation of unknown outcome might leave behind."""
+    for branch in branches(operation):
+        yield from branch.items()
+
+
+def may_have_made(operation: Operation, change: Effects) -> bool:
+    """Whether an operation of unknown outcome can have made a revision that changed just that."""
+    return any(
+        change.items() <= branch.items() and all(branch[key] is None for key in branch.keys() - change.keys())
+        for branch in branches(operation)  # a delete of what is not there changes nothing
+    )
 
 
 def seen(operation: Operation, keys: Iterable[str]) -> Iterator[tuple[str, Says, str | None]]:

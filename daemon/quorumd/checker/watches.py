@@ -8,7 +8,7 @@ raised when the watcher is told what breaks it; what was not told at all shows i
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from quorumd.checker.invariants import Violation
 from quorumd.commands import ALL, KeyValue
@@ -72,6 +72,16 @@ class Past:
             if place and (version := versions[place - 1]) is not None:
                 keys[name] = version
         return keys
+
+    def changes(self, text: Callable[[bytes], str]) -> dict[int, dict[str, str | None]]:
+        """What each revision that changed anything changed, in the words of a history: `text` of a value, None of a
+        delete."""
+        return {
+            revision: {
+                event.key.decode(errors="replace"): None if event.deleted else text(event.value) for event in events
+            }
+            for revision, events in self.between(0, self.revision)
+        }
 
     def between(self, after: int, last: int) -> Iterator[tuple[int, tuple[Event, ...]]]:
         """The revisions above `after`, up to `last`, that changed anything, with their events."""

@@ -25,7 +25,7 @@ from quorumd.sim.faults import Faults
 from quorumd.sim.lease_observer import late_at_most, put_off_at_most
 from quorumd.sim.machine import peer_address
 from quorumd.sim.scenario import MIN_FAULTS, MIN_OPERATIONS, MIN_SECONDS, Scenario
-from quorumd.sim.workload import Ask
+from quorumd.sim.workload import Ask, read_back
 from quorumd.sim.world import BEGINNING
 from quorumd.types import NodeId
 
@@ -222,7 +222,8 @@ class Run:
         cluster.answers.executed()
         cluster.audience.close()
         self._must(cluster, "watch-behind", lambda: not cluster.audience.behind)
-        verdict = check(pair(cluster.history.events), seconds=CHECK_SECONDS)
+        changes = cluster.audience.past.changes(read_back)
+        verdict = check(pair(cluster.history.events), seconds=CHECK_SECONDS, changes=changes)
         if verdict.ok is False:
             raise Violation("linearizability", verdict.reason)
         self.outcome.undecided = verdict.ok is None
