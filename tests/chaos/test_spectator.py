@@ -192,6 +192,9 @@ class Turns(Line):
         item = self.script.pop(0)
         if isinstance(item, Exception):
             raise item
+        if callable(item):
+            await item()
+            return await self.get()
         return WatchBatch(*item)
 
     __anext__ = get
@@ -244,6 +247,18 @@ def test_a_run_that_ends_early_judges_nothing():
 def test_without_the_beginning_nothing_is_judged():
     found, spectator = judged(EVENTS, [Compacted("gone")])
     assert (found, spectator.unjudged) == ([], COMPACTED)
+
+
+def test_what_becomes_too_many_while_it_is_judged_is_not_judged_either(monkeypatch):
+    monkeypatch.setattr(spectator_module, "CHAOS_WATCH_BATCHES", 2)
+    monkeypatch.setattr(spectator_module, "CHAOS_LIVENESS_S", 0.5)
+    gate = asyncio.Event()
+
+    async def opened():
+        gate.set()
+
+    found, spectator = judged([gate.wait, *EVENTS], [*EVENTS[:2], opened, EVENTS[2]])
+    assert (found, spectator.unjudged) == ([], TOO_MANY)
 
 
 def test_what_is_more_than_it_remembers_is_not_judged(monkeypatch):

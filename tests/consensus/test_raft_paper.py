@@ -749,6 +749,38 @@ def test_what_was_refused_for_want_of_room_is_not_waited_for_as_if_it_travelled(
     assert [(m.to, m.prev_index) for m in sent] == [(2, 1)]
 
 
+def resent_after(h, beats, have):
+    """Entries sent again to node 2, whose log ends at `have`, until it has answered so many heartbeats."""
+    counts = []
+    for _ in range(beats):
+        ready = h.wait(CONFIG.heartbeat_ns).ready()
+        beat = next(m for m in ready.messages if type(m) is Heartbeat and m.to == 2)
+        h.step(HeartbeatReply(3, 1, 1, beat.round, 9))
+        ready = h.step(HeartbeatReply(2, 1, 1, beat.round, have)).ready()
+        messages = ready.messages if ready else ()
+        counts.append(sum(m.entries for m in messages if type(m) is AppendEntries and m.to == 2))
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("refused", "soon"),
+    [
+        (0, False),
+        (1, True),  # what comes next there, and only that
+        (3, True),
+        (9, False),  # that was never sent
+        (1 << 62, False),
+    ],
+)
+def test_a_first_rejection_may_say_already_that_there_was_no_room(refused, soon):
+    h = Harness(config=CONFIG._replace(datagram_bytes=ENTRY_BYTES - 1)).leader().ack(1)
+    h.ready()
+    for _ in range(4):
+        h.propose().ready()
+    assert h.step(AppendEntriesReply(2, 1, 1, 0, True, 3, 1, 1, refused)).ready() is None
+    assert any(resent_after(h, 2, 1)) is soon
+
+
 @pytest.mark.parametrize("window", [True, False])
 def test_a_follower_says_what_it_had_no_room_for(window, monkeypatch):
     h = Harness()
@@ -759,6 +791,17 @@ def test_a_follower_says_what_it_had_no_room_for(window, monkeypatch):
         h.step(append(1, (2, 1), 1, 1), append(1, (4, 1), 0, 1, source=NO_ROOM))
     ready = h.ready()
     assert [*ready.messages, *ready.messages_after_durable] == [AppendEntriesReply(1, 2, 1, 0, True, 4, 0, 0, 4)]
+
+
+def test_a_follower_names_the_farthest_that_it_gave_up_and_forgets_it_in_the_next_term(monkeypatch):
+    monkeypatch.setattr(following, "REORDER_WINDOW_MESSAGES", 1)
+    h = Harness()
+    h.step(append(1, (6, 1), 1, 1), append(1, (2, 1), 1, 1))  # 7 makes room for 3
+    ready = h.ready()
+    assert [*ready.messages, *ready.messages_after_durable] == [AppendEntriesReply(1, 2, 1, 0, True, 6, 0, 0, 6)]
+    h.step(append(2, (3, 1), 1, 1, sender=3))
+    ready = h.ready()
+    assert [*ready.messages, *ready.messages_after_durable] == [AppendEntriesReply(1, 3, 2, 0, True, 3, 0, 0, 0)]
 
 
 # -- 3.10 leadership transfer -------------------------------------------------------------------------------------

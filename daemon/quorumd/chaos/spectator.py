@@ -87,10 +87,14 @@ class Spectator:
             except Violation as violation:
                 self.unjudged = NO_TRUTH
                 return [f"a watch of the whole history: {violation}"]
+        if self.unjudged == TOO_MANY:
+            return []
         self.unjudged = ""
         account = Account(self.past, "the spectator", FIRST, ALL, PREV_KV, 1)
         try:
             await self._catch_up(last)
+            if self.unjudged:  # it was told too many meanwhile
+                return []
             tell(account, self._told)
         except Violation as violation:
             return [str(violation)]
@@ -112,7 +116,7 @@ class Spectator:
         """Waits until the spectator was told of `last`. Raises Violation if that takes too long."""
         try:
             async with asyncio.timeout(CHAOS_LIVENESS_S):
-                while not self._told or self._told[-1][0] < last:
+                while not self.unjudged and (not self._told or self._told[-1][0] < last):
                     self.check()
                     await asyncio.sleep(POLL_S)
         except TimeoutError:
