@@ -7,9 +7,9 @@ A seed costs 0.6 of what it costs here, and is the same run: `--check N` runs N 
 compares all that `--json` says but the time: what was answered, what struck, what was reached, every failure.
 The build takes some five minutes and a C compiler. DIR must not exist yet.
 
-What mypyc 2 does not take is changed in the copy (CHANGES), and nothing else; what it would take otherwise than the
-interpreter does is left to the interpreter: sim/disk.py (a bytearray passes for bytes there) and
-sim/lease_observer.py (a slice of bytes by a variable), modules with protocols that are asked for at run time.
+What mypyc 2 does not take is changed in the copy (CHANGES), and nothing else. Left to the interpreter are
+sim/lease_observer.py (a slice of bytes by a variable fails), modules whose protocols are asked for at run time, and
+sim/disk.py, where bytearrays pass for bytes and a mistake would be a silent one.
 """
 
 import argparse
