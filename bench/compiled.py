@@ -21,6 +21,8 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from quorumd.types import ENGINES
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 MODULES: Final = """
     admission appending applier clientplane core disk entryruns errors fragments invariants limits log ownentries
@@ -73,7 +75,7 @@ def main() -> int:
     if not compiled(options.directory):
         return 1
     last = options.first_seed + options.check - 1
-    verdicts = [alike(options.directory, engine, options.first_seed, last) for engine in ("raft", "paxos")]
+    verdicts = [alike(options.directory, engine, options.first_seed, last) for engine in ENGINES]
     return int(not all(verdicts))
 
 

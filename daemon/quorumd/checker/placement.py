@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from quorumd.checker.history import Operation
 from quorumd.checker.matching import augment
-from quorumd.checker.timeline import Fact, Lull, Moment, Says, possible_effects
+from quorumd.checker.timeline import Fact, Lull, Moment, Says, left_by, possible_effects
 
 Slots = list[int]
 """Revisions that an unknown operation may have made, ascending."""
@@ -208,7 +208,7 @@ class Placement:
 
     def _branch_stands(self, operation: Operation, branch: str, slot: int) -> Stand:
         """The same for a transaction that takes one of its branches."""
-        effects = {op[1]: op[2] for op in operation.value[branch] if op[0] == "write"}
+        effects = left_by(operation.value[branch])
         if not effects or not self._musts.get(slot, set()) <= effects.keys():
             return Stand.NEVER
         stand = Stand.ALONE

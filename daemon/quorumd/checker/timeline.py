@@ -79,9 +79,8 @@ def _branch_writes(operation: Operation) -> list[str | None]:
 
 def effects(operation: Operation) -> Effects:
     """The values that an operation that may have made its revision left behind, by key; deletes as None."""
-    if operation.f == "txn":
-        return {op[1]: op[2] for op in _branch(operation) if op[0] == "write"}
-    return {operation.key: operation.value if operation.f == "write" else operation.value[1]}
+    (left,) = branches(operation)
+    return left
 
 
 def branches(operation: Operation) -> tuple[Effects, ...]:
@@ -93,9 +92,14 @@ def branches(operation: Operation) -> tuple[Effects, ...]:
             return ({} if operation.succeeded is False else {operation.key: operation.value[1]},)
         case "txn":
             names = {True: ("success",), False: ("failure",), None: ("success", "failure")}[operation.succeeded]
-            return tuple({op[1]: op[2] for op in operation.value[name] if op[0] == "write"} for name in names)
+            return tuple(left_by(operation.value[name]) for name in names)
         case _:
             return ({},)
+
+
+def left_by(branch: list[list[Any]]) -> Effects:
+    """What a branch of a transaction leaves behind."""
+    return {op[1]: op[2] for op in branch if op[0] == "write"}
 
 
 def possible_effects(operation: Operation) -> Iterator[tuple[str, str | None]]:
