@@ -364,9 +364,17 @@ class Report:
         return 0 if passed else 1
 
 
+def ended(number: int, frame: object) -> None:
+    """A signal handler: the exit code is a shell's for that signal. A second one does not break into the cleaning up."""
+    signal.signal(number, lambda *_: None)  # not SIG_IGN, which `quorumd down` would inherit
+    sys.exit(128 + number)
+
+
 @contextmanager
 def reported(script: str) -> Iterator[Report]:
-    """A Report; what goes wrong on the way is told as JSON too, with exit code 1."""
+    """A Report; what goes wrong on the way is told as JSON too, with exit code 1. SIGTERM ends the script by way of all
+    its `finally`, so that no cluster stays behind."""
+    signal.signal(signal.SIGTERM, ended)
     report = Report(script)
     try:
         yield report

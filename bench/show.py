@@ -11,12 +11,13 @@ import argparse
 import datetime
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness import machine, say
+from harness import ended, machine, say
 
 from quorumd.types import ENGINES
 
@@ -54,13 +55,24 @@ def run(name: str, script: Script, extra: list[str]) -> dict[str, Any]:
     """One script; what it put on stdout, or why there is nothing."""
     command = [sys.executable, str(BENCH / script.file), *extra]
     say(f"== {name}: {' '.join(command[1:])}")
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    code, text = output_of(command)
     try:
-        found = dict(json.loads(done.stdout))
+        found = dict(json.loads(text))
     except ValueError:
-        found = {"problem": f"exit code {done.returncode} and no JSON"}
+        found = {"problem": f"exit code {code} and no JSON"}
     command_line = f"python bench/{script.file} {' '.join(extra)}".strip()
-    return {**found, "point": script.point, "command": command_line, "passed": done.returncode == 0}
+    return {**found, "point": script.point, "command": command_line, "passed": code == 0}
+
+
+def output_of(command: list[str]) -> tuple[int, str]:
+    """Exit code and stdout. A script whose caller is ended stops its cluster before both are gone."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            text, _ = process.communicate()
+        except BaseException:
+            process.terminate()  # Popen's end waits for it
+            raise
+    return process.returncode, text
 
 
 def table(results: dict[str, dict[str, Any]], where: dict[str, Any], when: str) -> str:
@@ -113,6 +125,7 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.names) - set(SCRIPTS):
         parser.error(f"no such script: {', '.join(sorted(unknown))}; there are {', '.join(SCRIPTS)}")
+    signal.signal(signal.SIGTERM, ended)
     where, today = machine(), datetime.date.today().isoformat()
     results = {}
     for name, script in SCRIPTS.items():

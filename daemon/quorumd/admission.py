@@ -11,7 +11,7 @@ from quorumd import limits
 from quorumd.clientplane import ClientPlane
 from quorumd.commands import Kind, OpCode
 from quorumd.consensus.engine import Held
-from quorumd.consensus.messages import NO_ROOM, AppendEntries
+from quorumd.consensus.messages import REFUSED, AppendEntries
 from quorumd.invariants import InvariantBroken
 from quorumd.log import Log
 from quorumd.sources import BytesSource, SlabSource
@@ -70,7 +70,7 @@ class Admission:
             with_held > self.storage.segment_bytes // HELD_SHARE
             or not ring.room(HELD_ROOM * with_held, HELD_ROOM * entries_with_held)
         ):
-            return message._replace(entries=0, source=NO_ROOM)
+            return message._replace(entries=0, source=REFUSED)
         if not self._ring(size, message.entries, held):
             self.storage.yield_ring()
             if not ring.room(self._bytes + held.size_bytes, self.entries_open + held.entries):

@@ -146,3 +146,14 @@ def test_the_summary_has_a_row_for_each_contender_and_says_what_failed():
     header, first = text.splitlines()[:2]
     assert first.split()[:3] == ["3", "raft", "9,000"]
     assert first.index("9,000") + len("9,000") == header.index("ops/s") + len("ops/s")
+
+
+def test_the_summary_leaves_out_columns_in_which_nobody_has_anything_to_say():
+    def measure(point):
+        down = 1 if point.nodes == 3 and not point.relayed else None
+        return [contender("raft", (9000,) * 3, commits_without=down), contender("paxos", (9000,) * 3)]
+
+    whole = document(measure)
+    nodes, loss, *_ = summary({**whole, "advice": advise(whole)}).split("\n\n")
+    assert "down: commits" in nodes and "elects" not in nodes
+    assert "down: commits" not in loss and "ops/s" in loss

@@ -77,6 +77,12 @@ def test_it_shows_a_chart_for_every_metric_of_every_axis():
     assert "operations a second at 5 % loss: 2,000 with paxos, 1,000 with raft" in text
 
 
+def test_a_table_leaves_out_columns_in_which_nobody_has_anything_to_say():
+    base, everything = (part.partition("</table>")[0] for part in render(both).split("<th>point</th>")[1:])
+    assert "<th>down: commits</th>" not in base and "<th>down: commits</th>" in everything
+    assert "<th>ops/s</th>" in base
+
+
 def test_what_comes_from_outside_is_escaped():
     text = render(nothing_at_all)
     assert "Raft or Paxos: no recommendation" in text

@@ -18,7 +18,7 @@ from quorumd.consensus.engine import (
     TransferLeadership,
 )
 from quorumd.consensus.messages import (
-    NO_ROOM,
+    REFUSED,
     AppendEntries,
     AppendEntriesReply,
     Heartbeat,
@@ -788,7 +788,7 @@ def test_a_follower_says_what_it_had_no_room_for(window, monkeypatch):
         monkeypatch.setattr(following, "REORDER_WINDOW_MESSAGES", 1)
         h.step(append(1, (2, 1), 1, 1), append(1, (4, 1), 1, 1))
     else:
-        h.step(append(1, (2, 1), 1, 1), append(1, (4, 1), 0, 1, source=NO_ROOM))
+        h.step(append(1, (2, 1), 1, 1), append(1, (4, 1), 0, 1, source=REFUSED))
     ready = h.ready()
     assert [*ready.messages, *ready.messages_after_durable] == [AppendEntriesReply(1, 2, 1, 0, True, 4, 0, 0, 4)]
 

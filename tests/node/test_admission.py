@@ -8,7 +8,7 @@ import pytest
 from quorumd import commands, limits
 from quorumd.admission import NOTHING_HELD, Admission
 from quorumd.consensus.engine import Held
-from quorumd.consensus.messages import NO_ROOM, AppendEntries
+from quorumd.consensus.messages import REFUSED, AppendEntries
 from quorumd.log import Log
 from quorumd.transport import BytesSource
 from quorumd_fastpath.ring import Ring
@@ -49,7 +49,7 @@ def test_what_was_released_counts_until_it_is_in_the_ring():
 def test_what_is_held_leaves_room_for_what_fills_the_gap():
     asked, _ring = admission()
     refused = asked.entries(run(9, 9), 0, NOTHING_HELD)  # more than its share
-    assert (refused.entries, refused.source) == (0, NO_ROOM)
+    assert (refused.entries, refused.source) == (0, REFUSED)
     assert asked.entries(run(9, 8), 0, NOTHING_HELD).entries == 8
     asked.settled()
     assert asked.entries(run(0, 8), 0, Held(8 * len(NOOP), 8)) is not None

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from quorumd.compare.document import figures, median_wait
 from quorumd.compare.plots import Chart, Series, svg
-from quorumd.compare.summary import COLUMNS, cells, label
+from quorumd.compare.summary import COLUMNS, cells, label, telling
 from quorumd.types import PAXOS, RAFT
 
 Contender = Mapping[str, Any]
@@ -81,20 +81,28 @@ def page(document: Mapping[str, Any]) -> str:
         document=document, advice=advice, base=points[0], css=css_of,
         elsewhere=[finding for finding in advice["findings"] if not finding["base"]],
         title=f"Raft or Paxos: {CHOICES.get(choose, f'choose {choose}')}",
-        base_names=_names(points[:1]), columns=COLUMNS,
+        base_names=_names(points[:1]),
         curve=Markup(svg(curve(points[0]))), axes=[_axis(document, factor) for factor in document["axes"]],
-        base_rows=_rows(points[:1]), rows=_rows(points),
+        base_figures=_figures(points[:1]), figures=_figures(points),
         bearing=[point for point in points if any(c["commits_without"] is not None for c in point["contenders"])],
         workload=yaml.safe_dump(document["workload"], sort_keys=False, default_flow_style=None),
     )
 
 
-def _rows(points: Sequence[Point]) -> list[tuple[str, str, list[str], str]]:
-    """(point, contender, figures, what went wrong) of each contender."""
-    return [
-        (label(point) if i == 0 else "", contender["name"], cells(contender)[1:], contender["failed"])
+class Figures(NamedTuple):
+    """columns: headings. rows: (the cells below them, what went wrong) of each contender."""
+
+    columns: list[str]
+    rows: list[tuple[list[str], str]]
+
+
+def _figures(points: Sequence[Point]) -> Figures:
+    rows = [
+        ([label(point) if i == 0 else "", *cells(contender)], contender["failed"])
         for point in points for i, contender in enumerate(point["contenders"])
     ]
+    columns = telling([row for row, _ in rows])
+    return Figures([COLUMNS[i] for i in columns], [([row[i] for i in columns], failed) for row, failed in rows])
 
 
 def css_of(name: str) -> str:

@@ -49,13 +49,18 @@ def _table(title: str, factor: str, rows: Sequence[tuple[str, Mapping[str, Any]]
             lines.append([name if number == 0 else "", *cells(contender)])
             if contender["failed"]:
                 problems.append(f"  {factor} {name}: {contender['failed']}")
-    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
+    columns = telling(lines[1:])
+    widths = {i: max(len(line[i]) for line in lines) for i in columns}
     text = [
-        "  ".join(cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in
-                  enumerate(zip(line, widths, strict=True))).rstrip()
+        "  ".join(line[i].ljust(widths[i]) if i < 2 else line[i].rjust(widths[i]) for i in columns).rstrip()
         for line in lines
     ]
     return "\n".join([*text, *problems])
+
+
+def telling(rows: Sequence[Sequence[str]]) -> list[int]:
+    """The columns in which any row has something to say; the point and the contender always."""
+    return [i for i in range(len(COLUMNS)) if i < 2 or any(row[i] for row in rows)]
 
 
 def cells(contender: Mapping[str, Any]) -> list[str]:

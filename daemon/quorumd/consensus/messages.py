@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from quorumd.types import Index, NodeId, Term
 
-NO_ROOM: Final = object()
+REFUSED: Final = object()
 """In place of a source: entries came that this node could not keep, and the leader is to know."""
 
 
@@ -42,7 +42,7 @@ class AppendEntries(NamedTuple):
     """`entries` entries prev_index+1 .. prev_index+entries, all of `entries_term` (thesis 3.5); without any, a probe.
 
     `source` is the handle to the bytes (never looked at by the engine); None when sending: the bytes are in the log.
-    Or NO_ROOM, of a message that lost its entries to it and is a probe now.
+    Or REFUSED, of a message that lost its entries to it and is a probe now.
     """
 
     sender: NodeId

@@ -14,7 +14,7 @@ correct leader's: it is dropped and the operator told (peer_fault); invariants a
 """
 
 from quorumd.consensus.engine import Append, Retainable, Role
-from quorumd.consensus.messages import NO_ROOM, AppendEntries, AppendEntriesReply, Heartbeat, HeartbeatReply
+from quorumd.consensus.messages import REFUSED, AppendEntries, AppendEntriesReply, Heartbeat, HeartbeatReply
 from quorumd.consensus.raft.roles import become_follower
 from quorumd.consensus.raft.state import State
 from quorumd.invariants import invariant
@@ -128,7 +128,7 @@ def hold(s: State, m: AppendEntries) -> None:
     if prev >= s.gap_prev:
         s.gap_prev = prev
         s.gap_term = m.prev_term
-    if m.source is NO_ROOM:
+    if m.source is REFUSED:
         s.refused = max(s.refused, prev)
     if not m.entries or prev in s.held:
         return
