@@ -365,7 +365,7 @@ class Report:
 
 
 def ended(number: int, frame: object) -> None:
-    """A signal handler: the exit code is a shell's for that signal. A second one does not break into the cleaning up."""
+    """A signal handler: the exit code is a shell's for that signal. A second one does not disturb the cleaning up."""
     signal.signal(number, lambda *_: None)  # not SIG_IGN, which `quorumd down` would inherit
     sys.exit(128 + number)
 
