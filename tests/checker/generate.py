@@ -21,12 +21,14 @@ def history(
     seed: int, operations: int = 6, processes: int = 3, keys: str = "ab", values: str | None = "123",
     unknown: float = 0.15, failed: float = 0.05, functions: str = "read write cas txn range delete",
     revisions: bool = True, stale: float = 0.1, start: int | None = None,
-    targets: str = "value value version create_revision mod_revision",
+    targets: str = "value value version create_revision mod_revision", states: list | None = None,
 ) -> list[Event]:
-    """A linearizable history. `values` None: every written value is a new one."""
+    """A linearizable history. `values` None: every written value is a new one. states: is given (store, revision) of
+    the beginning, and after every change."""
     random = Random(seed)
     store: dict = {}
-    states = [({}, random.randrange(1, 4) if start is None else start)]
+    states = [] if states is None else states
+    states.append(({}, random.randrange(1, 4) if start is None else start))
     open_: dict[int, Call] = {}
     ids = list(range(processes))
     events: list[Event] = []

@@ -1,14 +1,14 @@
 """How much work large histories cost, counted in operations applied to a state, not in seconds."""
 
+from itertools import pairwise
+
 import pytest
 
 from quorumd.checker import search
 from quorumd.checker.history import Recorder, pair
 from quorumd.checker.linearizability import check
-from quorumd.checker.model import execute
-from quorumd.checker.timeline import Makes, makes_revision
 
-from . import generate
+from . import brute, generate
 
 REGISTERS = "read read write cas"
 EVERYTHING = "read write cas txn range delete"
@@ -87,17 +87,17 @@ def test_revisions_that_jump_far_cost_nothing():
 
 def burst(seed, keys, unknown, functions="read write cas txn delete"):
     """(operations, changes): a history with so many answers lost in a row, and what each revision changed."""
+    states = []
     events = generate.history(
         seed, operations=1000, processes=20, keys=[f"k{i}" for i in range(keys)], values=None, unknown=0.0, failed=0.0,
-        stale=0.1, functions=functions, targets="value mod_revision version",
+        stale=0.1, functions=functions, targets="value mod_revision version", states=states,
     )  # fmt: skip
-    state, changes = {}, {}
-    made = (each for each in pair(events) if each.outcome == "ok" and makes_revision(each) is not Makes.NO)
-    for operation in sorted(made, key=lambda each: each.revision):
-        _, items = execute(operation, state, operation.revision)
-        if items:
-            changes[operation.revision] = {key: item and item.value for key, item in items.items()}
-        state = {key: item for key, item in (state | items).items() if item is not None}
+    changes = {
+        revision: {
+            key: brute.value(store, key) for key in store.keys() | before.keys() if store.get(key) != before.get(key)
+        }
+        for (before, _), (store, revision) in pairwise(states)
+    }
     return pair(generate.lose_answers(events, 400, 400 + unknown)), changes
 
 
@@ -166,3 +166,39 @@ def test_what_a_watch_told_excuses_no_answer():
     verdict = check(operations, changes={2: {"x": "1"}, 3: {"k": "b"}, 4: {"k": "a"}, 5: {"y": "2"}})
     assert verdict.ok is False
     assert "cannot both be right" not in verdict.reason
+
+
+UNSEEN = {
+    "the other branch": (
+        ("write", "x", "2"),
+        {"compare": [["x", "value", "=", "1"]], "success": [["write", "k", "a"]], "failure": [["write", "k", "b"]]},
+        {"k": "b"}, {"k": "a"},
+    ),
+    "a revision that was not told": (
+        ("write", "k", "1"), {"compare": [], "success": [["write", "k", None]], "failure": []}, {"k": None}, {},
+    ),
+    "a deletion that is missing": (
+        ("write", "b", "1"), {"compare": [], "success": [["write", "a", "1"], ["write", "b", None]], "failure": []},
+        {"a": "1", "b": None}, {"a": "1"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("first", "unknown", "right", "wrong"), UNSEEN.values(), ids=UNSEEN)
+def test_what_only_a_watch_saw_must_be_what_was_asked_for(first, unknown, right, wrong):
+    """Nobody read afterwards what the transaction of unknown outcome did."""
+    operations = one_by_one(
+        (*first, "ok", {"revision": 2}), ("txn", None, unknown, "info", {}), ("write", "y", "1", "ok", {"revision": 4})
+    )
+    told = {2: {first[1]: first[2]}, 4: {"y": "1"}}
+    assert check(operations, changes={**told, 3: right}).ok is True
+    verdict = check(operations, changes={**told, 3: wrong} if wrong else told)
+    assert verdict.ok is False
+    assert "cannot both be right" in verdict.reason
+
+
+def test_an_answered_write_must_be_what_a_watch_told():
+    operations = one_by_one(("write", "k", "1", "ok", {"revision": 2}), ("write", "y", "1", "ok", {"revision": 3}))
+    verdict = check(operations, changes={2: {"k": "9"}, 3: {"y": "1"}})
+    assert verdict.ok is False
+    assert "it changes {'k': '1'}, and revision 2 changed {'k': '9'}" in verdict.reason

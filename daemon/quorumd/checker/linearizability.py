@@ -22,9 +22,9 @@ def check(
     (`revisions`); if none does any order is searched for (`search`). Raises HistoryError if only some do, and for what
     neither can judge: without revisions a stale read, or a compare of a create or mod revision.
 
-    changes: what each revision changed, if a watch of all of it told. Of the operations of unknown outcome only those
-    are tried then that can have changed just that. An order found so is one; where there is none, either the history is
-    not linearizable whatever the watch told, or the two contradict each other, and the reason says which.
+    changes: what each revision changed, if a watch of all of it told. An order is looked for then in which every
+    revision changes just that; where there is none, either the history is not linearizable whatever the watch told, or
+    the two contradict each other, and the reason says which.
     """
     deadline = time.monotonic() + seconds
     answered = [operation for operation in operations if operation.outcome == "ok"]

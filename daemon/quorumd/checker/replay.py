@@ -5,19 +5,22 @@ outcome must have; where only deletes may have, one of them or an unknown one. `
 answer that does not fit names its suspects: the choices that may have changed what it looked at. The search goes back
 to the last of those, not to the last of all, and on to the suspects of that one when it has no option left
 (conflict-directed backjumping, Prosser 1993); with no suspect left, the history is not linearizable.
+
+Where it is told what each revision changed, whoever makes one must change just that. The state is the same then
+whatever was chosen, and a choice is at fault only if it took an operation that was needed later.
 """
 
 import time
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from quorumd.checker.history import Operation
 from quorumd.checker.model import Item, execute, keys_of, may_write, told, touches
 from quorumd.checker.realtime import Floor, out_of_time
-from quorumd.checker.timeline import Says, effects, possible_effects, seen
+from quorumd.checker.timeline import Effects, Says, effects, possible_effects, seen
 from quorumd.limits import CHECK_CONFIGURATIONS
 
 LOOK_AT_CLOCK = 256  # revisions between two looks
@@ -66,13 +69,14 @@ class Replay:
 
     def __init__(
         self, slots: dict[int, Slot], floors: dict[int, Floor], candidates: dict[int, list[Operation]], base: int,
-        last: int, deadline: float,
+        last: int, deadline: float, changes: Mapping[int, Effects] | None = None,
     ) -> None:
-        """`candidates` are the unknown operations that may have made a revision, the most likely first."""
+        """`candidates` are the unknown operations that may have made a revision, the most likely first. `changes` is
+        what each revision changed, if that is told; one that is not in it changed nothing."""
         self.steps = 0
         self.misfit: Misfit | None = None
         self._slots, self._floors, self._candidates = slots, floors, candidates
-        self._base, self._last, self._deadline = base, last, deadline
+        self._base, self._last, self._deadline, self._changes = base, last, deadline, changes
         self._state: dict[str, Item] = {}
         self._undo: list[tuple[str, Item | None]] = []
         self._choices: list[_Choice] = []
@@ -163,7 +167,12 @@ class Replay:
         if not changes:
             if known and not self._slots[revision].perhaps:
                 self._note(revision, operation, answer, "it changed nothing")
-            self._blamed = self._suspects.of(operation, self._state, revision - 1)
+            self._blame(operation, revision - 1)
+            return False
+        if self._changes is not None and (effect := self._effect(changes)) != self._changes.get(revision, {}):
+            other = self._changes.get(revision, "nothing")
+            self._note(revision, operation, answer, f"it changes {effect}, and revision {revision} changed {other}")
+            self._blamed = set()
             return False
         if known and (late := out_of_time(operation, self._floors[operation.index], made=True)):
             self._note(revision, operation, answer, late)
@@ -191,8 +200,16 @@ class Replay:
     def _misfits(self, revision: int, state: int, operation: Operation, answer: Any, reason: str = "") -> bool:
         """Notes that `operation` does not fit the state at revision `state`, and whose fault that may be."""
         self._note(revision, operation, answer, reason)
-        self._blamed = self._suspects.of(operation, self._state, state)
+        self._blame(operation, state)
         return False
+
+    def _blame(self, operation: Operation, at: int) -> None:
+        """Who made the state at revision `at`, that the operation does not fit, what it is."""
+        self._blamed = self._suspects.of(operation, self._state, at) if self._changes is None else set()
+
+    def _effect(self, changes: Mapping[str, Item | None]) -> Effects:
+        """What a watch tells of changes to the state; not of what was put and deleted at once."""
+        return {key: item and item.value for key, item in changes.items() if item is not None or key in self._state}
 
     def _set(self, key: str, item: Item | None) -> None:
         if item is None:

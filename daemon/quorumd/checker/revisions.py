@@ -44,8 +44,8 @@ def check_by_revisions(
 ) -> Verdict:
     """Whether the order of revisions explains the answers, each of which must carry one.
 
-    `deadline` is a reading of time.monotonic. `changes` is what each revision changed: with it only such operations of
-    unknown outcome are tried as can have changed just that, so a history that is not linearizable so may yet be.
+    `deadline` is a reading of time.monotonic. `changes` is what each revision changed: with it every revision must
+    be made by who changed just that, so a history that is not linearizable so may yet be.
     """
     check = _Check(operations, deadline, changes)
     broken = check.broken_order()
@@ -148,7 +148,7 @@ class _Check:
                     revision: [operation for operation in able if may_have_made(operation, told.get(revision, {}))]
                     for revision, able in candidates.items()
                 }
-        replay = Replay(self._slots, self._floors, candidates, base, self._last, self._deadline)
+        replay = Replay(self._slots, self._floors, candidates, base, self._last, self._deadline, self._changes)
         found = replay.run()
         self.steps += replay.steps
         if found is None:

@@ -8,7 +8,7 @@ that was too quiet does not count (`counts`): it shows nothing.
 import random
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -22,8 +22,10 @@ from quorumd.sim.clients import Program, Worker
 from quorumd.sim.cluster import Cluster
 from quorumd.sim.coverage import reach
 from quorumd.sim.faults import Faults
+from quorumd.sim.holders import Holder
 from quorumd.sim.lease_observer import late_at_most, put_off_at_most
 from quorumd.sim.machine import peer_address
+from quorumd.sim.readers import Reader
 from quorumd.sim.scenario import MIN_FAULTS, MIN_OPERATIONS, MIN_SECONDS, Scenario
 from quorumd.sim.workload import Ask, read_back
 from quorumd.sim.world import BEGINNING
@@ -68,6 +70,7 @@ class Run:
         self._trace = trace
         self._cluster: Cluster | None = None
         self._faults: Faults | None = None
+        self._healing = ""  # who works for good in the liveness phase, and how the rest was left
 
     @property
     def history(self) -> Recorder | None:
@@ -113,8 +116,9 @@ class Run:
         cluster.world.tell("phase", "liveness", majority=majority)
         for node in majority:
             faults.nodes.revive(cluster.machines[node])
+        self._healing = f"healed: {majority}"
         for node in rest:
-            self._leave_broken(cluster, faults, node, dice)
+            self._healing += f", node {node} {self._leave_broken(cluster, faults, node, dice)}"
         veterans = tuple(cluster.programs)
         probe = cluster.add_program(workers=0)
         self._serve(cluster, (probe, probe.mind.write("k0")))
@@ -122,8 +126,7 @@ class Run:
         self._serve(cluster, *((program, program.mind.write("k0")) for program in veterans))
         for program in (*cluster.programs, *cluster.holders, *cluster.readers):
             program.running = False
-        askers = (*cluster.programs, *cluster.readers)
-        self._must(cluster, "no-progress", lambda: all(program.idle for program in askers))
+        self._answered(cluster, (*cluster.programs, *cluster.readers))
         self._agree(cluster, majority)
         self._leases_end(cluster)
 
@@ -134,22 +137,23 @@ class Run:
         """
         rules, holders, late = cluster.lease_rules, cluster.holders, late_at_most(self.scenario)
         more = put_off_at_most(self.scenario)
-        self._must(cluster, "no-progress", lambda: all(holder.idle for holder in holders))
+        self._answered(cluster, holders)
         last = range(1, len(holders) + 1)
         cluster.leases.ids.update(last)
         for lease, holder in zip(last, holders, strict=True):
             holder.last_lease(lease)
-        self._must(cluster, "no-progress", lambda: all(holder.idle for holder in holders))
+        self._answered(cluster, holders)
 
         def ended() -> bool:
             leases = cluster.leases
             rules.not_overdue(last, cluster.world.now, leases.rearmed, late, leases.stalled, more)
             return not rules.live
 
-        self._must(cluster, "lease-late", ended)
+        self._must(cluster, "lease-late", ended, lambda: f"the end of leases {sorted(rules.live)}")
 
     @staticmethod
-    def _leave_broken(cluster: Cluster, faults: Faults, node: NodeId, dice: random.Random) -> None:
+    def _leave_broken(cluster: Cluster, faults: Faults, node: NodeId, dice: random.Random) -> str:
+        """How."""
         machine = cluster.machines[node]
         others = [other for other in cluster.ids if other != node]
         out = [(peer_address(node), peer_address(other)) for other in others]
@@ -158,7 +162,7 @@ class Run:
         cluster.world.tell("phase", "left broken", node=node, how=how)
         if how == "dead":
             faults.nodes.halt(machine, dice, power=True)
-            return
+            return how
         faults.nodes.revive(machine)
         if how == "paused" and machine.core is not None:
             machine.pause()
@@ -167,6 +171,14 @@ class Run:
         links = {"cut off": out + back, "deaf": back, "mute": out}.get(how)
         if links:
             cluster.network.cut_links(links)
+        return how
+
+    def _answered(self, cluster: Cluster, askers: Sequence[Program | Holder | Reader]) -> None:
+        """What is under way comes to an end, and nobody asks anything new."""
+        self._must(
+            cluster, "no-progress", lambda: all(asker.idle for asker in askers),
+            lambda: f"the end of what {', '.join(asker.name for asker in askers if not asker.idle)} asked",
+        )  # fmt: skip
 
     def _serve(self, cluster: Cluster, *asks: tuple[Program, Ask]) -> None:
         """Each operation must come to a good end, asked again as long as it does not. That a tight quota is used up is
@@ -182,30 +194,41 @@ class Run:
                     program.submit(worker, ask)
             return all(answered(worker) for _, worker, _ in waiting)
 
-        self._must(cluster, "no-progress", served)
+        def unserved() -> str:
+            left = [(program, ask) for program, worker, ask in waiting if not answered(worker)]
+            return "a good answer to " + ", ".join(f"{program.name}: {ask.f} {ask.key}" for program, ask in left)
+
+        self._must(cluster, "no-progress", served, unserved)
 
     def _agree(self, cluster: Cluster, nodes: list[NodeId]) -> None:
         """They come to one state."""
-        if self.scenario.narrow:
-            self._must(cluster, "no-agreement", lambda: cluster.agree(nodes), lambda: cluster.least_applied(nodes))
-        else:
-            self._must(cluster, "no-agreement", lambda: cluster.agree(nodes))
+        def reached() -> int:
+            return cluster.least_applied(nodes) if self.scenario.narrow else 0
+
+        self._must(
+            cluster, "no-agreement", lambda: cluster.agree(nodes), lambda: f"one state on nodes {nodes}", reached
+        )
 
     def _must(
-        self, cluster: Cluster, check_name: str, condition: Callable[[], bool], reached: Callable[[], int] = lambda: 0
-    ) -> None:
-        """Lets time pass until the condition holds. Raises Violation after LIVENESS in which `reached` did not grow."""
+        self, cluster: Cluster, check_name: str, condition: Callable[[], bool], awaited: Callable[[], str],
+        reached: Callable[[], int] = lambda: 0,
+    ) -> None:  # fmt: skip
+        """Lets time pass until the condition holds. Raises Violation after LIVENESS in which `reached` did not grow.
+
+        awaited: what did not happen, for the violation.
+        """
         world = cluster.world
         most, deadline, at_last = reached(), world.now + LIVENESS, world.now + CATCH_UP
         while not condition():
             if (now_at := reached()) > most:
                 most, deadline = now_at, world.now + LIVENESS
             if world.now >= min(deadline, at_last):
-                raise Violation(check_name, cluster.describe())
+                raise Violation(check_name, f"waited for {awaited()}; {self._healing}; {cluster.describe()}")
             world.run(world.now + 10 * limits.MILLISECOND)
 
     def _ending(self, cluster: Cluster) -> None:
         """Everything that can be healed is; what was acknowledged must be there, and explain every answer."""
+        self._healing = "all that can be healed is"
         cluster.network.cut.clear()
         for machine in cluster.machines.values():
             machine.disk.hang(False)
@@ -216,13 +239,14 @@ class Run:
         reader = cluster.add_program(workers=0)
         for key in range(self.scenario.keys):
             self._serve(cluster, (reader, reader.mind.read(f"k{key}")))
-        self._must(cluster, "other-quota", lambda: cluster.ruled)
+        self._must(cluster, "other-quota", lambda: cluster.ruled, lambda: "the leader's quota in the log")
         self._agree(cluster, healthy)
         cluster.sessions_kept()
         cluster.answers.executed()
-        cluster.audience.close()
-        self._must(cluster, "watch-behind", lambda: not cluster.audience.behind)
-        changes = cluster.audience.past.changes(read_back)
+        audience = cluster.audience
+        audience.close()
+        self._must(cluster, "watch-behind", lambda: not audience.behind, lambda: f"watchers: {audience.behind}")
+        changes = audience.past.changes(read_back)
         verdict = check(pair(cluster.history.events), seconds=CHECK_SECONDS, changes=changes)
         if verdict.ok is False:
             raise Violation("linearizability", verdict.reason)
