@@ -22,15 +22,17 @@ lint: build
 bench: build
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only
 
-# Longer proofs: power loss on real files with both broken builds, real processes under every fault, the random worlds
-# over many seeds, and the simulator with fresh seeds for SOAK_MINUTES.
+# Longer proofs. Of each engine: power loss on real files with both broken builds, then real processes under every fault
+# and the simulator, both with fresh seeds and for SOAK_MINUTES. And the random worlds over many seeds.
 SOAK_MINUTES ?= 30
 soak: build
-	$(BIN)/python bench/prove_powerloss.py --rounds 20
-	for seed in 1 2 3; do $(BIN)/quorumd chaos --seconds 120 --seed $$seed || exit 1; done
+	for engine in raft paxos; do \
+		$(BIN)/python bench/prove_powerloss.py --rounds 20 --engine $$engine && \
+		$(BIN)/quorumd chaos --engine $$engine --nodes 5 --seconds $$((60 * $(SOAK_MINUTES))) && \
+		$(BIN)/quorumd sim --engine $$engine --minutes $(SOAK_MINUTES) --jobs 2 || exit 1; \
+	done
 	QUORUMD_SOAK=1 $(BIN)/python -m pytest tests/powerloss/test_chaos.py
 	QUORUMD_SEEDS=500 $(BIN)/python -m pytest tests/node/test_random_world.py tests/consensus
-	$(BIN)/quorumd sim --minutes $(SOAK_MINUTES) --jobs 2
 
 # Known bugs of protocol and storage, one at a time: fails if a check that should catch one does not (some minutes).
 mutants: build

@@ -317,6 +317,11 @@ class Core:
             for message in parked.popleft()[1]:
                 self.transport.send(message, now)
 
+    @property
+    def parked(self) -> int:
+        """How many Readys have messages that wait for the disk."""
+        return len(self._parked)
+
     def settle(self) -> None:
         """Performs every Ready the engine has; slabs may be cleared afterwards."""
         engine, storage = self.engine, self.storage

@@ -13,6 +13,7 @@ from quorumd.chaos.display import Plain, View, table
 from quorumd.chaos.faults import Drawn, Injection
 from quorumd.checker.history import load, pair
 from quorumd.checker.linearizability import check
+from quorumd.types import ENGINES
 
 
 def chaos(tmp_path, *arguments, **environment):
@@ -21,10 +22,12 @@ def chaos(tmp_path, *arguments, **environment):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_a_cluster_survives_kills_pauses_partitions_and_loss(tmp_path):
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_cluster_survives_kills_pauses_partitions_and_loss(tmp_path, engine):
     history = tmp_path / "history.jsonl"
     faults = ["kill", "pause", "partition", "loss"]
-    done = chaos(tmp_path, "--seconds=5", "--faults", ",".join(faults), "--seed=1", "--json", "--history", str(history))
+    options = ["--engine", engine, "--seconds=5", "--seed=1", "--json", "--history", str(history)]
+    done = chaos(tmp_path, *options, "--faults", ",".join(faults))
     assert done.returncode == 0, (done.stdout, done.stderr)
     report = json.loads(done.stdout)
     assert report["ok"] is True and report["violations"] == []

@@ -1,6 +1,7 @@
 """Fixed seeds through the simulator: no rule breaks, enough happens, and the same seed is the same run to the byte.
 
-QUORUMD_SIM_SEEDS=N runs N seeds (`make soak` runs fresh ones). A failing one replays with `quorumd sim --seed SEED`.
+QUORUMD_SIM_SEEDS=N runs N seeds of each engine (`make soak` runs fresh ones). One that fails names the command that
+replays it.
 """
 
 import os
@@ -12,27 +13,31 @@ import pytest
 
 from quorumd.sim.campaign import Limits, one
 from quorumd.sim.coverage import words
-from quorumd.sim.scenario import FAULTS, PARTIAL_FAULTS
+from quorumd.sim.scenario import PARTIAL_FAULTS, kinds
+from quorumd.types import ENGINES
 
-SEEDS = int(os.environ.get("QUORUMD_SIM_SEEDS", "100"))
+SEEDS = int(os.environ.get("QUORUMD_SIM_SEEDS", "50"))  # of each engine
 FIRST = 1000
-REACHED: Counter[str] = Counter()
-STRUCK: Counter[str] = Counter()
+REACHED: dict[str, Counter[str]] = {engine: Counter() for engine in ENGINES}
+STRUCK: dict[str, Counter[str]] = {engine: Counter() for engine in ENGINES}
 
 
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + SEEDS))
-def test_no_rule_breaks(seed):
-    outcome, _ = one((seed, Limits()))
-    assert not outcome.violation, f"{outcome.violation}: {outcome.detail}\nreplay: quorumd sim --seed {seed}"
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_rule_breaks(engine, seed):
+    limits = Limits(engine)
+    outcome, _ = one((seed, limits))
+    assert not outcome.violation, f"{outcome.violation}: {outcome.detail}\nreplay: {limits.command(seed)}"
     assert outcome.counts
-    REACHED.update(outcome.reached)
-    STRUCK.update(outcome.struck)
+    REACHED[engine].update(outcome.reached)
+    STRUCK[engine].update(outcome.struck)
 
 
-@pytest.mark.skipif(SEEDS < 100, reason="a few seeds need not reach everything")
-def test_the_seeds_above_reached_everything():
-    assert [word for word in words("raft") if not REACHED[word]] == []
-    assert [fault for fault in FAULTS if not STRUCK[fault]] == []
+@pytest.mark.skipif(SEEDS < 50, reason="a few seeds need not reach everything")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_seeds_above_reached_everything(engine):
+    assert [word for word in words(engine) if not REACHED[engine][word]] == []
+    assert [fault for fault in kinds(engine) if not STRUCK[engine][fault]] == []
 
 
 PARTIAL = ("--nodes", "5", "--faults", ",".join(PARTIAL_FAULTS))

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,9 +15,12 @@ from quorumd.checker.raft_invariants import Entry, RaftInvariants
 from quorumd.cli.sim import replay
 from quorumd.errors import DiskError
 from quorumd.sim import shrink as shrinking
+from quorumd.sim.campaign import Total
+from quorumd.sim.clients import Program
+from quorumd.sim.coverage import words
 from quorumd.sim.disk import SECTOR, SimDisk
 from quorumd.sim.run import Outcome, Run
-from quorumd.sim.scenario import ALL_FAULTS, FAULTS, Scenario, draw
+from quorumd.sim.scenario import ALL_FAULTS, FAULTS, LEAST_NODES, Scenario, draw, kinds
 from quorumd.sim.world import World
 
 SIZE = 64 * SECTOR
@@ -140,6 +144,68 @@ def test_shrinking_keeps_what_fails_and_drops_the_rest(monkeypatch):
     assert set(smallest.skip) == {1, 2, 3, 4, 6, 7, 8}
 
 
+def shrunk(monkeypatch, scenario, violation, go):
+    """The smallest scenario found where `go(scenario)` says (violation, detail) of each."""
+
+    class Fake(Run):
+        def go(self):
+            word, detail = go(self.scenario)
+            return Outcome(self.scenario, word, detail, simulated_s=self.scenario.seconds, drawn=4)
+
+    monkeypatch.setattr(shrinking, "Run", Fake)
+    first = Fake(scenario).go()
+    assert first.violation == violation
+    return shrinking.shrink(first, budget=500).scenario
+
+
+@pytest.mark.parametrize("phase2", [1, 2, 3])
+def test_a_smaller_cluster_of_multi_paxos_has_quorums_that_meet_and_faults_that_fit(monkeypatch, phase2):
+    tried = []
+
+    def go(scenario):
+        tried.append(scenario)
+        return "two-leaders" if "kill" in scenario.faults else "", ""
+
+    scenario = Scenario(
+        1, 5, engine="paxos", phase1=6 - phase2, phase2=phase2, slow=4, faults=("kill", "chained", "quorum-loss")
+    )
+    smallest = shrunk(monkeypatch, scenario, "two-leaders", go)
+    assert (smallest.nodes, smallest.phase1, smallest.phase2, smallest.slow) == (1, 1, 1, 0)
+    for each in tried:
+        assert 1 <= each.phase2 <= each.nodes // 2 + 1 and each.phase1 + each.phase2 == each.nodes + 1
+        assert each.slow <= each.nodes
+        assert all(LEAST_NODES.get(fault, 1) <= each.nodes for fault in each.faults)
+
+
+@pytest.mark.parametrize("word", ["halted", "crashed"])
+def test_another_error_than_the_one_that_is_looked_for_is_not_it(monkeypatch, word):
+    """Three nodes fail as five did; one node for a reason of its own."""
+
+    def go(scenario):
+        why = f"ValueError: entry {scenario.nodes} is gone" if scenario.nodes > 1 else "ValueError: nobody is there"
+        return word, why
+
+    scenario = Scenario(1, 5, faults=("kill", "loss"))
+    assert shrunk(monkeypatch, scenario, word, go).nodes == 3
+
+
+def test_a_run_that_is_stuck_says_on_what(monkeypatch):
+    """A run whose workload comes to no end: the nodes answer nobody from the liveness phase on."""
+    run = Run(replace(draw(3, nodes=3, only=["loss"]), seconds=1))
+    monkeypatch.setattr(Program, "submit", lambda program, worker, ask: None)
+    outcome = run.go()
+    assert outcome.violation == "no-progress"
+    assert re.match(r"waited for a good answer to \S+: write k0; healed: \[\d, \d\], node \d ", outcome.detail)
+
+
+def test_a_real_run_of_multi_paxos_is_shrunk_to_fewer_nodes(monkeypatch):
+    monkeypatch.setattr(Program, "submit", lambda program, worker, ask: None)
+    drawn = draw(3, engine="paxos", nodes=5, only=["kill", "loss"])
+    scenario = replace(drawn, seconds=1, phase1=4, phase2=2)
+    smallest = shrinking.shrink(Run(scenario).go(), budget=12)
+    assert (smallest.violation, smallest.scenario.nodes) == ("no-progress", 1)
+
+
 # -- invariants: each one fails on what it forbids ----------------------------------------------------------------
 
 
@@ -224,6 +290,22 @@ def sim(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "quorumd", "sim", *arguments], capture_output=True, text=True, timeout=120, check=False
     )
+
+
+def test_a_campaign_must_reach_everything_once_in_a_hundred_runs():
+    def total(runs, each, **given):
+        made = Total("paxos", runs=runs, **given)
+        made.reached.update(dict.fromkeys(words("paxos"), each))
+        made.struck.update(dict.fromkeys(kinds("paxos"), each))
+        return made
+
+    assert total(99, 0).unreached == []
+    assert total(100, 1).unreached == total(299, 2).unreached == []
+    assert total(300, 2).unreached == [*words("paxos"), *(f"fault {kind}" for kind in kinds("paxos"))]
+    assert total(300, 0, whole=False).unreached == []
+    rare = total(250, 9)
+    rare.reached["cut tails"] = rare.struck["deaf-leader"] = 1
+    assert rare.unreached == ["cut tails", "fault deaf-leader"]
 
 
 def test_one_run_as_json_and_a_campaign():

@@ -14,13 +14,13 @@ from typing import Any, Final, NamedTuple
 
 from quorumd.sim.coverage import words
 from quorumd.sim.run import Outcome, Run
-from quorumd.sim.scenario import draw
+from quorumd.sim.scenario import draw, kinds
 
 AHEAD: Final = 4  # tasks handed out for each worker
 M_MMAP_THRESHOLD: Final = -3  # malloc.h: larger blocks are mapped, and given back when they are freed
 LARGE_BYTES: Final = 131_072
 COUNTING: Final = 0.95  # part of COVERED_BY seeds or more that must count
-COVERED_BY: Final = 100  # seeds after which every word of coverage.words must have been reached
+COVERED_BY: Final = 100  # seeds in which every word of coverage.words must be reached, and every fault strike, once
 
 
 class Failure(NamedTuple):
@@ -34,9 +34,13 @@ class Failure(NamedTuple):
 
 @dataclass
 class Total:
-    """What a campaign showed. Seconds are of simulated time, `cpu_s` of this machine's, over all workers."""
+    """What a campaign showed. Seconds are of simulated time, `cpu_s` of this machine's, over all workers.
+
+    whole: the seeds decide on everything, so that everything must come up.
+    """
 
     engine: str = "raft"
+    whole: bool = True
     runs: int = 0
     counting: int = 0
     undecided: int = 0
@@ -64,8 +68,12 @@ class Total:
 
     @property
     def unreached(self) -> list[str]:
-        """Words of the coverage table that enough runs should have reached and did not."""
-        return [word for word in words(self.engine) if not self.reached[word]] if self.runs >= COVERED_BY else []
+        """Words of the coverage table, and faults, that came up less than once in COVERED_BY runs."""
+        least = self.runs // COVERED_BY if self.whole else 0
+        return [
+            *(word for word in words(self.engine) if self.reached[word] < least),
+            *(f"fault {kind}" for kind in kinds(self.engine) if self.struck[kind] < least),
+        ]
 
     @property
     def idle(self) -> bool:
@@ -155,7 +163,7 @@ def campaign(
     stop_after: int = 1,
 ) -> Total:
     """Runs every seed, or those that there is time for. stop_after: failures after which no more is begun."""
-    total = Total(limits.engine)
+    total = Total(limits.engine, whole=limits.nodes is None and limits.only is None)
     tasks = ((seed, limits) for seed in until(seeds, deadline))
     if jobs == 1:
         for task in tasks:

@@ -1,6 +1,6 @@
 """What runs have reached: a campaign that never came to a torn write has not tested torn writes.
 
-`words` of the engine must all be non-zero over any hundred seeds (campaign.py); the rest is for the curious.
+`words` of the engine must all come up once in a hundred seeds (campaign.py); the rest is for the curious.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ COMMON = (
     "answers judged", "ranges judged", "ranges of compacted revisions",
     "watch batches", "watch batches of many events", "watch progress", "watches begun", "watch streams",
     "watches paused", "watchers behind", "watches compacted",
-    "messages reassembled", "requests reassembled", "acknowledgements",
+    "messages reassembled", "requests reassembled", "messages parked", "acknowledgements",
     "datagrams lost", "datagrams doubled", "datagrams overtaken", "datagrams strayed", "datagrams flipped",
     "datagrams cut off", "sectors lost", "sectors read anew", "entries evicted", "dropped: old_incarnation",
     "dropped: stale_receiver", "dropped: bad_crc",

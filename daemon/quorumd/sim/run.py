@@ -35,6 +35,7 @@ PATIENCE = 5  # a safety phase may last so many times its length to come by enou
 LIVENESS = 40 * limits.SECOND  # within which a healed majority must serve, and agree
 CATCH_UP = 10 * LIVENESS  # the same through narrow windows, if in every LIVENESS the last of them comes nearer
 CHECK_SECONDS = 20.0
+HALTED, CRASHED = "halted", "crashed"  # what a run that an error ended is said to have broken
 
 
 @dataclass
@@ -89,10 +90,10 @@ class Run:
         except Violation as violation:
             outcome.violation, outcome.detail = violation.check, violation.detail
         except (InvariantBroken, Diverged, CorruptLog) as error:
-            outcome.violation, outcome.detail = "halted", f"{type(error).__name__}: {error}"
+            outcome.violation, outcome.detail = HALTED, f"{type(error).__name__}: {error}"
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
-            outcome.violation = "crashed"
+            outcome.violation = CRASHED
             outcome.detail = f"{type(error).__name__}: {error} ({where.name}, line {where.lineno})"
         self._sum_up()
         return outcome

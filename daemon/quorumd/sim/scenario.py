@@ -5,7 +5,7 @@ that are always on hide what only shows without them. The ranges are those of Ti
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -141,6 +141,11 @@ class Scenario:
         return asdict(self)
 
 
+def kinds(engine: str) -> tuple[str, ...]:
+    """Of the faults that seeds draw for an engine."""
+    return ALL_FAULTS if engine == "paxos" else FAULTS
+
+
 def draw(
     seed: int, *, engine: str = "raft", nodes: int | None = None, only: Sequence[str] | None = None
 ) -> Scenario:
@@ -188,8 +193,8 @@ def draw(
     )
     if nodes is not None:
         scenario = replace(scenario, nodes=nodes)
-    wanted = scenario.faults if only is None else tuple(fault for fault in ALL_FAULTS if fault in only)
-    fitting = tuple(fault for fault in wanted if LEAST_NODES.get(fault, 1) <= scenario.nodes)
+    wanted = scenario.faults if only is None else [fault for fault in ALL_FAULTS if fault in only]
+    fitting = _fitting(wanted, scenario.nodes)
     if only is None and len(fitting) < MIN_FAULTS:
         fitting = ("loss", "kill", "power-loss")
     scenario = replace(scenario, faults=fitting, retain=scenario.rng("retain").choice(RETAINED))
@@ -200,6 +205,19 @@ def draw(
     if engine == "raft":
         return replace(scenario, lease_reads=scenario.rng("lease reads").random() < 0.25)
     return _with_paxos(scenario, more_faults=only is None)
+
+
+def resized(scenario: Scenario, nodes: int) -> Scenario:
+    """The same with so many nodes: without the faults that need more, and with quorums as they may be then."""
+    phase2 = min(scenario.phase2, nodes // 2 + 1)
+    return replace(
+        scenario, nodes=nodes, faults=_fitting(scenario.faults, nodes), phase2=phase2,
+        phase1=nodes + 1 - phase2 if phase2 else 0, slow=scenario.slow if scenario.slow <= nodes else 0,
+    )  # fmt: skip
+
+
+def _fitting(faults: Iterable[str], nodes: int) -> tuple[str, ...]:
+    return tuple(fault for fault in faults if LEAST_NODES.get(fault, 1) <= nodes)
 
 
 def _faults(seed: int, dice: random.Random) -> tuple[str, ...]:

@@ -4,14 +4,18 @@ Greedy, as in delta debugging (Zeller and Hildebrandt, 2002): each step tries on
 fails. Randomness of its own for each purpose (Scenario.rng) is what makes a smaller run resemble the larger one.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Final
 
-from quorumd.sim.run import Outcome, Run
-from quorumd.sim.scenario import Scenario
+from quorumd.sim.run import CRASHED, HALTED, Outcome, Run
+from quorumd.sim.scenario import Scenario, resized
 
 Tell = Callable[[str], None]
-CHUNKS = (16, 4, 1)  # faults skipped together, ever fewer
+CHUNKS: Final = (16, 4, 1)  # faults skipped together, ever fewer
+ERRORS: Final = (HALTED, CRASHED)
+NUMBER: Final = re.compile(r"\d+")
 
 
 def shrink(outcome: Outcome, *, budget: int = 200, tell: Tell = lambda line: None) -> Outcome:
@@ -25,11 +29,19 @@ def shrink(outcome: Outcome, *, budget: int = 200, tell: Tell = lambda line: Non
                 break
             left -= 1
             found = Run(scenario).go()
-            if found.violation == outcome.violation:
+            if alike(found, outcome):
                 tell(f"{what}: still {found.violation} after {found.simulated_s:.1f} s")
                 best, improved = found, True
                 break
     return best
+
+
+def alike(found: Outcome, wanted: Outcome) -> bool:
+    """Whether a run failed as another did. A smaller cluster that halts or crashes may do so for a reason of its own:
+    then the error must be the same but for its numbers."""
+    if found.violation not in ERRORS or found.violation != wanted.violation:
+        return found.violation == wanted.violation
+    return NUMBER.sub("", found.detail) == NUMBER.sub("", wanted.detail)
 
 
 def smaller(outcome: Outcome) -> Iterator[tuple[str, Scenario]]:
@@ -42,8 +54,8 @@ def smaller(outcome: Outcome) -> Iterator[tuple[str, Scenario]]:
         if rest:
             yield f"without {kind}", replace(scenario, faults=rest)
     for nodes in (1, 3, 5):
-        if nodes < scenario.nodes:
-            yield f"{nodes} nodes", replace(scenario, nodes=nodes)
+        if nodes < scenario.nodes and (fewer := resized(scenario, nodes)).faults:
+            yield f"{nodes} nodes", fewer
     if scenario.clients > 1:
         yield "fewer clients", replace(scenario, clients=scenario.clients // 2)
     if scenario.workers > 1:
