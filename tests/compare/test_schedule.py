@@ -1,9 +1,16 @@
 """What is measured, and in which order."""
 
+from pathlib import Path
+
 import pytest
+from msgspec.structs import replace
 
 from quorumd.compare import schedule, workload
 from quorumd.compare.schedule import Point
+from quorumd.config import Quorums, load_config
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+PLAIN = load_config(CONFIGS / "local-3.yaml")
 
 
 def test_one_factor_differs_from_the_base_point_at_a_time():
@@ -44,7 +51,7 @@ def test_a_faulty_base_point_is_relayed():
 
 @pytest.mark.parametrize(("nodes", "rounds"), [(3, 1), (3, 4), (5, 3), (5, 6)])
 def test_contenders_alternate(nodes, rounds):
-    among = schedule.contenders(nodes)
+    among = schedule.contenders(nodes, PLAIN)
     order = schedule.turns(among, rounds)
     by_round = [[turn.contender for turn in order if turn.round == number] for number in range(rounds)]
     assert all(set(found) == set(among) and len(found) == len(among) for found in by_round)
@@ -55,9 +62,19 @@ def test_contenders_alternate(nodes, rounds):
 
 def test_the_third_contender_has_quorums_that_share_a_node():
     for nodes in range(1, 10):
-        for contender in schedule.contenders(nodes):
+        for contender in schedule.contenders(nodes, PLAIN):
             assert contender.quorums is None or sum(contender.quorums) > nodes
-    assert [contender.name for contender in schedule.contenders(5)] == ["raft", "paxos", "paxos 4+2"]
+    assert [contender.name for contender in schedule.contenders(5, PLAIN)] == ["raft", "paxos", "paxos 4+2"]
+
+
+def test_the_quorums_of_the_config_are_measured_where_there_are_as_many_nodes():
+    def third(nodes):
+        return [contender.quorums for contender in schedule.contenders(nodes, own)[2:]]
+
+    own = replace(load_config(CONFIGS / "local-5.yaml"), quorums=Quorums(phase1=3, phase2=4))
+    assert (third(3), third(5), third(7)) == ([], [(3, 4)], [])
+    own = replace(load_config(CONFIGS / "local-3.yaml"), quorums=Quorums(phase1=3, phase2=1))
+    assert (third(3), third(5)) == ([(3, 1)], [(4, 2)])
 
 
 @pytest.mark.parametrize(

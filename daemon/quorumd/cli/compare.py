@@ -48,7 +48,8 @@ def compare(
 ) -> int:
     """Run one workload on raft and on paxos in turn, on fresh clusters with the settings of CONFIG, and compare them.
 
-    Nothing that runs is touched. With five nodes, paxos with flexible quorums is measured too.
+    Nothing that runs is touched. Paxos with flexible quorums is measured too: with CONFIG's, where it has any and there
+    are as many nodes as in it; else with five nodes, with {phase1: 4, phase2: 2}.
 
     Exit codes: 0 done, 2 usage or config, 3 a cluster failed at the base point, and so was not measured to the end.
     """

@@ -59,7 +59,7 @@ class Run:
 
     def _point(self, number: int, point: Point) -> PointResult:
         self._say(f"point {number} of {len(self.points)}: {describe(point)}")
-        among = contenders(point.nodes)
+        among = contenders(point.nodes, self.config)
         measured = {contender: Measured(contender) for contender in among}
         timing = (0, 0)
         place = self.directory / str(number)

@@ -5,10 +5,11 @@ from itertools import product
 from typing import Final, NamedTuple
 
 from quorumd.compare.workload import Workload
+from quorumd.config import Config
 from quorumd.types import PAXOS, RAFT
 
 FLEXIBLE: Final = {5: (4, 2)}
-"""Nodes -> quorums of phase 1 and 2 of the third contender: any two must share a node."""
+"""Nodes -> quorums of phase 1 and 2 of the third contender, where the config has none: any two must share a node."""
 
 
 class Point(NamedTuple):
@@ -76,11 +77,12 @@ def points(workload: Workload, *, full: bool) -> tuple[Point, ...]:
     return tuple(dict.fromkeys([*single, *(Point(*values, relayed=True) for values in combined)]))
 
 
-def contenders(nodes: int) -> tuple[Contender, ...]:
-    """Who is measured on so many nodes."""
+def contenders(nodes: int, config: Config) -> tuple[Contender, ...]:
+    """Who is measured on so many nodes: with the config's quorums as well, where it has them for as many."""
     found = [Contender(RAFT, RAFT), Contender(PAXOS, PAXOS)]
-    if nodes in FLEXIBLE:
-        phase1, phase2 = FLEXIBLE[nodes]
+    own = {len(config.nodes): (config.quorums.phase1, config.quorums.phase2)} if config.quorums else {}
+    if (sizes := (FLEXIBLE | own).get(nodes)) is not None:
+        phase1, phase2 = sizes
         found.append(Contender(f"{PAXOS} {phase1}+{phase2}", PAXOS, (phase1, phase2)))
     return tuple(found)
 
