@@ -26,10 +26,15 @@ CONFIG: Final = Kind("a cluster config", "start with `cluster: NAME` and `nodes:
 
 
 class Source(NamedTuple):
-    """Where a config came from. `lines` maps a key's path ("nodes[1].peer") to its line, counted from 1."""
+    """Where a config came from.
+
+    lines: a key's path ("nodes[1].peer") to its line, counted from 1. words: the path of a value that is no text to
+    its word in the file, as YAML makes true of yes, and 7 of 007.
+    """
 
     name: str
     lines: Mapping[str, int]
+    words: Mapping[str, str]
 
     def line(self, key: str) -> int:
         """The line of `key`, or of its nearest parent that the file has."""
@@ -76,7 +81,7 @@ def parse(text: str, name: str, kind: Kind = CONFIG) -> tuple[object, Source]:
         if node is None:
             raise ConfigError(f"{name}:1: the file is empty; {kind.start}")
         walk = _Walk(loader, name)
-        return walk.value(node, ""), Source(name, walk.lines)
+        return walk.value(node, ""), Source(name, walk.lines, walk.words)
     except yaml.MarkedYAMLError as error:
         raise _syntax(error, name) from None
     except RecursionError:
@@ -102,6 +107,7 @@ class _Walk:
         self.loader = loader
         self.name = name
         self.lines: dict[str, int] = {}
+        self.words: dict[str, str] = {}
         self.open: set[int] = set()
         self.count = 0
 
@@ -130,6 +136,8 @@ class _Walk:
         except ValueError:  # such as a date of 2024-13-45
             line = node.start_mark.line + 1
             raise ConfigError(f'{self.name}:{line}: {path}: not a value; quote it: "{node.value}"') from None
+        if not isinstance(result, str):
+            self.words[path] = node.value
         return result
 
     def mapping(self, node: yaml.MappingNode, path: str) -> dict[str, object]:
