@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from quorumd import errors
 from quorumd.cli import cluster, data, main, options
 from quorumd.cli.main import COMMANDS, run
 from quorumd.commands import CompactResult, DeleteResult, KeyValue, PutResult, RangeResult
+from quorumd.sim.scenario import ALL_FAULTS
 
 HISTORY = str(Path(__file__).parent.parent / "checker" / "example.jsonl")
 CONFIG = "cluster: c\nnodes: [{id: 1, peer: '127.0.0.1:7101', client: '127.0.0.1:7201'}]\n"
@@ -445,6 +447,22 @@ def test_every_command_exists_and_explains_itself(cli):
         code, text, _ = cli(name, "--help")
         assert code == 0
         assert text.startswith(f"Usage: quorumd {name} ".encode())
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        *((name, "[CONFIG]") for name in ("up", "down", "status", "bench", "compare", "chaos", "check-config", "node")),
+        ("cas", "KEY [EXPECTED] NEW"),
+    ],
+)
+def test_what_may_be_left_out_stands_in_brackets(cli, command, arguments):
+    assert cli(command, "--help")[1].startswith(f"Usage: quorumd {command} [OPTIONS] {arguments}\n".encode())
+
+
+def test_the_help_names_every_fault_that_the_simulator_knows(cli):
+    text = re.sub(r"-\n\s+", "-", cli("sim", "--help")[1].decode())  # it breaks lines at hyphens too
+    assert {word.strip(",;.") for word in text.split()} >= set(ALL_FAULTS)
 
 
 def test_hidden_switches_stay_hidden(cli):
