@@ -55,9 +55,9 @@ def fault_list(text: str | None) -> list[str] | None:
 @click.option(
     "--faults", metavar="NAME,...",
     help="Faults that may strike, instead of what each seed draws. Of the path: loss, duplicate, delay, reorder, "
-    "stray, net-flip; links: isolate, split, one-way, bridge, flapping, clog; around the leader: quorum-loss, constrained, "
-    "chained, deaf-leader; nodes: kill, power-loss, restart, restart-all, pause, transfer; disks: slow-disk, "
-    "stalled-disk, disk-full, disk-error; storage: bit-flip, misdirected, wipe; others: client-kill, quota.",
+    "stray, net-flip; links: isolate, split, one-way, bridge, flapping, clog; around the leader: quorum-loss, "
+    "constrained, chained, deaf-leader; nodes: kill, power-loss, restart, restart-all, pause, transfer; disks: "
+    "slow-disk, stalled-disk, disk-full, disk-error; storage: bit-flip, misdirected, wipe; others: client-kill, quota.",
 )
 @click.option("--skip", metavar="LIST", default="", help="Numbers of faults that do not strike (--shrink names them).")
 @click.option(
