@@ -1,6 +1,6 @@
 """YAML as plain data that remembers its lines, so that every complaint can name file, line, key and remedy.
 
-Knows nothing of what the keys mean; `config.py` does. A leaf: imports only `errors`.
+Knows nothing of what the keys mean; `config.py` does. A leaf: imports only `errors` and `limits`.
 """
 
 from collections.abc import Mapping
@@ -10,9 +10,7 @@ from typing import Final, NamedTuple
 import yaml
 
 from quorumd.errors import ConfigError
-
-MAX_FILE_BYTES: Final = 1 << 20
-MAX_VALUES: Final = 10_000  # aliases multiply: a file of a few lines could otherwise unfold into gigabytes
+from quorumd.limits import MAX_CONFIG_BYTES, MAX_CONFIG_VALUES
 
 
 class Kind(NamedTuple):
@@ -54,13 +52,13 @@ def read(path: Path, kind: Kind = CONFIG) -> tuple[object, Source]:
     name = str(path)
     try:
         with path.open("rb") as file:
-            raw = file.read(MAX_FILE_BYTES + 1)
+            raw = file.read(MAX_CONFIG_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError(f"{name}: no such file; name {kind.name}, or none for the built-in one") from None
     except OSError as error:
         raise ConfigError(f"{name}: cannot be read ({error.strerror}); name {kind.name} that can be read") from None
-    if len(raw) > MAX_FILE_BYTES:
-        raise ConfigError(f"{name}:1: more than {MAX_FILE_BYTES} bytes; name {kind.name}")
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{name}:1: more than {MAX_CONFIG_BYTES} bytes; name {kind.name}")
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
@@ -115,8 +113,8 @@ class _Walk:
         line = node.start_mark.line + 1
         self.lines.setdefault(path, line)
         self.count += 1
-        if self.count > MAX_VALUES:
-            raise ConfigError(f"{self.name}:{line}: {path}: more than {MAX_VALUES} values; shorten the file")
+        if self.count > MAX_CONFIG_VALUES:
+            raise ConfigError(f"{self.name}:{line}: {path}: more than {MAX_CONFIG_VALUES} values; shorten the file")
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node, path)
         if id(node) in self.open:
