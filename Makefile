@@ -32,7 +32,8 @@ soak: build
 	QUORUMD_SEEDS=500 $(BIN)/python -m pytest tests/node/test_random_world.py tests/consensus
 	$(BIN)/quorumd sim --minutes $(SOAK_MINUTES) --jobs 2
 
-# Known bugs of protocol and storage, one at a time: fails if a check that should catch one does not (some minutes).
+# Known bugs of protocol and storage, one at a time: fails if a check that should catch one does not (40 minutes
+# to an hour and more).
 mutants: build
 	$(BIN)/python tests/mutants/run.py
 
