@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
+from addresses import private_host
 
 from quorumd import errors
 from quorumd.cli import cluster, data, main, options
@@ -434,6 +435,25 @@ def test_a_client_is_made_from_the_config(tmp_path, monkeypatch, cli):
     (tmp_path / "c.yaml").write_text(CONFIG + "key_file: key\n")
     assert cli("get", "k", "--config", str(tmp_path / "c.yaml"), "--timeout", "1.5")[0] == 3
     assert made == [(["127.0.0.1:7201"], b"\xab" * 32, 1.5)]
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "complaint"),
+    [
+        (
+            ["get", "k", "--timeout", "0.05"], 3,
+            "no node answered within 0.05 s at {address}: nodes down, wrong addresses, another cluster id or another "
+            "cluster key; `quorumd up` starts a cluster, `quorumd status` shows its nodes",
+        ),
+        (["status"], 1, "no node answers; `quorumd up` starts the cluster"),
+    ],
+    ids=["get", "status"],
+)
+def test_where_no_node_answers_the_remedy_is_named(cli, tmp_path, command, code, complaint):
+    host = private_host()
+    (tmp_path / "c.yaml").write_text(CONFIG.replace("127.0.0.1", host) + "data_dir: state\n")
+    found, _, said = cli(*command, "--config", str(tmp_path / "c.yaml"))
+    assert (found, said) == (code, f"quorumd: {complaint.format(address=f'{host}:7201')}\n")
 
 
 # -- the rest ---------------------------------------------------------------------------------------------------------
