@@ -34,7 +34,8 @@ soak: build
 	QUORUMD_SOAK=1 $(BIN)/python -m pytest tests/powerloss/test_chaos.py
 	QUORUMD_SEEDS=500 $(BIN)/python -m pytest tests/node/test_random_world.py tests/consensus
 
-# Known bugs of protocol and storage, one at a time: fails if a check that should catch one does not (some minutes).
+# Known bugs of protocol and storage, one at a time: fails if a check that should catch one does not (40 minutes
+# to an hour and more).
 mutants: build
 	$(BIN)/python tests/mutants/run.py
 

@@ -53,6 +53,48 @@ BAD = [
         "write for example `retain: 100000`",
     ),
     (
+        "unknown key of a section", "engine: raft", "heartbeat_ms: 40",
+        "2: heartbeat_ms: unknown key; it belongs under timing:",
+    ),
+    (
+        "unknown key of two sections", "engine: raft", "max_inflight_kib: 64",
+        "2: max_inflight_kib: unknown key; it belongs under raft: or paxos:",
+    ),
+    ("nodes by another word", "nodes:", "members:", "4: members: unknown key; did you mean nodes?"),
+    (
+        "a word that is true to YAML", "cluster: three", "cluster: yes",
+        '1: cluster: expected text, got true or false yes; put it in quotes: cluster: "yes"',
+    ),
+    (
+        "a word that is a number to YAML", "cluster: three", "cluster: 007",
+        '1: cluster: expected text, got a whole number 007; put it in quotes: cluster: "007"',
+    ),
+    (
+        "a word that is true to YAML and would not do as text", "cluster: three", "cluster: Yes",
+        "1: cluster: expected text, got true or false Yes; write for example `cluster: local-3`",
+    ),
+    (
+        "a port for an address", "peer: 127.0.0.1:7102", "peer: 7102",
+        "6: nodes[1].peer: expected text, got a whole number 7102; write for example `peer: 127.0.0.1:7101`",
+    ),
+    (
+        "an address for a node", "{id: 2, peer: 127.0.0.1:7102, client: 127.0.0.1:7202}", "127.0.0.1:7102",
+        "6: nodes[1]: expected keys and values, got text 127.0.0.1:7102; write for example "
+        "`- {id: 1, peer: 127.0.0.1:7101, client: 127.0.0.1:7201}`",
+    ),
+    (
+        "not one of the choices", "engine: raft", "engine: raft\ncompaction: {mode: periodic}",
+        "3: compaction.mode: periodic is not allowed; use one of: age, off, revisions",
+    ),
+    (
+        "a choice that is true to YAML", "engine: raft", "engine: raft\ncompaction: {mode: on}",
+        "3: compaction.mode: expected text, got true or false on; use one of: age, off, revisions",
+    ),
+    (
+        "retain with mode off", "engine: raft", "engine: raft\ncompaction: {mode: off, retain: 5}",
+        "3: compaction.retain: says nothing with mode: off; leave it out",
+    ),
+    (
         "missing key", "id: 2, ", "",
         "6: nodes[1].id: is missing; add for example `id: 1`",
     ),
@@ -97,6 +139,27 @@ BAD = [
         "quorums that do not intersect", "engine: raft", "engine: paxos\nquorums: {phase1: 1, phase2: 2}",
         "3: quorums: a phase-1 quorum of 1 and a phase-2 quorum of 2 of 3 nodes need not share a node, so a new leader "
         "could miss what was committed; make them at least 4 together, for example phase1: 2",
+    ),
+    (
+        "half of the quorums", "engine: raft", "engine: paxos\nquorums: {phase1: 3}",
+        "3: quorums.phase2: is missing; add for example `phase2: 1`",
+    ),
+    (
+        "the other half of the quorums", "engine: raft", "engine: paxos\nquorums: {phase2: 1}",
+        "3: quorums.phase1: is missing; add for example `phase1: 3`",
+    ),
+    (
+        "half of the quorums, and too large", "engine: raft", "engine: paxos\nquorums: {phase1: 4}",
+        "3: quorums.phase2: is missing; add for example `phase2: 2`",
+    ),
+    (
+        "quorums of another name", "engine: raft", "engine: paxos\nquorums: {phase1: 2, second: 2}",
+        "3: quorums.second: unknown key; known here: phase1, phase2",
+    ),
+    (
+        "one number for the quorums", "engine: raft", "engine: paxos\nquorums: 2",
+        "3: quorums: expected keys and values, got a whole number 2; write for example "
+        "`quorums: {phase1: 2, phase2: 2}`",
     ),
     (
         "a quorum of more nodes than there are", "engine: raft", "engine: paxos\nquorums: {phase1: 4, phase2: 2}",

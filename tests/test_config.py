@@ -122,6 +122,19 @@ def test_an_even_number_of_nodes_is_a_warning():
     ]
 
 
+def test_settings_of_the_other_engine_are_a_warning():
+    assert configs.warnings(with_nodes(1, 2, 3, extra="engine: paxos\nraft: {lease_reads: true}\n")) == [
+        "config.yaml:4: raft.lease_reads: has no effect with engine paxos; leave it out"
+    ]
+    assert configs.warnings(with_nodes(1, 2, 3, extra="raft: {lease_reads: true}\n")) == []
+
+
+@pytest.mark.parametrize("word", ["off", "Off", "OFF", '"off"', "'off'"])
+def test_compaction_is_off_in_quotes_and_without_them(word):
+    """YAML 1.1 takes the bare word for false."""
+    assert with_nodes(1, extra=f"compaction: {{mode: {word}}}\n").compaction.mode == "off"
+
+
 # -- what peers compare -----------------------------------------------------------------------------------------
 
 

@@ -108,6 +108,32 @@ def test_the_python_example(environment):
     assert run("quorumd down", environment).returncode == 0
 
 
+def test_the_python_of_operating_md(environment, tmp_path):
+    """A client by the config file, and all data saved and put into another cluster: here the same one, emptied."""
+    connecting, restoring = re.findall(r"```python\n(.*?)```", (ROOT / "OPERATING.md").read_text(), re.S)
+    for name in ("lan-3.yaml", "new.yaml"):
+        (tmp_path / name).write_bytes(Path(environment["QUORUMD_CONFIG"]).read_bytes())
+
+    def python(code):
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+    run("quorumd up --detach --fresh", environment)
+    python(connecting)
+    lease = run("quorumd lease grant 60", environment).stdout.split()[0]
+    put = shlex.join(["quorumd", "txn", "--then", f"put --lease {lease} held 1", "--then", "put 'two words' 'a\nb'"])
+    assert run(put, environment).returncode == 0
+    (tmp_path / "backup.jsonl").write_text(run("quorumd range --json", environment).stdout)
+    assert run("quorumd del --prefix t", environment).stdout == "1\n"
+    run(f"quorumd lease revoke {lease}", environment)
+    python(restoring)
+    assert run("quorumd range", environment).stdout == "greeting\thello\ntwo words\ta\nb\n"
+    assert run("quorumd down", environment).returncode == 0
+
+
 def test_every_sample_config_is_good(environment):
     for path in sorted((ROOT / "configs").glob("local-*.yaml")):
         assert run(f"quorumd check-config {path}", environment).returncode == 0

@@ -63,6 +63,14 @@ class Compaction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return "must be a time with mode: age", "write retain: 1h; the units are s, m, h and d"
 
 
+def with_off(data: object) -> object:
+    """The plain data of a config, with `mode: off` as text: to YAML the bare word is false."""
+    match data:
+        case {"compaction": {"mode": False, **others}, **rest}:
+            return {**rest, "compaction": {**others, "mode": "off"}}
+    return data
+
+
 class Figures(Protocol):
     """What a policy may know of the store; quorumd_fastpath.apply.Store has it."""
 

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from quorumd import limits, yamlsource
-from quorumd.compaction import Compaction
+from quorumd.compaction import Compaction, with_off
 from quorumd.endpoint import Endpoint, numeric, parse_endpoint
 from quorumd.errors import ConfigError
 from quorumd.types import RAFT, NodeId
@@ -188,7 +188,10 @@ class Settings(_Strict, frozen=True, kw_only=True):
     ] = "raft"
     quorums: Annotated[
         Quorums | None,
-        Meta(description="Nodes in a quorum, with paxos only. Default: a majority for both.", examples=[None]),
+        Meta(
+            description="Nodes in a quorum, with paxos only. Default: a majority for both.",
+            examples=[{"phase1": 2, "phase2": 2}],
+        ),
     ] = None
     data_dir: Annotated[
         str | None,
@@ -322,7 +325,7 @@ def chosen_path(option: str | None) -> Path | None:
 def build(data: object, source: Source) -> Config:
     """The config that plain data describes. Raises ConfigError."""
     try:
-        settings = msgspec.convert(data, Settings)
+        settings = msgspec.convert(with_off(data), Settings)
     except msgspec.ValidationError as error:
         from quorumd import configerrors  # noqa: PLC0415 - costs memory that a node with a good config need not pay
 
@@ -349,6 +352,11 @@ def warnings(config: Config) -> list[str]:
         found.append(
             f"{config.source.name}:{config.source.line('nodes')}: nodes: {count} nodes survive no more failures "
             f"than {count - 1}; use an odd number"
+        )
+    if config.engine != RAFT and config.raft.lease_reads:
+        found.append(
+            f"{config.source.name}:{config.source.line('raft.lease_reads')}: raft.lease_reads: has no effect with "
+            f"engine {config.engine}; leave it out"
         )
     return found
 

@@ -16,11 +16,10 @@ import msgspec
 
 from quorumd.config import Config
 from quorumd.errors import UNUSABLE_LOG, ConfigError
+from quorumd.limits import MAX_KEY_FILE_BYTES, MIN_CLUSTER_KEY_BYTES
 from quorumd.types import RAFT, STAMP_FORMAT, NodeId
 
 META_NAME: Final = "meta.json"
-MIN_KEY_BYTES: Final = 32
-MAX_KEY_FILE_BYTES: Final = 4096
 _READ_WRITE: Final = os.R_OK | os.W_OK | os.X_OK
 
 _LOG_SEGMENT: Final = re.compile(r"wal-\d{16}\.seg")
@@ -121,8 +120,8 @@ def read_key(config: Config) -> bytes | None:
     text = raw.strip()
     if re.fullmatch(rb"(?:[0-9A-Fa-f]{2})+", text):
         raw = bytes.fromhex(text.decode())
-    if not MIN_KEY_BYTES <= len(raw) <= MAX_KEY_FILE_BYTES:
-        what = f"{path} holds {len(raw)} bytes, and a key has {MIN_KEY_BYTES} to {MAX_KEY_FILE_BYTES}"
+    if not MIN_CLUSTER_KEY_BYTES <= len(raw) <= MAX_KEY_FILE_BYTES:
+        what = f"{path} holds {len(raw)} bytes, and a key has {MIN_CLUSTER_KEY_BYTES} to {MAX_KEY_FILE_BYTES}"
         raise config.source.error("key_file", what, make)
     return raw
 

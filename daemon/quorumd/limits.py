@@ -1,4 +1,7 @@
-"""Every number that bounds something, with the relations between them checked at import.
+"""The numbers that bound something, with the relations between them checked at import.
+
+Not here are those that only one module has a use for: shares of a limit (admission.py, storage.py), the sizes of what
+wire.pyx and the simulator hold.
 
 Sizes are bytes, times nanoseconds unless the name says otherwise. A leaf: imports only `invariants`.
 """
@@ -178,6 +181,12 @@ RELAY_ANSWER_S: Final = 20.0  # for the relay to start, or to answer
 RELAY_BATCH: Final = 64  # datagrams taken from one socket before the others have their turn
 RELAY_HELD_DATAGRAMS: Final = 20_000  # on their way; one more is lost
 RELAY_CLIENTS: Final = 1024  # behind one lane; datagrams of further ones are lost
+
+# Files that people write
+MAX_CONFIG_BYTES: Final = 1 * MIB
+MAX_CONFIG_VALUES: Final = 10_000  # aliases multiply: a file of a few lines could otherwise unfold into gigabytes
+MIN_CLUSTER_KEY_BYTES: Final = 32
+MAX_KEY_FILE_BYTES: Final = 4 * KIB
 
 # The command line
 COMMAND_SECONDS: Final = 7 * 24 * 3600  # of any time that a command is given; what waits can hold far longer ones

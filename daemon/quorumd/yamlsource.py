@@ -1,6 +1,6 @@
 """YAML as plain data that remembers its lines, so that every complaint can name file, line, key and remedy.
 
-Knows nothing of what the keys mean; `config.py` does. A leaf: imports only `errors`.
+Knows nothing of what the keys mean; `config.py` does. A leaf: imports only `errors` and `limits`.
 """
 
 from collections.abc import Mapping
@@ -10,9 +10,7 @@ from typing import Final, NamedTuple
 import yaml
 
 from quorumd.errors import ConfigError
-
-MAX_FILE_BYTES: Final = 1 << 20
-MAX_VALUES: Final = 10_000  # aliases multiply: a file of a few lines could otherwise unfold into gigabytes
+from quorumd.limits import MAX_CONFIG_BYTES, MAX_CONFIG_VALUES
 
 
 class Kind(NamedTuple):
@@ -26,10 +24,15 @@ CONFIG: Final = Kind("a cluster config", "start with `cluster: NAME` and `nodes:
 
 
 class Source(NamedTuple):
-    """Where a config came from. `lines` maps a key's path ("nodes[1].peer") to its line, counted from 1."""
+    """Where a config came from.
+
+    lines: a key's path ("nodes[1].peer") to its line, counted from 1. words: the path of a value that is no text to
+    its word in the file, as YAML makes true of yes, and 7 of 007.
+    """
 
     name: str
     lines: Mapping[str, int]
+    words: Mapping[str, str]
 
     def line(self, key: str) -> int:
         """The line of `key`, or of its nearest parent that the file has."""
@@ -49,13 +52,13 @@ def read(path: Path, kind: Kind = CONFIG) -> tuple[object, Source]:
     name = str(path)
     try:
         with path.open("rb") as file:
-            raw = file.read(MAX_FILE_BYTES + 1)
+            raw = file.read(MAX_CONFIG_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError(f"{name}: no such file; name {kind.name}, or none for the built-in one") from None
     except OSError as error:
         raise ConfigError(f"{name}: cannot be read ({error.strerror}); name {kind.name} that can be read") from None
-    if len(raw) > MAX_FILE_BYTES:
-        raise ConfigError(f"{name}:1: more than {MAX_FILE_BYTES} bytes; name {kind.name}")
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{name}:1: more than {MAX_CONFIG_BYTES} bytes; name {kind.name}")
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
@@ -76,7 +79,7 @@ def parse(text: str, name: str, kind: Kind = CONFIG) -> tuple[object, Source]:
         if node is None:
             raise ConfigError(f"{name}:1: the file is empty; {kind.start}")
         walk = _Walk(loader, name)
-        return walk.value(node, ""), Source(name, walk.lines)
+        return walk.value(node, ""), Source(name, walk.lines, walk.words)
     except yaml.MarkedYAMLError as error:
         raise _syntax(error, name) from None
     except RecursionError:
@@ -102,6 +105,7 @@ class _Walk:
         self.loader = loader
         self.name = name
         self.lines: dict[str, int] = {}
+        self.words: dict[str, str] = {}
         self.open: set[int] = set()
         self.count = 0
 
@@ -109,8 +113,8 @@ class _Walk:
         line = node.start_mark.line + 1
         self.lines.setdefault(path, line)
         self.count += 1
-        if self.count > MAX_VALUES:
-            raise ConfigError(f"{self.name}:{line}: {path}: more than {MAX_VALUES} values; shorten the file")
+        if self.count > MAX_CONFIG_VALUES:
+            raise ConfigError(f"{self.name}:{line}: {path}: more than {MAX_CONFIG_VALUES} values; shorten the file")
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node, path)
         if id(node) in self.open:
@@ -130,6 +134,8 @@ class _Walk:
         except ValueError:  # such as a date of 2024-13-45
             line = node.start_mark.line + 1
             raise ConfigError(f'{self.name}:{line}: {path}: not a value; quote it: "{node.value}"') from None
+        if not isinstance(result, str):
+            self.words[path] = node.value
         return result
 
     def mapping(self, node: yaml.MappingNode, path: str) -> dict[str, object]:

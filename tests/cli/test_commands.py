@@ -3,17 +3,20 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import click
 import pytest
+from addresses import private_host
 
 from quorumd import errors
 from quorumd.cli import cluster, data, main, options
 from quorumd.cli.main import COMMANDS, run
 from quorumd.commands import CompactResult, DeleteResult, KeyValue, PutResult, RangeResult
+from quorumd.sim.scenario import ALL_FAULTS
 
 HISTORY = str(Path(__file__).parent.parent / "checker" / "example.jsonl")
 CONFIG = "cluster: c\nnodes: [{id: 1, peer: '127.0.0.1:7101', client: '127.0.0.1:7201'}]\n"
@@ -434,6 +437,25 @@ def test_a_client_is_made_from_the_config(tmp_path, monkeypatch, cli):
     assert made == [(["127.0.0.1:7201"], b"\xab" * 32, 1.5)]
 
 
+@pytest.mark.parametrize(
+    ("command", "code", "complaint"),
+    [
+        (
+            ["get", "k", "--timeout", "0.05"], 3,
+            "no node answered within 0.05 s at {address}: nodes down, wrong addresses, another cluster id or another "
+            "cluster key; `quorumd up` starts a cluster, `quorumd status` shows its nodes",
+        ),
+        (["status"], 1, "no node answers; `quorumd up` starts the cluster"),
+    ],
+    ids=["get", "status"],
+)
+def test_where_no_node_answers_the_remedy_is_named(cli, tmp_path, command, code, complaint):
+    host = private_host()
+    (tmp_path / "c.yaml").write_text(CONFIG.replace("127.0.0.1", host) + "data_dir: state\n")
+    found, _, said = cli(*command, "--config", str(tmp_path / "c.yaml"))
+    assert (found, said) == (code, f"quorumd: {complaint.format(address=f'{host}:7201')}\n")
+
+
 # -- the rest ---------------------------------------------------------------------------------------------------------
 
 
@@ -445,6 +467,22 @@ def test_every_command_exists_and_explains_itself(cli):
         code, text, _ = cli(name, "--help")
         assert code == 0
         assert text.startswith(f"Usage: quorumd {name} ".encode())
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        *((name, "[CONFIG]") for name in ("up", "down", "status", "bench", "compare", "chaos", "check-config", "node")),
+        ("cas", "KEY [EXPECTED] NEW"),
+    ],
+)
+def test_what_may_be_left_out_stands_in_brackets(cli, command, arguments):
+    assert cli(command, "--help")[1].startswith(f"Usage: quorumd {command} [OPTIONS] {arguments}\n".encode())
+
+
+def test_the_help_names_every_fault_that_the_simulator_knows(cli):
+    text = re.sub(r"-\n\s+", "-", cli("sim", "--help")[1].decode())  # it breaks lines at hyphens too
+    assert {word.strip(",;.") for word in text.split()} >= set(ALL_FAULTS)
 
 
 def test_hidden_switches_stay_hidden(cli):

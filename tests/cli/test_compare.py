@@ -59,7 +59,7 @@ def test_the_workload_is_named_with_its_line(tmp_path, capsys):
 def test_without_the_extra_it_says_which(monkeypatch, capsys):
     monkeypatch.setattr(compare, "find_spec", lambda name: None)
     assert run(["compare"]) == 2
-    assert capsys.readouterr().err == "quorumd: the report needs jinja2: pip install 'quorumd[compare]'\n"
+    assert capsys.readouterr().err == "quorumd: the report needs jinja2: in a clone, pip install '.[compare]'\n"
 
 
 def test_the_default_workload_can_be_copied(capsys):

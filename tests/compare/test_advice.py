@@ -38,7 +38,7 @@ def test_what_differs_elsewhere_is_told_and_decides_nothing():
     whole = document(measure)
     advice = advise(whole)
     assert advice["choose"] == "either"
-    assert "away from the base point: operations a second at 5 % loss: 1,500 with paxos, 1,000 with raft" in summary(
+    assert "all rounds together): operations a second at 5 % loss: 1,500 with paxos, 1,000 with raft" in summary(
         {**whole, "advice": advice}
     )
 

@@ -32,7 +32,10 @@ def test_a_file_that_says_little_has_the_rest_by_default():
         ("clients: 3\nclinets: 4\n", "w.yaml:2: clinets: unknown key; did you mean clients?"),
         ("name: x\nclients: many\n", "w.yaml:2: clients: expected a whole number, got text many; "),
         ("clients: 0\n", "w.yaml:1: clients: 0 is out of range; give 1 to 10000"),
-        ("keys:\n  distribution: normal\n", "w.yaml:2: keys.distribution: normal is not allowed "),
+        (
+            "keys:\n  distribution: normal\n",
+            "w.yaml:2: keys.distribution: normal is not allowed; use one of: uniform, zipf",
+        ),
         ("keys:\n  bytes: 7\n", "w.yaml:2: keys.bytes: 7 is out of range; give 8 to 32768"),
         ("mix: {reads: 50, writes: 50, cas: 5}\n", "w.yaml:1: mix: 50 + 50 + 5 percent are not 100; "),
         ("\nloop: {kind: open}\n", "w.yaml:2: loop.rate: an open loop needs operations a second"),

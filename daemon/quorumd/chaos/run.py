@@ -292,7 +292,8 @@ class ChaosRun:
         except HistoryError as error:
             self.report.violations.append(f"what clients were told makes no history: {error}")
             return
-        self._tell(f"checking {len(operations):,} operations")
+        cut_off = sum(operation.complete_ns is None for operation in operations)
+        self._tell(f"checking {len(operations):,} operations{f', {cut_off} of them cut off' if cut_off else ''}")
         changes = None if self.spectator.unjudged else self.spectator.past.changes(token_of)
         if changes is not None:
             self.report.violations += islice(contradictions(changes, operations), CONTRADICTIONS)

@@ -54,7 +54,7 @@ class Plan(NamedTuple):
 
 
 @click.command()
-@click.argument("config_path", metavar="CONFIG", required=False)
+@click.argument("config_path", metavar="[CONFIG]", required=False)
 @click.option("--clients", type=click.IntRange(1), default=1000, show_default=True, help="Each has one in flight.")
 @click.option("--seconds", type=Finite(0.1), default=5.0, show_default=True, help="To measure.")
 @click.option("--key-bytes", type=click.IntRange(8), default=16, show_default=True)

@@ -25,7 +25,7 @@ UNDECIDED: Final = 3
 
 
 @click.command()
-@click.argument("config_path", metavar="CONFIG", required=False)
+@click.argument("config_path", metavar="[CONFIG]", required=False)
 @click.option("--seconds", type=Finite(1), default=60.0, show_default=True, help="Of faults, about.")
 @click.option(
     "--faults", default="all", show_default=True, metavar="NAME,...",

@@ -6,7 +6,7 @@ from quorumd.cli.options import config_option, load
 
 
 @click.command("check-config")
-@click.argument("config_path", metavar="CONFIG", required=False)
+@click.argument("config_path", metavar="[CONFIG]", required=False)
 @click.option("--schema", is_flag=True, help="Print the JSON schema of a config file, for editors, and stop.")
 @config_option
 def check_config(config_path: str | None, schema: bool) -> None:

@@ -24,7 +24,7 @@ _REPLY_S = 0.5  # a node that runs answers in far less
 
 
 @click.command()
-@click.argument("config_path", metavar="CONFIG", required=False)
+@click.argument("config_path", metavar="[CONFIG]", required=False)
 @click.option("--detach", is_flag=True, help="Return as soon as a leader serves; the cluster runs on.")
 @click.option("--fresh", is_flag=True, help="Begin with empty data: remove the nodes' directories first.")
 @click.option("--restart-delay-ms", type=click.IntRange(0, 600_000), hidden=True)
@@ -99,7 +99,7 @@ def _detach(config: "Config", fresh: bool, restart_delay_ms: int | None) -> int:
 
 
 @click.command()
-@click.argument("config_path", metavar="CONFIG", required=False)
+@click.argument("config_path", metavar="[CONFIG]", required=False)
 @click.option(
     "--timeout", "timeout_s", type=Finite(0), default=20.0, show_default=True, metavar="SECONDS",
     help="How long to wait for the end.",
@@ -123,7 +123,7 @@ def down(config_path: str | None, timeout_s: float) -> None:
 
 
 @click.command()
-@click.argument("config_path", metavar="CONFIG", required=False)
+@click.argument("config_path", metavar="[CONFIG]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @config_option
 def status(config_path: str | None, as_json: bool) -> int:
@@ -142,7 +142,11 @@ def status(config_path: str | None, as_json: bool) -> int:
         shown = f"acceptance ratio {ratio.cluster:.3f}, " if ratio else ""
         title = f"cluster {config.cluster}, engine {config.engine}, {shown}data in {config.data_path}"
         display.print_once(title, rows, notes, sys.stdout)
-    return 0 if any(row["alive"] for row in rows) else 1
+    if any(row["alive"] for row in rows):
+        return 0
+    if not as_json:
+        click.echo("quorumd: no node answers; `quorumd up` starts the cluster", err=True)
+    return 1
 
 
 def _gather(config: "Config") -> "tuple[list[NodeFigures], dict[int, str], Acceptance | None]":

@@ -30,7 +30,7 @@ def _show_workload(context: click.Context, _parameter: click.Parameter, wanted: 
 
 
 @click.command()
-@click.argument("config_path", metavar="CONFIG", required=False)
+@click.argument("config_path", metavar="[CONFIG]", required=False)
 @click.option(
     "--workload", "workload_path", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
     help="What to run (default: a mix of reads, writes and cas over three factors; --show-workload prints it).",
@@ -54,7 +54,7 @@ def compare(
     Exit codes: 0 done, 2 usage or config, 3 a cluster failed at the base point, and so was not measured to the end.
     """
     if find_spec("jinja2") is None:
-        raise ConfigError("the report needs jinja2: pip install 'quorumd[compare]'")
+        raise ConfigError("the report needs jinja2: in a clone, pip install '.[compare]'")
     from quorumd.compare import workload as workloads  # noqa: PLC0415 - usage errors need none of this
 
     config = load(config_path)

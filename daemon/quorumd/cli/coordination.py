@@ -10,7 +10,7 @@ import click
 
 from quorumd.cli.holding import LOST, Holding, handle, leave_the_line
 from quorumd.cli.main import complain
-from quorumd.cli.options import Finite, client_options, connect, to_bytes
+from quorumd.cli.options import Finite, connect, reaching_options, to_bytes
 from quorumd.errors import Rejected
 from quorumd.limits import SESSION_TTL_S
 
@@ -34,12 +34,12 @@ def _holding_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--grace", "grace_s", type=Finite(0.0), default=5.0, show_default=True, metavar="SECONDS",
-            help="From SIGTERM to SIGKILL, when it is lost while COMMAND runs. At most a tenth of --ttl, as then "
-            "others may have it: a longer grace needs a --ttl of ten times as much.",
+            help="From SIGTERM to SIGKILL, when it is lost while COMMAND runs. At most a tenth of --ttl, 1 s with the "
+            "default, as then others may have it: a longer grace needs a --ttl of ten times as much.",
         ),
     ):
         function = option(function)
-    return client_options(function)
+    return reaching_options(function)
 
 
 @click.command(context_settings=_COMMAND)

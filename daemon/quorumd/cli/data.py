@@ -114,7 +114,7 @@ def delete(key: str, *, prefix: bool, timeout_s: float) -> None:
 
 @click.command()
 @click.argument("key")
-@click.argument("values", nargs=-1, metavar="EXPECTED NEW")
+@click.argument("values", nargs=-1, metavar="[EXPECTED] NEW")
 @click.option("--absent", is_flag=True, help="Expect that there is no such key: cas KEY NEW --absent.")
 @client_options
 def cas(key: str, values: tuple[str, ...], *, absent: bool, timeout_s: float) -> None:

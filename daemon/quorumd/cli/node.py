@@ -18,7 +18,7 @@ def _cluster_id(context: click.Context, parameter: click.Parameter, value: str |
 
 
 @click.command()
-@click.argument("config_path", metavar="CONFIG", required=False)
+@click.argument("config_path", metavar="[CONFIG]", required=False)
 @click.option("--id", "node_id", type=int, required=True, help="Which node of the config this is.")
 @click.option(
     "--bootstrap", is_flag=False, flag_value="random", default=None, metavar="[HEX]", callback=_cluster_id,

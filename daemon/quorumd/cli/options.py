@@ -91,10 +91,19 @@ def config_option(function: Function) -> Function:
 
 
 def client_options(function: Function) -> Function:
-    """--config and --timeout, for commands that talk to a cluster."""
+    """--config and --timeout, for commands that ask a cluster once."""
+    return _options(function, "How long to try.")
+
+
+def reaching_options(function: Function) -> Function:
+    """As `client_options`, for commands that go on for longer once they have found the cluster."""
+    return _options(function, "How long to try to reach the cluster.")
+
+
+def _options(function: Function, timeout_help: str) -> Function:
     timeout = click.option(
         "--timeout", "timeout_s", type=Finite(0.001), default=5.0, show_default=True, metavar="SECONDS",
-        help="How long to try.",
+        help=timeout_help,
     )
     decorated: Function = config_option(timeout(function))
     return decorated

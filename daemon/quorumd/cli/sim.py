@@ -52,9 +52,18 @@ def fault_list(text: str | None) -> list[str] | None:
 @click.option("--minutes", type=Finite(0, COMMAND_SECONDS / 60), metavar="M", help="Fresh seeds for so long.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Worker processes.")
 @click.option("--nodes", type=click.IntRange(1, 9), help="Nodes, instead of what each seed draws.")
-@click.option("--faults", metavar="LIST", help="Faults that may strike, instead of what each seed draws.")
+@click.option(
+    "--faults", metavar="NAME,...",
+    help="Faults that may strike, instead of what each seed draws. Of the path: loss, duplicate, delay, reorder, "
+    "stray, net-flip; links: isolate, split, one-way, bridge, flapping, clog; around the leader: quorum-loss, "
+    "constrained, chained, deaf-leader; nodes: kill, power-loss, restart, restart-all, pause, transfer; disks: "
+    "slow-disk, stalled-disk, disk-full, disk-error; storage: bit-flip, misdirected, wipe; others: client-kill, quota.",
+)
 @click.option("--skip", metavar="LIST", default="", help="Numbers of faults that do not strike (--shrink names them).")
-@click.option("--set", "changes", metavar="NAME=VALUE", multiple=True, help="Another value of the scenario.")
+@click.option(
+    "--set", "changes", metavar="NAME=VALUE", multiple=True,
+    help="Another value of the scenario, as JSON; may be given several times. --json shows all names and values.",
+)
 @click.option("--trace", type=OutputFile(), help="Write the timeline of one run.")
 @click.option("--history", type=OutputFile(), help="Write the history of one run.")
 @click.option("--shrink", is_flag=True, help="Look for a smaller run that fails alike.")

@@ -48,6 +48,8 @@ def txn(
                value [--prefix] KEY =|!=|<|> TEXT
     OPERATION  put [--lease ID] KEY VALUE | get [--prefix] KEY | del [--prefix] KEY
 
+    For example: quorumd txn --if 'value a = b' --then 'put a c'
+
     Without any of them reads three paragraphs from stdin: compares, then, else. Exit code 1 if a compare did not hold.
     """
     if not (compares or guard or then or orelse):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from quorumd.cli.data import fields_of, prefix_end
-from quorumd.cli.options import client_options, connect, to_bytes, write_out
+from quorumd.cli.options import connect, reaching_options, to_bytes, write_out
 
 if TYPE_CHECKING:
     from quorumd.client import Event
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--prev-kv", is_flag=True, help="What was replaced too: as a last column, or as prev_kv with --json.")
 @click.option("--limit", type=click.IntRange(min=0), default=0, help="Stop after this many events; 0: never.")
 @click.option("--json", "as_json", is_flag=True, help='One object a line; bytes that are no text as {"base64": ...}.')
-@client_options
+@reaching_options
 def watch(key: str, *, prefix: bool, revision: int, prev_kv: bool, limit: int, as_json: bool, timeout_s: float) -> None:
     """Print what happens to KEY, a line for each event: revision, put or delete, key, value. Ctrl-C ends it.
 

@@ -107,7 +107,8 @@ class AsyncClient(AsyncLeaseCalls):
             await self.close()
             raise Timeout(
                 f"no node answered within {self._timeout} s at {', '.join(self._endpoints)}: "
-                "nodes down, wrong addresses, another cluster id or another cluster key"
+                "nodes down, wrong addresses, another cluster id or another cluster key; `quorumd up` starts a "
+                "cluster, `quorumd status` shows its nodes"
             ) from None
         except asyncio.CancelledError:
             await self.close()  # nobody else can, or knows that it is to be done

@@ -115,7 +115,8 @@ class Client(LeaseCalls):
             client.close()
             raise Timeout(
                 f"no node answered within {timeout} s at {', '.join(client._endpoints)}: "
-                "nodes down, wrong addresses, another cluster id or another cluster key"
+                "nodes down, wrong addresses, another cluster id or another cluster key; `quorumd up` starts a "
+                "cluster, `quorumd status` shows its nodes"
             )
         return client
 

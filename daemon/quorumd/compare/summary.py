@@ -37,7 +37,8 @@ def conclusion(advice: Mapping[str, Any]) -> str:
     elsewhere = [finding["sentence"] for finding in advice["findings"] if not finding["base"]]
     lines = [f"{choice}: {advice['reason']}"]
     if elsewhere:
-        lines.append(f"away from the base point: {'; '.join(elsewhere)}")
+        which = "medians of the rounds; the tables take all rounds together"
+        lines.append(f"away from the base point ({which}): {'; '.join(elsewhere)}")
     return "\n".join([*lines, *advice["flexible"]])
 
 
