@@ -17,6 +17,7 @@ from quorumd.cli import cluster, data, main, options
 from quorumd.cli.main import COMMANDS, run
 from quorumd.commands import CompactResult, DeleteResult, KeyValue, PutResult, RangeResult
 from quorumd.sim.scenario import ALL_FAULTS
+from quorumd.supervisor.figures import Acceptance
 
 HISTORY = str(Path(__file__).parent.parent / "checker" / "example.jsonl")
 CONFIG = "cluster: c\nnodes: [{id: 1, peer: '127.0.0.1:7101', client: '127.0.0.1:7201'}]\n"
@@ -555,3 +556,15 @@ def test_down_without_a_cluster_is_refused(tmp_path, cli):
 
 def test_modules_of_the_command_line_are_found():
     assert main.CONFIG_KEY == options.CONFIG_KEY
+
+
+@pytest.mark.parametrize(
+    ("shares", "shown"),
+    [
+        ({1: 1.0, 2: 1.0, 3: 1.0}, "acceptance ratio 1.000, "),
+        ({1: 1.0, 2: 0.5, 3: 0.0}, "acceptance ratio 0.500 (node 2 0.500, node 3 0.000), "),
+    ],
+)
+def test_status_names_the_nodes_that_did_not_accept_everything(shares, shown):
+    assert cluster._shares(Acceptance(sum(shares.values()) / 3, shares)) == shown
+    assert cluster._shares(None) == ""

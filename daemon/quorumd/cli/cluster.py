@@ -139,14 +139,21 @@ def status(config_path: str | None, as_json: bool) -> int:
         }
         click.echo(json.dumps(figures))
     else:
-        shown = f"acceptance ratio {ratio.cluster:.3f}, " if ratio else ""
-        title = f"cluster {config.cluster}, engine {config.engine}, {shown}data in {config.data_path}"
+        title = f"cluster {config.cluster}, engine {config.engine}, {_shares(ratio)}data in {config.data_path}"
         display.print_once(title, rows, notes, sys.stdout)
     if any(row["alive"] for row in rows):
         return 0
     if not as_json:
         click.echo("quorumd: no node answers; `quorumd up` starts the cluster", err=True)
     return 1
+
+
+def _shares(ratio: "Acceptance | None") -> str:
+    """The acceptance ratio, and the share of each node that did not accept everything."""
+    if ratio is None:
+        return ""
+    less = ", ".join(f"node {node} {share:.3f}" for node, share in ratio.nodes.items() if share < 1)
+    return f"acceptance ratio {ratio.cluster:.3f}, " if not less else f"acceptance ratio {ratio.cluster:.3f} ({less}), "
 
 
 def _gather(config: "Config") -> "tuple[list[NodeFigures], dict[int, str], Acceptance | None]":
