@@ -38,7 +38,7 @@ def test_a_foreign_history_without_extras_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "where", "what"),
     [
-        (["{"], 1, "no JSON"),
+        (["{"], 1, "no JSON: Expecting property name enclosed in double quotes at column"),
         (["[" * 100_000], 1, "no JSON"),
         (["[]"], 1, "no JSON object"),
         ([{**INVOKE, "process": "nemesis"}], 1, '"process" is \'nemesis\''),

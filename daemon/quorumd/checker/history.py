@@ -314,6 +314,9 @@ def _parse(raw: bytes) -> Event:
     """Raises FieldError."""
     try:
         line = json.loads(raw)
+    except json.JSONDecodeError as error:
+        what = f"no JSON: {error.msg} at column {error.colno}"  # the line that it names is always the first
+        raise FieldError(None, what, "one object a line") from None
     except (ValueError, RecursionError) as error:
         raise FieldError(None, f"no JSON: {error}", "one object a line") from None
     if not isinstance(line, Mapping):
