@@ -23,12 +23,13 @@ bench: build
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only
 
 # Longer proofs. Of each engine: power loss on real files with both broken builds, then real processes under every fault
-# and the simulator, both with fresh seeds and for SOAK_MINUTES. And the random worlds over many seeds.
+# and the simulator, each with fresh seeds for SOAK_MINUTES (so it lasts four times that, and more). And the random
+# worlds over many seeds. A history that chaos leaves undecided (exit code 3) does not end it.
 SOAK_MINUTES ?= 30
 soak: build
 	for engine in raft paxos; do \
 		$(BIN)/python bench/prove_powerloss.py --rounds 20 --engine $$engine && \
-		$(BIN)/quorumd chaos --engine $$engine --nodes 5 --seconds $$((60 * $(SOAK_MINUTES))) && \
+		{ $(BIN)/quorumd chaos --engine $$engine --nodes 5 --seconds $$((60 * $(SOAK_MINUTES))) || [ $$? -eq 3 ]; } && \
 		$(BIN)/quorumd sim --engine $$engine --minutes $(SOAK_MINUTES) --jobs 2 || exit 1; \
 	done
 	QUORUMD_SOAK=1 $(BIN)/python -m pytest tests/powerloss/test_chaos.py

@@ -42,6 +42,7 @@ from quorumd_fastpath.udp import pack_addr  # noqa: E402
 
 DEADLINE_S = 60.0
 POLL_S = 0.02  # between two questions; the nodes share the machine with whoever asks
+ENDING = (signal.SIGTERM, signal.SIGINT)
 ANSWER_S = 0.3  # a node that runs answers in far less
 
 
@@ -364,17 +365,23 @@ class Report:
         return 0 if passed else 1
 
 
-def ended(number: int, frame: object) -> None:
+def end(number: int, frame: object) -> None:
     """A signal handler: the exit code is a shell's for that signal. A second one does not disturb the cleaning up."""
-    signal.signal(number, lambda *_: None)  # not SIG_IGN, which `quorumd down` would inherit
+    for each in ENDING:
+        signal.signal(each, lambda *_: None)  # not SIG_IGN, which `quorumd down` would inherit
     sys.exit(128 + number)
+
+
+def end_by_signal() -> None:
+    """From now on SIGTERM and Ctrl-C end this process by way of all its `finally`, so that no cluster stays behind."""
+    for each in ENDING:
+        signal.signal(each, end)
 
 
 @contextmanager
 def reported(script: str) -> Iterator[Report]:
-    """A Report; what goes wrong on the way is told as JSON too, with exit code 1. SIGTERM ends the script by way of all
-    its `finally`, so that no cluster stays behind."""
-    signal.signal(signal.SIGTERM, ended)
+    """A Report; what goes wrong on the way is told as JSON too, with exit code 1."""
+    end_by_signal()
     report = Report(script)
     try:
         yield report

@@ -11,13 +11,12 @@ import argparse
 import datetime
 import json
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness import ended, machine, say
+from harness import end_by_signal, machine, say
 
 from quorumd.types import ENGINES
 
@@ -65,12 +64,13 @@ def run(name: str, script: Script, extra: list[str]) -> dict[str, Any]:
 
 
 def output_of(command: list[str]) -> tuple[int, str]:
-    """Exit code and stdout. A script whose caller is ended stops its cluster before both are gone."""
+    """Exit code and stdout. If this process is ended the script is too, and stops its cluster before both are gone."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             text, _ = process.communicate()
         except BaseException:
-            process.terminate()  # Popen's end waits for it
+            process.terminate()
+            process.wait()
             raise
     return process.returncode, text
 
@@ -125,7 +125,7 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.names) - set(SCRIPTS):
         parser.error(f"no such script: {', '.join(sorted(unknown))}; there are {', '.join(SCRIPTS)}")
-    signal.signal(signal.SIGTERM, ended)
+    end_by_signal()
     where, today = machine(), datetime.date.today().isoformat()
     results = {}
     for name, script in SCRIPTS.items():

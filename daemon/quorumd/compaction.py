@@ -64,7 +64,7 @@ class Compaction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def with_off(data: object) -> object:
-    """The plain data of a config, with `mode: off` as text: to YAML the bare word is false."""
+    """The plain data of a config, with `mode: off` as text: to YAML the bare word is false, as are no and false."""
     match data:
         case {"compaction": {"mode": False, **others}, **rest}:
             return {**rest, "compaction": {**others, "mode": "off"}}

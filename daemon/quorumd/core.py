@@ -318,9 +318,9 @@ class Core:
                 self.transport.send(message, now)
 
     @property
-    def parked(self) -> int:
-        """How many Readys have messages that wait for the disk."""
-        return len(self._parked)
+    def parked(self) -> bool:
+        """Whether messages wait for the disk."""
+        return bool(self._parked)
 
     def settle(self) -> None:
         """Performs every Ready the engine has; slabs may be cleared afterwards."""

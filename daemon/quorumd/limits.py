@@ -1,6 +1,6 @@
 """The numbers that bound something, with the relations between them checked at import.
 
-Not here are those that only one module has a use for: shares of a limit (admission.py, storage.py), the sizes of what
+Not here are shares of these that only one module has a use for (admission.py, storage.py), and the sizes of what
 wire.pyx and the simulator hold.
 
 Sizes are bytes, times nanoseconds unless the name says otherwise. A leaf: imports only `invariants`.

@@ -202,3 +202,23 @@ def test_an_answered_write_must_be_what_a_watch_told():
     verdict = check(operations, changes={2: {"k": "9"}, 3: {"y": "1"}})
     assert verdict.ok is False
     assert "it changes {'k': '1'}, and revision 2 changed {'k': '9'}" in verdict.reason
+
+
+@pytest.mark.parametrize("first", [{"k": "1"}, {"zz": "nobody's"}])
+def test_what_a_watch_told_of_before_the_first_answer_counts_too(first):
+    """A write lost at the very beginning: the read and the write of revision 3 know nothing of it."""
+    operations = one_by_one(
+        ("write", "k", "1", "info", {}), ("read", "k", None, "ok", {"revision": 2, "value": None}),
+        ("write", "y", "1", "ok", {"revision": 3}),
+    )  # fmt: skip
+    assert check(operations).ok is True
+    verdict = check(operations, changes={2: first, 3: {"y": "1"}})
+    assert verdict.ok is False
+    assert "cannot both be right" in verdict.reason
+
+
+@pytest.mark.parametrize("changes", [{}, {5: {"k": "1"}}, {5: {"k": "1"}, 6: {"k": "2"}}])
+def test_a_history_that_begins_late_or_with_reads_begins_where_the_store_was_empty(changes):
+    writes = [("write", "k", *change.values(), "ok", {"revision": revision}) for revision, change in changes.items()]
+    operations = one_by_one(("read", "k", None, "ok", {"revision": 4, "value": None}), *writes)
+    assert check(operations, changes=changes).ok is True

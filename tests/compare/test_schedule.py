@@ -73,6 +73,8 @@ def test_the_quorums_of_the_config_are_measured_where_there_are_as_many_nodes():
 
     own = replace(load_config(CONFIGS / "local-5.yaml"), quorums=Quorums(phase1=3, phase2=4))
     assert (third(3), third(5), third(7)) == ([], [(3, 4)], [])
+    own = replace(load_config(CONFIGS / "local-5.yaml"), quorums=Quorums(phase1=3, phase2=3))
+    assert third(5) == [(4, 2)]
     own = replace(load_config(CONFIGS / "local-3.yaml"), quorums=Quorums(phase1=3, phase2=1))
     assert (third(3), third(5)) == ([(3, 1)], [(4, 2)])
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from quorumd.types import ENGINES
+
 HERE = Path(__file__).parent
 CONSENSUS = HERE.parents[1] / "daemon" / "quorumd" / "consensus"
-ENGINES = ("raft", "paxos")
 SENTENCE = {
     "raft": r"Thesis (figure )?\d+(\.\d+)+[:,] \S",
     "paxos": r"(PMS|PMMC) \d(\.\d)?[:,] \S|FPaxos, \S",
@@ -24,7 +25,7 @@ def docstrings_of(name):
 
 
 def is_written(engine, rule):
-    """Whether DIVERGENCE.md has such a paragraph, or the module defines such a thing."""
+    """Whether DIVERGENCE.md has a paragraph that begins so, or the module defines such a thing."""
     if rule["paragraph"]:
         text = " ".join((CONSENSUS / engine / "DIVERGENCE.md").read_text().split())
         return f"**{rule['paragraph']}" in text or f"## {rule['paragraph']} " in text

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 from quorumd.checker.invariants import Violation
 from quorumd.checker.paxos_invariants import PaxosInvariants
 from quorumd.checker.raft_invariants import Entry, RaftInvariants
-from quorumd.cli.sim import replay
+from quorumd.cli.sim import chosen, replay
 from quorumd.errors import DiskError
 from quorumd.sim import shrink as shrinking
 from quorumd.sim.campaign import Total
@@ -22,6 +23,7 @@ from quorumd.sim.disk import SECTOR, SimDisk
 from quorumd.sim.run import Outcome, Run
 from quorumd.sim.scenario import ALL_FAULTS, FAULTS, LEAST_NODES, Scenario, draw, kinds
 from quorumd.sim.world import World
+from quorumd.types import ENGINES
 
 SIZE = 64 * SECTOR
 
@@ -97,21 +99,29 @@ def test_a_hanging_disk_finishes_nothing_until_it_works_again():
     assert d.durable() == 1
 
 
-@pytest.mark.parametrize("seed", range(50))
-def test_a_scenario_survives_its_replay_command(seed):
+def rebuilt(command):
+    """The scenario that `quorumd sim` makes of such a command line."""
+    words = shlex.split(command)[2:]
+    options = dict(zip(words[::2], words[1::2], strict=True))
+    return chosen(
+        int(options["--seed"]), options.get("--engine", "raft"),
+        int(options["--nodes"]) if "--nodes" in options else None,
+        options["--faults"].split(",") if "--faults" in options else None, options.get("--skip", ""),
+        tuple(value for name, value in zip(words[::2], words[1::2], strict=True) if name == "--set"),
+    )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("seed", range(40))
+def test_a_scenario_survives_its_replay_command(seed, engine):
+    """As it was drawn, changed in some ways, and in each way in which it is shrunk."""
     dice = random.Random(seed)
-    scenario = replace(
-        draw(seed, nodes=dice.choice((None, 3))), skip=(3, 4), keys=2, sizes=(0, 7), seconds=dice.choice((60, 12.5))
-    )
-    words = replay(scenario).replace("'", "").split()[2:]
-    options = dict(zip(words[::2], words[1::2], strict=False))
-    rebuilt = draw(
-        int(options["--seed"]),
-        nodes=int(options["--nodes"]) if "--nodes" in options else None,
-        only=options["--faults"].split(",") if "--faults" in options else None,
-    )
-    assert (rebuilt.nodes, rebuilt.faults) == (scenario.nodes, scenario.faults)
-    assert options["--skip"] == "3,4"
+    drawn = draw(seed, engine=engine, nodes=dice.choice((None, 3)))
+    changed = replace(drawn, skip=(3, 4), keys=2, sizes=(0, 7), seconds=dice.choice((60, 12.5)))
+    smaller = [scenario for _, scenario in shrinking.smaller(Outcome(changed, simulated_s=9.0, drawn=9))]
+    assert len(smaller) > 5
+    for scenario in (drawn, changed, *smaller):
+        assert rebuilt(replay(scenario)) == scenario
 
 
 def test_every_fault_is_drawn_and_has_its_method():
@@ -182,7 +192,8 @@ def test_another_error_than_the_one_that_is_looked_for_is_not_it(monkeypatch, wo
     """Three nodes fail as five did; one node for a reason of its own."""
 
     def go(scenario):
-        why = f"ValueError: entry {scenario.nodes} is gone" if scenario.nodes > 1 else "ValueError: nobody is there"
+        nodes = list(range(scenario.nodes))
+        why = f"ValueError: entry {len(nodes)} of {nodes} is gone" if len(nodes) > 1 else "ValueError: nobody is there"
         return word, why
 
     scenario = Scenario(1, 5, faults=("kill", "loss"))
@@ -190,7 +201,7 @@ def test_another_error_than_the_one_that_is_looked_for_is_not_it(monkeypatch, wo
 
 
 def test_a_run_that_is_stuck_says_on_what(monkeypatch):
-    """A run whose workload comes to no end: the nodes answer nobody from the liveness phase on."""
+    """Nothing that clients ask ever reaches a node."""
     run = Run(replace(draw(3, nodes=3, only=["loss"]), seconds=1))
     monkeypatch.setattr(Program, "submit", lambda program, worker, ask: None)
     outcome = run.go()

@@ -7,7 +7,8 @@ to the last of those, not to the last of all, and on to the suspects of that one
 (conflict-directed backjumping, Prosser 1993); with no suspect left, the history is not linearizable.
 
 Where it is told what each revision changed, whoever makes one must change just that. The state is the same then
-whatever was chosen, and a choice is at fault only if it took an operation that was needed later.
+whatever was chosen (but for the versions of a key that a transaction writes twice, which no node of ours accepts), and
+a choice is at fault only if it took an operation that was needed later.
 """
 
 import time
@@ -171,7 +172,8 @@ class Replay:
             return False
         if self._changes is not None and (effect := self._effect(changes)) != self._changes.get(revision, {}):
             other = self._changes.get(revision, "nothing")
-            self._note(revision, operation, answer, f"it changes {effect}, and revision {revision} changed {other}")
+            if known:
+                self._note(revision, operation, answer, f"it changes {effect}, and revision {revision} changed {other}")
             self._blamed = set()
             return False
         if known and (late := out_of_time(operation, self._floors[operation.index], made=True)):

@@ -100,6 +100,8 @@ class _Check:
         highest = self._first - 1 if first is not None and first.maker is not None else self._first
         # Who may have made the revisions up to the first one seen: whoever began when no later one had been seen.
         early = sum(above < self._first for _, above in unknown) + (len(first.perhaps) if first is not None else 0)
+        if self._changes:  # the first is told, and before it the store was empty
+            highest, early = min(highest, max(min(self._changes) - 1, 0)), 0
         broken: Broken | None = None
         for base in range(highest, max(highest - early, 0) - 1, -1):
             found = self._replay_from(base, unknown)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from quorumd.supervisor.record import SupervisorRecord
 
 _SAMPLE_S = 0.5  # between the two looks that rates and CPU shares need
+LESS = 0.9995  # a share that is shown as less than one
 _REPLY_S = 0.5  # a node that runs answers in far less
 
 
@@ -152,7 +153,7 @@ def _shares(ratio: "Acceptance | None") -> str:
     """The acceptance ratio, and the share of each node that did not accept everything."""
     if ratio is None:
         return ""
-    less = ", ".join(f"node {node} {share:.3f}" for node, share in ratio.nodes.items() if share < 1)
+    less = ", ".join(f"node {node} {share:.3f}" for node, share in ratio.nodes.items() if share < LESS)
     return f"acceptance ratio {ratio.cluster:.3f}, " if not less else f"acceptance ratio {ratio.cluster:.3f} ({less}), "
 
 
@@ -200,7 +201,7 @@ def _gather(config: "Config") -> "tuple[list[NodeFigures], dict[int, str], Accep
         elif node_id in asker.unknown:
             notes[node_id] = "nobody knows the name in its client address"
     ratio = figures.acceptance(rows, earlier)
-    if ratio is None and not any(row["restarts"] for row in rows):  # nothing new; all count from the same moment
+    if ratio is None and known and not any(row["restarts"] for row in rows):  # nothing new; all count from one moment
         ratio = figures.acceptance(rows)
     return rows, notes, ratio
 

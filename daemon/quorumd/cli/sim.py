@@ -102,7 +102,7 @@ def sim(
     if jobs > 1 or keep_going:
         raise click.UsageError("--jobs and --keep-going are for many runs: give --seeds or --minutes")
     return _one_run(
-        _scenario(secrets.randbits(32) if seed is None else seed, engine, nodes, only, skip, changes),
+        chosen(secrets.randbits(32) if seed is None else seed, engine, nodes, only, skip, changes),
         trace, history, shrink=shrink, as_json=as_json,
     )
 
@@ -179,9 +179,10 @@ def _show(total: "Total", elapsed: float) -> None:
 # -- one run --------------------------------------------------------------------------------------------------------
 
 
-def _scenario(
+def chosen(
     seed: int, engine: str, nodes: int | None, only: list[str] | None, skip: str, changes: tuple[str, ...]
 ) -> "Scenario":
+    """The scenario that the options of the command ask for. Raises click.BadParameter."""
     from dataclasses import replace  # noqa: PLC0415
 
     from quorumd.sim.scenario import draw  # noqa: PLC0415
@@ -277,15 +278,17 @@ def replay(scenario: "Scenario") -> str:
 
     words = ["quorumd sim", *(["--engine", scenario.engine] if scenario.engine != "raft" else [])]
     words.append(f"--seed {scenario.seed}")
-    drawn, facts = draw(scenario.seed, engine=scenario.engine).facts(), scenario.facts()
-    if facts["nodes"] != drawn["nodes"]:
+    drawn, facts, nodes = draw(scenario.seed, engine=scenario.engine), scenario.facts(), None
+    if scenario.nodes != drawn.nodes:
         words.append(f"--nodes {scenario.nodes}")
-        drawn = draw(scenario.seed, engine=scenario.engine, nodes=scenario.nodes).facts()
-    if facts["faults"] != drawn["faults"]:
+        nodes = scenario.nodes
+        drawn = draw(scenario.seed, engine=scenario.engine, nodes=nodes)
+    if scenario.faults != drawn.faults:  # what else is drawn depends on them
         words.append(f"--faults {','.join(scenario.faults)}")
+        drawn = draw(scenario.seed, engine=scenario.engine, nodes=nodes, only=scenario.faults)
     if scenario.skip:
         words.append(f"--skip {','.join(map(str, scenario.skip))}")
     for name, value in facts.items():
-        if name not in ("seed", "engine", "nodes", "faults", "skip") and value != drawn[name]:
+        if name not in ("seed", "engine", "nodes", "faults", "skip") and value != getattr(drawn, name):
             words.append(f"--set '{name}={json.dumps(value)}'")
     return " ".join(words)

@@ -9,7 +9,8 @@ from quorumd.config import Config
 from quorumd.types import PAXOS, RAFT
 
 FLEXIBLE: Final = {5: (4, 2)}
-"""Nodes -> quorums of phase 1 and 2 of the third contender, where the config has none: any two must share a node."""
+"""Nodes -> quorums of phase 1 and 2 of the third contender, where the config has none for so many: any two must share a
+node."""
 
 
 class Point(NamedTuple):
@@ -78,10 +79,13 @@ def points(workload: Workload, *, full: bool) -> tuple[Point, ...]:
 
 
 def contenders(nodes: int, config: Config) -> tuple[Contender, ...]:
-    """Who is measured on so many nodes: with the config's quorums as well, where it has them for as many."""
+    """Who is measured on so many nodes: with the config's quorums as well, where it has others than majorities for as
+    many."""
     found = [Contender(RAFT, RAFT), Contender(PAXOS, PAXOS)]
-    own = {len(config.nodes): (config.quorums.phase1, config.quorums.phase2)} if config.quorums else {}
-    if (sizes := (FLEXIBLE | own).get(nodes)) is not None:
+    sizes, own, majority = FLEXIBLE.get(nodes), config.quorums, nodes // 2 + 1
+    if own and len(config.nodes) == nodes and (own.phase1, own.phase2) != (majority, majority):
+        sizes = own.phase1, own.phase2
+    if sizes is not None:
         phase1, phase2 = sizes
         found.append(Contender(f"{PAXOS} {phase1}+{phase2}", PAXOS, (phase1, phase2)))
     return tuple(found)

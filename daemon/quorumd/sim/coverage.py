@@ -16,7 +16,7 @@ COMMON = (
     "answers judged", "ranges judged", "ranges of compacted revisions",
     "watch batches", "watch batches of many events", "watch progress", "watches begun", "watch streams",
     "watches paused", "watchers behind", "watches compacted",
-    "messages reassembled", "requests reassembled", "messages parked", "acknowledgements",
+    "messages reassembled", "requests reassembled", "turns with messages parked", "acknowledgements",
     "datagrams lost", "datagrams doubled", "datagrams overtaken", "datagrams strayed", "datagrams flipped",
     "datagrams cut off", "sectors lost", "sectors read anew", "entries evicted", "dropped: old_incarnation",
     "dropped: stale_receiver", "dropped: bad_crc",

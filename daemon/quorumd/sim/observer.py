@@ -91,7 +91,7 @@ class Observer(Generic[Rules]):
         before, seen = life.seen, Seen._make(shown)
         life.seen = seen
         self.changed(machine, core, engine, life, before)
-        self.reached["messages parked"] += core.parked
+        self.reached["turns with messages parked"] += core.parked
         if seen.applied != before.applied:
             self.invariants.applied(machine.node, seen.applied, core.store.digest)
             self._count_commands(core, seen.applied)

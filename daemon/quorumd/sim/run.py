@@ -154,7 +154,7 @@ class Run:
 
     @staticmethod
     def _leave_broken(cluster: Cluster, faults: Faults, node: NodeId, dice: random.Random) -> str:
-        """How."""
+        """How it was left, in a word or two."""
         machine = cluster.machines[node]
         others = [other for other in cluster.ids if other != node]
         out = [(peer_address(node), peer_address(other)) for other in others]
@@ -229,7 +229,7 @@ class Run:
 
     def _ending(self, cluster: Cluster) -> None:
         """Everything that can be healed is; what was acknowledged must be there, and explain every answer."""
-        self._healing = "all that can be healed is"
+        self._healing = "healed: all that can be"
         cluster.network.cut.clear()
         for machine in cluster.machines.values():
             machine.disk.hang(False)

@@ -72,7 +72,7 @@ class Scenario:
     engine: str = "raft"
     phase1: int = 0  # sizes of Multi-Paxos's quorums; 0: a majority
     phase2: int = 0
-    seconds: float = MIN_SECONDS  # of the safety phase; longer until enough operations ended
+    seconds: float = float(MIN_SECONDS)  # of the safety phase; longer until enough operations ended
     heartbeat_ms: int = 40
     election_timeout_ms: int = 120
     lease_reads: bool = False  # of Raft
