@@ -34,8 +34,8 @@ def _holding_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--grace", "grace_s", type=Finite(0.0), default=5.0, show_default=True, metavar="SECONDS",
-            help="From SIGTERM to SIGKILL, when it is lost while COMMAND runs; but never more than a tenth of --ttl (1 s "
-            "of the default 10), as others may have it then.",
+            help="From SIGTERM to SIGKILL, when it is lost while COMMAND runs; but never more than a tenth of --ttl "
+            "(1 s of the default 10), as others may have it then.",
         ),
     ):
         function = option(function)
