@@ -11,9 +11,10 @@ answered: it may be applied any time. A deposed leader's proposal is in its succ
 successor answers, or nowhere.
 
 Late by at most: under a leader that stays a turn and a commit, so a heartbeat and a round trip with a sync; the time
-by which it is behind in applying; if its loop stood still, the time that it did when they were due, and an election
-timeout; another TTL for each change of leader; for sessions EXPIRE_SESSIONS_EVERY, an election timeout that it may
-rest, and EXPIRE_MORE_EVERY for each MAX_EXPIRIES_PER_TURN that end at once.
+by which it is behind in applying; if its disk hangs and its ring is full, the time until it gives up
+(timing.disk_stall_ms); if its loop stood still, the time that it did when they were due, and an election timeout;
+another TTL for each change of leader; for sessions EXPIRE_SESSIONS_EVERY, an election timeout that it may rest, and
+EXPIRE_MORE_EVERY for each MAX_EXPIRIES_PER_TURN that end at once.
 """
 
 from typing import NamedTuple, Protocol

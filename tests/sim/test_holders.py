@@ -63,6 +63,13 @@ def test_leases_end_also_under_a_leader_whose_every_turn_is_slow(engine):
     assert outcome.reached["leases expired"]
 
 
+def test_leases_end_late_under_a_leader_whose_disk_hangs_and_whose_ring_is_full():
+    """It proposes nothing until it gives up, which the rule must know."""
+    outcome = Run(draw(1014153, engine="paxos")).go()
+    assert not outcome.violation, outcome.detail
+    assert outcome.reached["leases expired"]
+
+
 def test_what_nobody_saw_applied_is_caught_up_with(monkeypatch):
     """As if every node always read its entries back from the disk."""
 

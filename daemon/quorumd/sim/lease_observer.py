@@ -16,7 +16,7 @@ from quorumd.consensus.engine import Role
 from quorumd.core import CHORES_EVERY, Core
 from quorumd.limits import MILLISECOND
 from quorumd.sim.machine import Machine
-from quorumd.sim.scenario import Scenario
+from quorumd.sim.scenario import FEW, Scenario
 from quorumd.sim.workload import read_back
 from quorumd.sim.world import World
 from quorumd.types import Index, Nanoseconds
@@ -27,6 +27,7 @@ from quorumd_fastpath.wire import Replies
 FIRST_REVISION = 1  # of the empty store
 ALL_WORK = (1 << 64) - 1  # that a store may do: no bound
 SLOW_TURNS = 5  # under way at a deadline, at the one after a stall; the proposal's, one for each of two answers
+ELECTION = 4  # election timeouts in which a healed majority elects a leader
 KIND_AT = 4  # of an entry record
 LEASE = slice(16, 24)  # likewise: session.low
 PREFIX = b"lease/"
@@ -198,6 +199,15 @@ def late_at_most(scenario: Scenario) -> Nanoseconds:
     commit_us = 2 * scenario.delay_us[1] + 4 * scenario.sync_us[1]
     turns = SLOW_TURNS * scenario.turn_ns(scenario.slow)[1] if scenario.slow else 0
     return int(wakes) + commit_us * 1_000 + turns + MILLISECOND
+
+
+def gives_up_at_most(scenario: Scenario) -> Nanoseconds:
+    """How long a leader whose own disk hangs may propose nothing: a ring of few entries is full soon, as what is on no
+    disk of its own cannot leave it. When it gives up, and another is elected, all leases have a full TTL again."""
+    if scenario.ring_entries > FEW:
+        return 0
+    span_ms = scenario.disk_stall_ms + ELECTION * scenario.election_timeout_ms
+    return int(span_ms * MILLISECOND / (1.0 - scenario.drift))
 
 
 def put_off_at_most(scenario: Scenario) -> Nanoseconds:

@@ -23,7 +23,7 @@ from quorumd.sim.cluster import Cluster
 from quorumd.sim.coverage import reach
 from quorumd.sim.faults import Faults
 from quorumd.sim.holders import Holder
-from quorumd.sim.lease_observer import late_at_most, put_off_at_most
+from quorumd.sim.lease_observer import gives_up_at_most, late_at_most, put_off_at_most
 from quorumd.sim.machine import peer_address
 from quorumd.sim.readers import Reader
 from quorumd.sim.scenario import MIN_FAULTS, MIN_OPERATIONS, MIN_SECONDS, Scenario
@@ -137,6 +137,8 @@ class Run:
         Of the latter a keep-alive may still be on its way.
         """
         rules, holders, late = cluster.lease_rules, cluster.holders, late_at_most(self.scenario)
+        if any(machine.disk.stalled for machine in cluster.machines.values()):
+            late += gives_up_at_most(self.scenario)
         more = put_off_at_most(self.scenario)
         self._answered(cluster, holders)
         last = range(1, len(holders) + 1)
