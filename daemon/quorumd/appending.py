@@ -17,6 +17,7 @@ from quorumd.storage import Storage
 from quorumd.types import Index
 from quorumd_fastpath.ring import Ring
 
+EXPIRIES = (int(Kind.EXPIRE_SESSION), int(Kind.EXPIRE_LEASE))
 NOOP_RECORD = encode_record(Kind.NOOP, bytes(16), 0, 0)
 
 
@@ -28,7 +29,7 @@ class Appender:
         self.storage = storage
         self.applier = applier
         self.clients = clients
-        self.internal: list[tuple[int, bytes, int]] = []  # (kind, session, generation) proposed by this node itself
+        self.internal: list[tuple[int, bytes, int]] = []  # (kind, session, seq) proposed by this node itself
         self.leads_from: Index = 0  # the no-op of this node's newest leadership
         self.accepted = 0  # entries that entered this log, each as often as it was proposed: by term or ballot
         self.proposed = 0  # those of them that this node proposed
@@ -76,8 +77,8 @@ class Appender:
             records, self.internal = self.internal, []
             invariant(len(records) == count, "an internal proposal is one append item")
             return all(
-                ring.append_record(first + i, kind, session, generation)
-                for i, (kind, session, generation) in enumerate(records)
+                ring.append_record(first + i, kind, session, seq, self.leads_from if kind in EXPIRIES else 0)
+                for i, (kind, session, seq) in enumerate(records)
             )
         stage = self.clients.stage
         invariant(stage.writes == count, "a client proposal is one append item")

@@ -8,7 +8,11 @@ whose every turn is slow they end all the same.
 Time by which a leader is behind in applying does not count: what clients sent has to wait for that (Applier.heard).
 An expiry names the generation that it means, so one that comes late is void. Once it is proposed no keep-alive is
 answered: it may be applied any time. A deposed leader's proposal is in its successor's log before whatever the
-successor answers, or nowhere.
+successor answers, or it is void. In Raft it is gone; in Multi-Paxos it may be chosen later, in a slot that the
+successor did not use, when somebody leads who accepted it. So an expiry also names its leadership, by the index of the
+no-op with which that began and which is applied before the expiry is proposed, and ends nothing behind another one. A
+leader answers keep-alives once its own no-op is applied: what an earlier one proposed and this one never saw can only
+come behind it.
 
 Late by at most: under a leader that stays a turn and a commit, so a heartbeat and a round trip with a sync; the time
 by which it is behind in applying; if its disk hangs and its ring is full, the time until it gives up

@@ -23,7 +23,7 @@ MAX_TXN_OPS: Final = 128  # in one list of a transaction; etcd's default
 MAX_TXN_DEPTH: Final = 8  # transactions in each other
 MAX_TXN_TOTAL: Final = 1024  # operations and compares of a transaction and all within it
 MAX_LOOKS: Final = 100_000  # keys that the ranges of a transaction walk over, beside the longest walk
-RULES_VERSION: Final = 2  # of what decides what a command does: limits here and in the fast path; raised if one changes
+RULES_VERSION: Final = 3  # of what decides what a command does: limits here and in the fast path; raised if one changes
 RANGE_PAGE_BYTES: Final = 1 * MIB
 DEFAULT_QUOTA_BYTES: Final = 2 * 1024 * MIB
 

@@ -126,6 +126,7 @@ cdef extern from "machine.h" namespace "quorumd" nogil:
         uint64_t digest()
         uint64_t executed()
         uint64_t rules()
+        uint64_t leadership()
         Answer apply(const Entry& entry, uint64_t now) except +
         void seal(uint32_t entry_crc, Status status, uint32_t body_crc) except +
         Checkpoint checkpoint()

@@ -200,6 +200,10 @@ class Store:
         """The version of the rules that the log has said commands are judged by (Kind.RULES), 0: none yet."""
 
     @property
+    def leadership(self) -> int:
+        """The index of the newest NOOP applied, with which a leadership began; 0: none was."""
+
+    @property
     def windows(self) -> tuple[int, int]:
         """(bytes of answers, slots beyond a few each) that the windows of all sessions hold."""
 

@@ -452,6 +452,11 @@ cdef class Store:
         return self.machine.rules()
 
     @property
+    def leadership(self):
+        """The index of the newest NOOP applied, with which a leadership began; 0: none was."""
+        return self.machine.leadership()
+
+    @property
     def windows(self):
         """(bytes of answers, slots beyond a few each) that the windows of all sessions hold."""
         return self.machine.sessions.holdings().bytes, self.machine.sessions.holdings().ops

@@ -27,7 +27,7 @@ enum Kind : uint8_t {
     OPEN_SESSION = 2,
     CLOSE_SESSION = 3,
     EXPIRE_SESSION = 4,
-    EXPIRE_LEASE = 8,     // session.low is the lease, seq the generation
+    EXPIRE_LEASE = 8,     // session.low is the lease; of both expiries seq is the generation, answered_below the NOOP
     COMPACT_HISTORY = 9,  // seq is the revision; session.low, unless 0: only reclaims, and how much
     RULES = 10,           // seq is the quota, session.low the version of the rules
 };
@@ -73,6 +73,8 @@ public:
     uint64_t executed() const { return executed_; }
     // The version of the rules that the log has said commands are judged by, 0: none yet.
     uint64_t rules() const { return ruled_ ? store.rules() : 0; }
+    // The newest NOOP: every leadership begins with one.
+    uint64_t leadership() const { return leadership_; }
 
     // Applies the entry at applied() + 1. seal() must follow.
     Answer apply(const Entry& entry, uint64_t now) {
@@ -81,6 +83,7 @@ public:
         ++applied_;
         switch (entry.kind) {
             case NOOP:
+                leadership_ = applied_;
                 return answer(GOOD);
             case COMMAND:
                 return apply_command(entry, now);
@@ -145,6 +148,7 @@ public:
     }
 
 private:
+    static constexpr Verdict SUPERSEDED{REJECTED, "another leadership has begun since"};
     static constexpr Verdict ONLY_LEADER{REJECTED, "only the leader, asked for the newest state, can say"};
 
     static uint64_t mix(uint64_t state, uint64_t word) {
@@ -211,10 +215,18 @@ private:
         return {lost ? REPLY_EVICTED : done.status, done.revision, body, done.body != nullptr ? done.body->size : 0};
     }
 
+    // Whether another leadership has begun since an expiry was proposed: its leader may have kept alive what the
+    // earlier one gave up. In Multi-Paxos such a proposal can still be chosen after that, in a slot that no leader in
+    // between used. Under rules 1 and 2 expiries did not say.
+    bool superseded(const Entry& expiry) const {
+        return expiry.answered_below != 0 && expiry.answered_below != leadership_;
+    }
+
     // A session that did something after the leader gave it up lives on.
     Verdict expire(const Entry& entry) {
         Session* session = sessions.find(entry.session);
         if (session == nullptr) return {SESSION_EXPIRED, ""};
+        if (superseded(entry)) return SUPERSEDED;
         if (session->generation != entry.seq) return {REJECTED, "the session's generation has moved"};
         sessions.close(entry.session);
         return GOOD;
@@ -281,6 +293,7 @@ private:
     Verdict expire_lease(const Entry& entry) {
         Lease* lease = leases.find(entry.session.low);
         if (lease == nullptr) return NO_LEASE;
+        if (superseded(entry)) return SUPERSEDED;
         if (lease->generation != entry.seq) return {REJECTED, "the lease's generation has moved"};
         return revoke(entry.session.low);
     }
@@ -338,6 +351,7 @@ private:
     uint64_t applied_ = 0;
     uint64_t digest_ = 0;
     uint64_t executed_ = 0;
+    uint64_t leadership_ = 0;
     bool ruled_ = false;
 };
 

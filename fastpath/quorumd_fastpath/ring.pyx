@@ -369,18 +369,19 @@ cdef class Ring:
         encode_entry_header(record, ENTRY_HEADER_SIZE, ENTRY_NOOP, 0, 0, 0, 0)
         return bool(self.take_packed(record, ENTRY_HEADER_SIZE, index, 1, 0))
 
-    def append_record(self, uint64_t index, uint8_t kind, bytes session not None, uint64_t seq):
+    def append_record(self, uint64_t index, uint8_t kind, bytes session not None, uint64_t seq, uint64_t leadership=0):
         """An entry without a command, made on this node: kind, session id (16 bytes), seq (an expiry's generation).
 
         An EXPIRE_LEASE has 8 zeros and the lease for a session; a COMPACT 16 zeros, and the revision as seq;
-        RULES 8 zeros, the version of the rules, and the quota as seq.
+        RULES 8 zeros, the version of the rules, and the quota as seq. leadership: of an expiry, the index of the NOOP
+        with which its leader began; it is void behind another.
         """
         cdef uint8_t record[ENTRY_HEADER_SIZE]
         cdef uint64_t halves[2]
         if len(session) != 16 or not logged(kind):
             raise ValueError("a session id has 16 bytes, and a log only kinds that are logged")
         memcpy(halves, PyBytes_AS_STRING(session), 16)
-        encode_entry_header(record, ENTRY_HEADER_SIZE, kind, halves[0], halves[1], seq, 0)
+        encode_entry_header(record, ENTRY_HEADER_SIZE, kind, halves[0], halves[1], seq, leadership)
         return bool(self.take_packed(record, ENTRY_HEADER_SIZE, index, 1, 0))
 
     def truncate(self, uint64_t last):

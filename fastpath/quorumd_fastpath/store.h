@@ -22,7 +22,7 @@ constexpr uint64_t KEY_OVERHEAD = 80;
 constexpr uint64_t VERSION_OVERHEAD = 96;
 // Of everything that decides what a command does, and is no part of the log: limits, overheads, budgets, the order of
 // steps. A log says which it goes by, because it is replayed from its first entry. limits.py has the same number.
-constexpr uint64_t RULES_VERSION = 2;
+constexpr uint64_t RULES_VERSION = 3;
 
 // What an entry reclaims when a compaction has freed some, besides twice what the changes of the entry before will
 // cost: reclaiming goes on under any load, catches up with it, and no entry takes more than some 10 us longer for it.

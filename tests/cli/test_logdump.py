@@ -162,14 +162,14 @@ def test_records_of_a_log_with_holes_are_named(dump):
 def test_what_a_leader_adds_of_its_own(dump):
     def fill(batch) -> None:
         records = [
-            encode_record(Kind.EXPIRE_LEASE, bytes(8) + (77).to_bytes(8, "little"), 3, 0),
+            encode_record(Kind.EXPIRE_LEASE, bytes(8) + (77).to_bytes(8, "little"), 3, 9),
             encode_record(Kind.COMPACT, bytes(16), 1000, 0),
         ]
         batch.append_data(b"".join(records), 10, len(records), 4)
 
     _, out, _ = dump(segment(fill), "--json")
     assert json.loads(out.splitlines()[1])["entries"] == [
-        {"index": 10, "kind": "expire_lease", "lease": 77, "generation": 3},
+        {"index": 10, "kind": "expire_lease", "lease": 77, "generation": 3, "leadership": 9},
         {"index": 11, "kind": "compact", "revision": 1000},
     ]
-    assert "lease=77 generation=3" in dump(segment(fill))[1]
+    assert "lease=77 generation=3 leadership=9" in dump(segment(fill))[1]

@@ -35,6 +35,7 @@ class Model(Mvcc):
         self.ended: list[bytes] = []
         self.executed = 0
         self.applied = 0
+        self.leadership = 0
 
     # ------------------------------------------------------------ entries
 
@@ -48,6 +49,7 @@ class Model(Mvcc):
         session = self.sessions.get(record.session)
         match record.kind:
             case Kind.NOOP:
+                self.leadership = self.applied
                 return Status.OK, self.revision, b""
             case Kind.OPEN_SESSION:
                 return self.open(record.session), self.revision, b""
@@ -57,7 +59,7 @@ class Model(Mvcc):
             case Kind.EXPIRE_SESSION:
                 if session is None:
                     return Status.SESSION_EXPIRED, self.revision, b""
-                if session.generation != record.seq:
+                if session.generation != record.seq or self.superseded(record):
                     return Status.REJECTED, self.revision, b""
                 self.end(record.session)
                 return Status.OK, self.revision, b""
@@ -70,6 +72,9 @@ class Model(Mvcc):
                 status, body = self.internal(record)
                 return status, self.revision, body
         return Status.REJECTED, self.revision, b""
+
+    def superseded(self, expiry: Record) -> bool:
+        return expiry.answered_below not in (0, self.leadership)
 
     def open(self, session: bytes) -> Status:
         if session not in self.sessions:
@@ -120,7 +125,7 @@ class Model(Mvcc):
                     self.compact(record.seq)
                 return Status.OK, b""
             lease = session_halves(record.session)[1]
-            if lease in self.leases and self.leases[lease][0] != record.seq:
+            if lease in self.leases and (self.leases[lease][0] != record.seq or self.superseded(record)):
                 raise Refused(Status.REJECTED)
             return Status.OK, self.revoke(lease)
         except Refused as refused:

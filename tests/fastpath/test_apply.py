@@ -227,6 +227,9 @@ class Clients:
             self.next_seq[known] = 1
         return known
 
+    def leadership(self):
+        return self.rng.choice((0, self.model.leadership, self.model.leadership, self.rng.randrange(1, 500)))
+
     def record(self):
         roll = self.rng.random()
         session = self.session()
@@ -237,7 +240,8 @@ class Clients:
             return Record(Kind.CLOSE_SESSION, session, 0, 0, b"")
         if roll < 0.08:
             generation = known.generation if known else 1
-            return Record(Kind.EXPIRE_SESSION, session, generation - (self.rng.random() < 0.8), 0, b"")
+            generation -= self.rng.random() < 0.8
+            return Record(Kind.EXPIRE_SESSION, session, generation, self.leadership(), b"")
         if roll < 0.09:
             return Record(Kind.NOOP, bytes(16), 0, 0, b"")
         if roll < 0.095:
@@ -249,7 +253,7 @@ class Clients:
         if roll < 0.1:
             lease = self.program.lease()
             generation = self.model.leases.get(lease, (1,))[0] - (self.rng.random() < 0.3)
-            return Record(Kind.EXPIRE_LEASE, struct.pack("<QQ", 0, lease), generation, 0, b"")
+            return Record(Kind.EXPIRE_LEASE, struct.pack("<QQ", 0, lease), generation, self.leadership(), b"")
         if roll < 0.3 and self.sent:
             return self.rng.choice(self.sent[-30:])
         due = self.next_seq[session]
@@ -633,6 +637,19 @@ def test_expiry_is_ignored_once_the_generation_moved():
     assert driver.apply(Kind.EXPIRE_SESSION, S, generation + 2).status is Status.OK
     assert driver.store.session(S) is None
     assert driver.apply(Kind.EXPIRE_SESSION, S, generation + 2).status is Status.SESSION_EXPIRED
+
+
+def test_expiry_is_void_behind_another_leadership():
+    driver = Driver()
+    driver.apply(Kind.NOOP, bytes(16))
+    first, generation = driver.store.applied, driver.store.session(S)[0]
+    assert driver.store.leadership == first
+    driver.apply(Kind.NOOP, bytes(16))
+    second = driver.store.applied
+    assert driver.store.leadership == second
+    assert driver.apply(Kind.EXPIRE_SESSION, S, generation, first).status is Status.REJECTED
+    assert driver.store.session(S) is not None
+    assert driver.apply(Kind.EXPIRE_SESSION, S, generation, second).status is Status.OK
 
 
 def test_deadlines():

@@ -230,6 +230,19 @@ def test_compactions_and_expiries_are_entries_like_others():
         assert listing(other) == listing(one)
 
 
+def test_expiry_is_void_behind_another_leadership():
+    driver = Driver()
+    driver.run(LeaseGrant(1000, 7))
+    driver.apply(Kind.NOOP, bytes(16))
+    first, generation = driver.store.applied, driver.store.lease(7)[0]
+    driver.apply(Kind.NOOP, bytes(16))
+    session, second = struct.pack("<QQ", 0, 7), driver.store.applied
+    assert driver.apply(Kind.EXPIRE_LEASE, session, generation, first).status is Status.REJECTED
+    assert driver.store.leases == 1
+    assert driver.apply(Kind.EXPIRE_LEASE, session, generation, second).status is Status.OK
+    assert driver.store.leases == 0
+
+
 def test_expiry_is_void_once_the_lease_is_another():
     driver = Driver()
     driver.run(LeaseGrant(1000, 7))

@@ -110,6 +110,28 @@ def test_a_deposed_leader_ends_no_lease():
     assert holder.get(b"k") == b"held"
 
 
+def test_an_expiry_that_a_later_leader_never_saw_ends_nothing_under_the_one_after():
+    """A deposed leader's proposals stay with it. In Multi-Paxos they are chosen after all, when it leads again, in the
+    slots that the leader in between did not use; and that one has answered a keep-alive."""
+    world, holder = ready()
+    first = world.elect()
+    core, other = world.members[first].core, Caller(world, seed=2).open()
+    world.until(lambda: world.now >= holder.lives_until - 20 * MS, 2 * TTL_MS)
+    world.isolate(first)
+    command = commands.encode(Put(b"slot", b"of the next leader's no-op"))
+    other.transmit(commands.encode_record(Kind.COMMAND, other.session, 1, 1, command), target=first)
+    world.until(lambda: core.engine.last >= core.applier.applied + 2, 200)  # that, and the expiry
+    another(world, first)
+    second = world.leader().settings.node
+    assert holder.keep_alive() == Status.OK
+    world.heal()
+    world.isolate(second)
+    another(world, second)
+    while world.now < holder.lives_until:
+        assert all(core.store.lease(7) for core in world.cores())
+        world.step(10)
+
+
 def test_no_keep_alive_is_answered_between_the_proposal_of_an_expiry_and_its_end():
     """The leader is alone for a moment when the TTL is over: what it proposed then is applied once it is not."""
     world, holder = ready()

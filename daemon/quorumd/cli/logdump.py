@@ -18,7 +18,7 @@ RECORD_NAMES: Final = {
     walframe.HARD_STATE: "hard-state", walframe.APPEND: "append", walframe.TRUNCATE: "truncate",
     walframe.ACCEPT: "accept", walframe.REACCEPT: "re-accept",
 }
-SHOWN_FIELDS: Final = ("session", "lease", "seq", "generation", "revision", "unreadable", "reason")
+SHOWN_FIELDS: Final = ("session", "lease", "seq", "generation", "leadership", "revision", "unreadable", "reason")
 SHOWN_BYTES: Final = 48  # of a key or value, for people; --json has all
 
 Line = dict[str, Any]
@@ -107,7 +107,7 @@ def _entry(index: int, record: commands.Record) -> Line:
         except ProtocolError as error:
             line["unreadable"] = str(error)
     elif record.kind in (Kind.EXPIRE_SESSION, Kind.EXPIRE_LEASE):
-        line["generation"] = record.seq
+        line |= {"generation": record.seq, "leadership": record.answered_below}
     elif record.kind is Kind.COMPACT:
         line["revision"] = record.seq
     return line

@@ -16,11 +16,11 @@ class Kind(IntEnum):
     COMMAND = 1
     OPEN_SESSION = 2
     CLOSE_SESSION = 3
-    EXPIRE_SESSION = 4  # internal; seq is the generation that must not have moved
+    EXPIRE_SESSION = 4  # internal; seq is the generation that must not have moved, answered_below the newest NOOP
     READ = 5  # linearizable, not logged
     STALE_READ = 6  # not logged
     KEEP_ALIVE = 7  # of a session; not logged
-    EXPIRE_LEASE = 8  # internal; session_lo is the lease, seq the generation that must not have moved
+    EXPIRE_LEASE = 8  # internal; session_lo is the lease; seq and answered_below as above
     COMPACT = 9  # internal; seq is the revision; session_lo, unless 0: only reclaims, and how much
     RULES = 10  # internal; seq is the quota in bytes, session_lo the version of the rules (limits.RULES_VERSION)
 
