@@ -10,6 +10,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """A shell starts background jobs with Ctrl-C ignored, and children inherit that; these tests send it to them."""
+    """A shell starts background jobs with Ctrl-C ignored, nohup ignores SIGHUP, and children inherit that; these tests
+    send both to them."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)

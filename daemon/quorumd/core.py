@@ -403,7 +403,8 @@ class Core:
         if self.store.rules and not self.own.rules_said:
             self._say_rules(engine)  # the log may say others than this leader goes by
         heard = self.applier.heard(now)
-        # What it says of its own leadership must be in the log before an expiry that names it.
+        # What it says of its own leadership must be in the log before an expiry that names it. (Once this node does not
+        # lead, leads_from means nothing: another's no-op may be there.)
         if heard >= self.own.next_expiry and self.store.leadership == self.appender.leads_from:
             expiries = self.own.expiry.due(heard, self.store)
             if self._propose_own(engine, expiries.records()):
