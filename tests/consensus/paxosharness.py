@@ -3,10 +3,11 @@
 from random import Random
 
 from cluster import ENTRY_BYTES, Sizes
+from hand import Hand
 from paxoscluster import PAXOS_CONFIG
 
 from quorumd.consensus.ballotlog import BallotLog
-from quorumd.consensus.engine import KEPT, NOOP, Durable, HardState, Propose, Role, Tick
+from quorumd.consensus.engine import KEPT, NOOP, HardState, Propose, Role
 from quorumd.consensus.paxos import Paxos
 from quorumd.consensus.paxos.ballots import ballot, node_of
 from quorumd.consensus.paxos.messages import Accept, Accepted, Prepare, Promise, Values
@@ -20,7 +21,7 @@ FLEXIBLE = PAXOS_CONFIG._replace(phase1=4, phase2=2)
 FIVE = (1, 2, 3, 4, 5)
 
 
-class Harness:
+class Harness(Hand):
     """One engine, node 1 of three unless told otherwise, and everything it has said."""
 
     def __init__(self, accepted=(), promised=None, members=(1, 2, 3), commit=0, base=0, config=PAXOS_CONFIG):
@@ -30,29 +31,12 @@ class Harness:
         newest = max((run[2] for run in accepted), default=0)
         hard = HardState(newest if promised is None else promised, node_of(newest if promised is None else promised))
         self.paxos = Paxos(1, members, config, hard, log, Sizes(), Random(1), 0, commit=commit, applied=base)
+        super().__init__(self.paxos)
         self.others = [member for member in members if member != 1]
-        self.now = 0
-        self.readys = []
         self.quorum = config.quorums(len(members))[0]
 
-    def step(self, *messages):
-        for message in messages:
-            self.paxos.step(message)
-        return self
-
-    def ready(self):
-        ready = self.paxos.ready()
-        if ready is not None:
-            self.readys.append(ready)
-        return ready
-
-    def durable(self):
-        self.paxos.step(Durable(self.readys[-1].seq))
-        return self
-
     def wait(self, span=LATE):
-        self.now += span
-        return self.step(Tick(self.now))
+        return super().wait(span)
 
     def said(self, *kinds):
         """Everything the coming Ready says, at once or after the sync."""

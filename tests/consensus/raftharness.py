@@ -3,13 +3,12 @@
 from random import Random
 
 from cluster import CONFIG, ENTRY_BYTES, Sizes
+from hand import Hand
 
 from quorumd.consensus.engine import (
-    Durable,
     HardState,
     Propose,
     Role,
-    Tick,
 )
 from quorumd.consensus.messages import (
     AppendEntries,
@@ -25,7 +24,7 @@ H = CONFIG.heartbeat_ns
 LATE = 2 * T  # later than any election timeout drawn
 
 
-class Harness:
+class Harness(Hand):
     """One engine, node 1 of three unless told otherwise, and everything it has said."""
 
     def __init__(self, terms=(), term=None, vote=0, members=(1, 2, 3), commit=0, config=CONFIG, now=0, promised=0):
@@ -36,27 +35,10 @@ class Harness:
         self.raft = Raft(
             1, members, config, HardState(term, vote), log, Sizes(), Random(1), now, commit=commit, promised=promised
         )
-        self.now = now
-        self.readys = []
-
-    def step(self, *messages):
-        for message in messages:
-            self.raft.step(message)
-        return self
-
-    def ready(self):
-        ready = self.raft.ready()
-        if ready is not None:
-            self.readys.append(ready)
-        return ready
-
-    def durable(self):
-        self.raft.step(Durable(self.readys[-1].seq))
-        return self
+        super().__init__(self.raft, now)
 
     def wait(self, span=LATE):
-        self.now += span
-        return self.step(Tick(self.now))
+        return super().wait(span)
 
     def candidate(self):
         """Runs in the next term, vote not durable yet."""

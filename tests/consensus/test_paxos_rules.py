@@ -481,8 +481,7 @@ def test_a_leader_that_no_phase_2_quorum_answers_steps_down():
 def test_a_stalled_leader_gets_a_window_to_read_its_socket_first():
     """clock.py, `on_stalled`: every wait starts afresh, before the messages that piled up are judged by it."""
     h = Harness().settled()
-    h.now += 9 * T
-    h.step(Stalled(h.now), Tick(h.now))
+    h.wake_late(h.now + 9 * T)
     assert h.paxos.role == Role.LEADER
 
 
@@ -490,8 +489,7 @@ def test_a_leader_whose_every_wake_up_is_late_still_misses_its_acceptors():
     """clock.py, `on_stalled`: a leader's wait is put off once only."""
     h = Harness().settled()
     for _ in range(4):
-        h.now += T
-        h.step(Stalled(h.now), Tick(h.now))
+        h.wake_late(h.now + T)
     assert h.paxos.role == Role.FOLLOWER
 
 
@@ -499,8 +497,7 @@ def test_an_acceptor_whose_every_wake_up_is_late_prepares_all_the_same():
     """clock.py, `on_stalled`: an acceptor's wait is put off once only."""
     h = Harness()
     for _ in range(2):
-        h.now = h.paxos.deadline() + H
-        h.step(Stalled(h.now), Tick(h.now))
+        h.wake_late(h.paxos.deadline() + H)
     assert h.paxos.role == Role.PRE_CANDIDATE
 
 

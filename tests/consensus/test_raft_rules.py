@@ -339,8 +339,7 @@ def test_a_majority_that_answers_again_meanwhile_keeps_its_leader():
 def test_a_stalled_leader_gets_a_window_to_read_its_socket_first():
     """clock.py, `on_stalled`: a leader does not step down for answers that wait in its socket."""
     h = Harness().leader()
-    h.now += 50 * T
-    h.step(Stalled(h.now), Tick(h.now))
+    h.wake_late(h.now + 50 * T)
     assert h.raft.role == Role.LEADER
     h.step(HeartbeatReply(2, 1, 1, 0, 1)).wait(T)
     assert h.raft.role == Role.LEADER
@@ -349,8 +348,7 @@ def test_a_stalled_leader_gets_a_window_to_read_its_socket_first():
 def test_a_stalled_follower_waits_a_full_timeout_again():
     """clock.py, `on_stalled`: every wait starts afresh."""
     h = Harness()
-    h.now += 50 * T
-    h.step(Stalled(h.now), Tick(h.now))
+    h.wake_late(h.now + 50 * T)
     assert h.raft.role == Role.FOLLOWER and h.raft.deadline() >= h.now + T
 
 
@@ -358,8 +356,7 @@ def test_a_follower_whose_every_wake_up_is_late_campaigns_all_the_same():
     """clock.py, `on_stalled`: a follower's wait is put off once only."""
     h = Harness()
     for _ in range(2):
-        h.now = h.raft.deadline() + H
-        h.step(Stalled(h.now), Tick(h.now))
+        h.wake_late(h.raft.deadline() + H)
     assert h.raft.role == Role.PRE_CANDIDATE
 
 
@@ -367,8 +364,7 @@ def test_a_leader_whose_every_wake_up_is_late_still_misses_its_followers():
     """clock.py, `on_stalled`: a leader's wait is put off once only."""
     h = Harness().leader()
     for _ in range(4):
-        h.now += T
-        h.step(Stalled(h.now), Tick(h.now))
+        h.wake_late(h.now + T)
     assert h.raft.role == Role.FOLLOWER
 
 
