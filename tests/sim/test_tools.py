@@ -13,7 +13,8 @@ import pytest
 from quorumd.checker.invariants import Violation
 from quorumd.checker.paxos_invariants import PaxosInvariants
 from quorumd.checker.raft_invariants import Entry, RaftInvariants
-from quorumd.cli.sim import chosen, replay
+from quorumd.cli.sim import chosen, fault_list, replay
+from quorumd.cli.sim import sim as command
 from quorumd.errors import DiskError
 from quorumd.sim import shrink as shrinking
 from quorumd.sim.campaign import Total
@@ -99,16 +100,11 @@ def test_a_hanging_disk_finishes_nothing_until_it_works_again():
     assert d.durable() == 1
 
 
-def rebuilt(command):
+def rebuilt(line):
     """The scenario that `quorumd sim` makes of such a command line."""
-    words = shlex.split(command)[2:]
-    options = dict(zip(words[::2], words[1::2], strict=True))
-    return chosen(
-        int(options["--seed"]), options.get("--engine", "raft"),
-        int(options["--nodes"]) if "--nodes" in options else None,
-        options["--faults"].split(",") if "--faults" in options else None, options.get("--skip", ""),
-        tuple(value for name, value in zip(words[::2], words[1::2], strict=True) if name == "--set"),
-    )
+    given = command.make_context("sim", shlex.split(line)[2:]).params
+    faults = fault_list(given["faults"])
+    return chosen(given["seed"], given["engine"], given["nodes"], faults, given["skip"], given["changes"])
 
 
 @pytest.mark.parametrize("engine", ENGINES)

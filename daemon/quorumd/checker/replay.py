@@ -83,7 +83,9 @@ class Replay:
         self._choices: list[_Choice] = []
         self._made_by: dict[int, Operation] = {}  # the operation chosen for a revision
         self._used: dict[int, int] = {}  # the revision that an unknown operation was chosen for
-        self._suspects = _Suspects(slots, candidates, base, last, self._made_by, self._used)
+        self._suspects: _Suspects | None = None  # of nobody where the state is told
+        if changes is None:
+            self._suspects = _Suspects(slots, candidates, base, last, self._made_by, self._used)
         self._blamed: set[int] = set()  # the choices that may explain the last misfit
 
     def run(self) -> bool | None:
@@ -207,7 +209,7 @@ class Replay:
 
     def _blame(self, operation: Operation, at: int) -> None:
         """Who made the state at revision `at`, that the operation does not fit, what it is."""
-        self._blamed = self._suspects.of(operation, self._state, at) if self._changes is None else set()
+        self._blamed = self._suspects.of(operation, self._state, at) if self._suspects is not None else set()
 
     def _effect(self, changes: Mapping[str, Item | None]) -> Effects:
         """What a watch tells of changes to the state; not of what was put and deleted at once."""
