@@ -5,6 +5,7 @@ so what was let through counts until `settled`.
 """
 
 import struct
+from bisect import bisect_left
 from typing import Final
 
 from quorumd import limits
@@ -19,7 +20,7 @@ from quorumd.storage import Storage
 from quorumd.transport import Transport
 from quorumd.types import Index
 from quorumd_fastpath import wire
-from quorumd_fastpath.wire import WRITES
+from quorumd_fastpath.wire import WRITES, Stage
 
 HELD_SHARE: Final = 16  # of a segment may wait in the engine for its predecessors
 HELD_ROOM: Final = 2  # of the ring's free room half may: the predecessors must find theirs beside it
@@ -107,22 +108,49 @@ class Admission:
             stage.filter_growing(clients.replies, wire.STATUS_DISK_FULL, revision, whose)
             if not stage.writes:
                 return False
-        count, size = stage.writes, stage.write_bytes
-        if len(clients.pending) + count > limits.MAX_PENDING_OPS or not self._ring(size, count):
-            clients.refuse(WRITES, wire.STATUS_OVERLOADED, revision, "too many operations under way")
-            return False
-        if not storage.room(size, growing=not stage.writes_only_shrink):
-            status = wire.STATUS_DISK_FULL if storage.disk_full else wire.STATUS_OVERLOADED
-            clients.refuse(WRITES, status, revision, "the log has no room")
-            return False
+        fitting = self._writes_taken(stage)
+        if fitting < stage.writes:
+            status, reason = wire.STATUS_OVERLOADED, "too many operations under way"
+            if self._memory_takes(stage, fitting + 1):
+                status = wire.STATUS_DISK_FULL if storage.disk_full else status
+                reason = "the log has no room"
+            clients.refuse(WRITES, status, revision, reason, kept=fitting)
+            if not fitting:
+                return False
+        size = stage.write_bytes
+        self._ring(size, fitting)
         storage.claim(size)
-        self.log.staged_entry_bytes = max(size // count, 1)
+        self.log.staged_entry_bytes = max(size // fitting, 1)
         return True
 
+    def _writes_taken(self, stage: Stage) -> int:
+        """How many of the staged writes, from the first on, find room.
+
+        Not all or none: clients that are refused together come again together, and would be too many every time.
+        """
+        growing = not stage.writes_only_shrink
+
+        def too_many(count: int) -> bool:
+            size = stage.write_bytes_of(count)
+            return not self._memory_takes(stage, count) or not self.storage.room(size, growing=growing)
+
+        return bisect_left(range(1, stage.writes), True, key=too_many) if too_many(stage.writes) else stage.writes
+
+    def _memory_takes(self, stage: Stage, count: int) -> bool:
+        """Whether the first `count` of the staged writes can be under way beside all that is."""
+        under_way = len(self.clients.pending) + count
+        return under_way <= limits.MAX_PENDING_OPS and self._ring_room(stage.write_bytes_of(count), count)
+
     def _ring(self, size: int, count: int, held: Held = NOTHING_HELD) -> bool:
+        """Counts what is let through, and tells whether the ring had room for it."""
+        fits = self._ring_room(size, count, held)
         self._bytes += size
         self.entries_open += count
-        return self.log.ring.room(self._bytes + held.size_bytes, self.entries_open + held.entries)
+        return fits
+
+    def _ring_room(self, size: int, count: int, held: Held = NOTHING_HELD) -> bool:
+        """Whether so much more fits into the ring, beside what was let through, and what is held besides."""
+        return self.log.ring.room(self._bytes + size + held.size_bytes, self.entries_open + count + held.entries)
 
     @property
     def full_alone(self) -> bool:

@@ -233,6 +233,6 @@ class ClientPlane:
         for which in (WRITES, READS):
             self.stage.reject(which, self.replies, wire.STATUS_NOT_LEADER, revision, body)
 
-    def refuse(self, which: int, status: int, revision: int, reason: str = "") -> None:
-        """Answers every staged operation of one class with a definite refusal."""
-        self.stage.reject(which, self.replies, status, revision, reason.encode())
+    def refuse(self, which: int, status: int, revision: int, reason: str = "", *, kept: int = 0) -> None:
+        """Answers the staged operations of one class, after the first `kept`, with a definite refusal."""
+        self.stage.reject(which, self.replies, status, revision, reason.encode(), kept)

@@ -99,7 +99,8 @@ class SlotAdmission(Admission):
             at += length
         return count
 
-    def _ring(self, size: int, count: int, held: Held = NOTHING_HELD) -> bool:
+    def _ring_room(self, size: int, count: int, held: Held = NOTHING_HELD) -> bool:
         """What this leader proposes comes behind everything that waits, which so needs its room first."""
         log = self.slots
-        return super()._ring(size, count, Held(held.size_bytes + log.island_bytes, held.entries + log.island_entries))
+        waiting = Held(held.size_bytes + log.island_bytes, held.entries + log.island_entries)
+        return super()._ring_room(size, count, waiting)

@@ -277,8 +277,13 @@ class Stage:
     def collect_payload(self, payload: bytes, count: int, addr: bytes) -> bool:
         """Stages the records of one reassembled REQUEST payload; False when it is not exactly `count` valid ones."""
 
-    def reject(self, which: int, replies: Replies, status: int, revision: int = 0, body: bytes = b"") -> None:
-        """Answers every staged operation of class `which` with `status`, and forgets them."""
+    def write_bytes_of(self, count: int) -> int:
+        """Bytes of the first `count` staged writes, or of all if there are fewer."""
+
+    def reject(
+        self, which: int, replies: Replies, status: int, revision: int = 0, body: bytes = b"", kept: int = 0
+    ) -> None:
+        """Answers the staged operations of class `which` after the first `kept` with `status`, and forgets them."""
 
     def filter_growing(self, replies: Replies, status: int, revision: int = 0, body: bytes = b"") -> int:
         """Answers the staged writes that could make the store grow with `status`, keeps the others; how many it was."""

@@ -649,6 +649,14 @@ cdef class Stage:
     def write_bytes(self):
         return self.write_bytes_
 
+    def write_bytes_of(self, size_t count):
+        """Bytes of the first `count` staged writes, or of all if there are fewer."""
+        cdef size_t i
+        cdef size_t total = 0
+        for i in range(min(count, self.writes_.size())):
+            total += self.writes_[i].length
+        return total
+
     @property
     def reads(self):
         return self.reads_.size()
@@ -786,20 +794,24 @@ cdef class Stage:
         self.take_records(data, count, &raw, ignored)
         return True
 
-    def reject(self, int which, Replies replies not None, uint8_t status, uint64_t revision=0, bytes body not None=b""):
-        """Answers every staged operation of class `which` with `status`, and forgets them."""
+    def reject(self, int which, Replies replies not None, uint8_t status, uint64_t revision=0, bytes body not None=b"",
+               size_t kept=0):
+        """Answers the staged operations of class `which` after the first `kept` with `status`, and forgets them."""
         cdef vector[qstaged]* ops = class_checked(self, which)
         cdef const void* data = PyBytes_AS_STRING(body)
         cdef uint32_t size = <uint32_t>PyBytes_GET_SIZE(body)
         cdef size_t i
+        cdef size_t gone = 0
         with nogil:
-            for i in range(ops.size()):
+            for i in range(kept, ops.size()):
                 answer(&ops[0][i], replies, status, revision, data, size)
-            ops.clear()
+                gone += ops[0][i].length
+            while ops.size() > kept:
+                ops.pop_back()
         if which == WRITES:
-            self.write_bytes_ = 0
+            self.write_bytes_ -= gone
         elif which == READS:
-            self.read_bytes_ = 0
+            self.read_bytes_ -= gone
 
     def filter_growing(self, Replies replies not None, uint8_t status, uint64_t revision=0, bytes body not None=b""):
         """Answers the staged writes that could make the store grow with `status`, keeps the others; how many it was."""

@@ -181,6 +181,25 @@ def test_reject_answers_a_class_and_forgets_it():
         stage.reject(5, replies, 0)
 
 
+@pytest.mark.parametrize("which, kind", [(wire.WRITES, 1), (wire.READS, 5)])
+def test_reject_keeps_the_first_ones(which, kind):
+    stage, replies = wire.Stage(), wire.Replies()
+    entries = [reference.Entry(kind, 1, 2, seq, command=b"c" * seq) for seq in range(1, 5)]
+    fill(stage, *entries)
+    stage.reject(which, replies, wire.STATUS_OVERLOADED, 9, b"why", kept=3)
+    assert [record for _, record in stage.records(which)] == [reference.encode_entry(entry) for entry in entries[:3]]
+    assert (stage.write_bytes if which == wire.WRITES else stage.read_bytes) == 3 * 40 + 1 + 2 + 3
+    assert answers(replies) == [(ADDRS[0], reference.Reply(5, kind, 2, 4, 9, b"why"))]
+    stage.reject(which, replies, wire.STATUS_OVERLOADED, kept=4)  # fewer are there
+    assert len(stage.records(which)) == 3 and not answers(replies)
+
+
+def test_how_much_the_first_writes_are():
+    stage = wire.Stage()
+    fill(stage, *(reference.Entry(1, 1, 2, seq, command=b"c" * seq) for seq in range(1, 4)))
+    assert [stage.write_bytes_of(count) for count in range(5)] == [0, 41, 83, 126, 126]
+
+
 @given(staged_entries=st.lists(sound_entries, max_size=12))
 def test_a_full_disk_lets_only_shrinking_writes_through(staged_entries):
     stage, replies = wire.Stage(), wire.Replies()

@@ -6,7 +6,7 @@ import pytest
 from world import Caller, World
 
 from quorumd import commands
-from quorumd.commands import Kind, Put
+from quorumd.commands import Kind, Put, Status
 
 pytestmark = pytest.mark.usefixtures("either_engine")
 
@@ -75,3 +75,39 @@ def test_what_was_applied_before_it_was_on_the_leaders_disk_leaves_the_ring_when
     world.step(5)
     assert core.engine.last == core.storage.written
     assert core.log.ring.room(100, 1)
+
+
+@pytest.mark.parametrize("size", [1, 200_000])  # too many for the ring; too much for the log's room on disk
+def test_of_writes_that_do_not_all_fit_the_first_are_taken(size):
+    """Clients that are refused together come again together: if all were refused every time, none would ever pass."""
+    world = World(ring_entries=RING)
+    leader = world.elect()
+    caller = Caller(world).open()
+    caller.target = leader
+    put = commands.encode(Put(b"k", bytes(size)))
+    first = caller.seq + 1
+    open_writes = set(range(first, first + 3 * RING))
+    caller.seq = max(open_writes)
+    rounds, ended = 0, {}
+
+    def note(reply):
+        ended[reply.seq] = reply.status
+
+    while open_writes:
+        rounds += 1
+        assert rounds <= 100, f"{len(open_writes)} writes never passed"
+        ended.clear()
+        core = world.members[leader].core
+        for seq in sorted(open_writes):
+            record = commands.encode_record(Kind.COMMAND, caller.session, seq, first, put)
+            core.clients.stage.collect_payload(record, 1, caller.name)
+        caller.transmit(b"")  # a turn with something from clients in it
+        world.step(50)
+        caller.receive(0, note)
+        assert ended.keys() == open_writes  # each has its answer
+        assert set(ended.values()) <= {Status.OK, Status.OVERLOADED}
+        taken = {seq for seq, status in ended.items() if status == Status.OK}
+        assert taken == set(sorted(open_writes)[: len(taken)]) != set()
+        open_writes -= taken
+    assert rounds > 2
+    world.until(world.converged)
