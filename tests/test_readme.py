@@ -68,13 +68,15 @@ def test_the_tour(environment):
 def test_the_sample_of_a_chaos_run_ends_with_a_report():
     """Which errors clients meet differs from run to run: those of the sample are put in."""
     (sample,) = (output for command, output in commands() if command.startswith("quorumd chaos"))
+    leases = {name: int(count) for count, name in re.findall(r"(\d+) ([a-z ]+)", sample.splitlines()[-4])}
     words = [re.findall(r"(\S+) (\d+)", line) for line in sample.splitlines()[-3:-1]]
     injected, errors = ({name: int(count) for name, count in pairs} for pairs in words)
     faults = ("loss", "kill", "partition")
     report = Report(
-        10, faults, 3, rounds=1, injected={name: injected[name] for name in faults}, errors=errors, linearizable=True,
+        10, faults, 3, rounds=1, injected={name: injected[name] for name in faults}, leases=leases, errors=errors,
+        linearizable=True,
     )
-    assert shape("\n".join(sample.splitlines()[-4:])) == shape(human(report))
+    assert shape("\n".join(sample.splitlines()[-5:])) == shape(human(report))
 
 
 def test_make_up_runs_in_the_foreground_until_interrupted(environment):

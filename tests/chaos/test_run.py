@@ -32,6 +32,7 @@ def test_a_cluster_survives_kills_pauses_partitions_and_loss(tmp_path, engine):
     report = json.loads(done.stdout)
     assert report["ok"] is True and report["violations"] == []
     assert report["outcomes"]["ok"] > 500 and report["increments"] > 0 and report["restarts"] >= 3
+    assert report["leases"]["granted"] > 5 and report["leases"]["kept alive"] > 5
     operations = pair(load(history))
     assert sum(operation.outcome == "ok" for operation in operations) >= report["outcomes"]["ok"]
     assert check(operations).ok
@@ -43,6 +44,11 @@ def test_a_cluster_survives_kills_pauses_partitions_and_loss(tmp_path, engine):
     assert list((tmp_path / "state" / "quorumd").iterdir()) == []
     left = [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
     assert not [command for command in left if str(tmp_path) in " ".join(command or ())]
+
+
+@pytest.mark.parametrize(("spent_s", "shown"), [(12.4, "12 of 60 s, round 3: "), (60.6, "61 s, round 3: ")])
+def test_the_headline_names_the_planned_time_while_that_lasts(spent_s, shown):
+    assert VIEW._replace(spent_s=spent_s).headline.startswith(shown)
 
 
 @pytest.mark.parametrize(

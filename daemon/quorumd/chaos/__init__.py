@@ -9,6 +9,7 @@
     bitflip    one bit of a log that was known durable
     calls      operations of the history format and of the client library, into each other; pure
     workload   concurrent clients that record every operation
+    holders    clients that hold leases
     verdict    what must hold of the history and of the nodes
     run        all of it, in order; display shows it
 

@@ -98,6 +98,11 @@ def write(key: str, token: Token | None) -> Call:
     return Call("write", key, token, _put(key, token))
 
 
+def attach(key: str, token: Token, lease: int) -> Call:
+    """Sets a key that ends with a lease."""
+    return Call("write", key, token, Put(key.encode(), stored(token), lease))
+
+
 def cas(key: str, old: Token | None, new: Token) -> Call:
     """Sets a key if it has the value `old`; None: if it is absent."""
     compare = Compare.version(key.encode(), "=", 0) if old is None else Compare.value(key.encode(), "=", stored(old))

@@ -31,7 +31,8 @@ class View(NamedTuple):
     @property
     def headline(self) -> str:
         counts = ", ".join(f"{self.outcomes.get(name, 0):,} {name}" for name in ("ok", "fail", "info"))
-        return f"{self.spent_s:.0f} of {self.planned_s:.0f} s, {self.phase}: {self.rate:.0f} operations/s ({counts})"
+        planned = f" of {self.planned_s:.0f}" if self.spent_s <= self.planned_s else ""  # the plan ends before the run
+        return f"{self.spent_s:.0f}{planned} s, {self.phase}: {self.rate:.0f} operations/s ({counts})"
 
 
 class Display(Protocol):

@@ -22,6 +22,7 @@ from quorumd.chaos.calls import token_of
 from quorumd.chaos.cluster import ChaosCluster, Disks, sentence
 from quorumd.chaos.display import Display, View
 from quorumd.chaos.faults import FAULTS, DiskFull, Injection, PowerLoss
+from quorumd.chaos.holders import all_ended, hold_leases
 from quorumd.chaos.preload import compile_library
 from quorumd.chaos.schedule import Round, plan
 from quorumd.chaos.spectator import Spectator, contradictions
@@ -189,6 +190,7 @@ class ChaosRun:
         with _must_succeed("with nothing broken yet a write"):
             await workload.open_accounts()
         workload.start()
+        hold_leases(workload)
         for number, each in enumerate(self._rounds, 1):
             self.phase = f"round {number} of {len(self._rounds)}"
             await self._storm(each)
@@ -201,6 +203,8 @@ class ChaosRun:
         self.phase = "reading everything"
         with _must_succeed("with everything healed a read"):
             final = await workload.read_all()
+            async with workload.new_client() as client:
+                self.report.violations += await all_ended(client)
             self.report.violations += await self.spectator.judge()
         return final
 
@@ -274,6 +278,7 @@ class ChaosRun:
         report, tally = self.report, self.workload.tally
         report.outcomes, report.errors = dict(tally.outcomes), dict(tally.errors)
         report.increments = sum(tally.acknowledged.values())
+        report.leases = dict(tally.leases)
         report.restarts = sum(self.cluster.restarts().values())
         report.watched, report.watch_unjudged = self.spectator.batches, self.spectator.unjudged
         found = [*self._what_is_wrong(), *(broken_promises(tally, final) if final is not None else ())]

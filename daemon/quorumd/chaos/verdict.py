@@ -32,6 +32,8 @@ class Report:
     outcomes: dict[str, int] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
     increments: int = 0
+    leases: dict[str, int] = field(default_factory=dict)
+    """How many were granted, kept alive, revoked, and found to have expired."""
     watched: int = 0
     """Revisions that the spectator was told."""
     watch_unjudged: str = ""
@@ -95,9 +97,11 @@ def human(report: Report) -> str:
     counts = ", ".join(f"{report.outcomes.get(name, 0):,} {name}" for name in ("ok", "fail", "info"))
     plural = "" if report.rounds == 1 else "s"
     injected = ", ".join(f"{name} {count}" for name, count in report.injected.items())
+    leases = ", ".join(f"{count:,} {name}" for name, count in report.leases.items())
     errors = ", ".join(f"{name} {count:,}" for name, count in sorted(report.errors.items()))
     lines = [
         f"{report.rounds} round{plural} in {report.seconds:.0f} s, seed {report.seed}; operations: {counts}",
+        f"leases: {leases or 'none'}",
         f"faults: {injected or 'none'}; {report.restarts} restarts; "
         f"longest recovery {report.recovery_s:.2f} s; {report.increments} increments; "
         f"{report.watched:,} revisions watched"

@@ -11,8 +11,8 @@ import asyncio
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
 from quorumd.chaos import calls
 from quorumd.chaos.calls import Answer, Call, Token, TxnCompare, TxnOp
@@ -55,6 +55,8 @@ class Tally:
         """Answers that no correct cluster gives."""
         self.sums: Counter[int] = Counter()
         """Of both accounts, as read at one revision."""
+        self.leases: Counter[str] = Counter()
+        """What became of them: granted, kept alive, revoked, expired."""
         self.healed_ns = 0
         """When everything was healed last."""
         self.recovered_ns = 0
@@ -124,16 +126,26 @@ class Workload:
 
     def start(self) -> None:
         """The clients begin; they go on until `stop`."""
-        for number in range(self._clients):
-            rng = random.Random(self._seed + number + 1)
-            self._tasks.append(asyncio.create_task(self._run(rng), name=f"client {number}"))
+        for _ in range(self._clients):
+            self.begin(self._work)
 
-    async def _run(self, rng: random.Random) -> None:
+    def begin(self, act: Callable[[AsyncClient, random.Random], Coroutine[Any, Any, None]]) -> None:
+        """One client more, which does `act` until `stop`."""
+        number = len(self._tasks) + 1
+        rng = random.Random(self._seed + number)
+        self._tasks.append(asyncio.create_task(self._run(act, rng), name=f"client {number}"))
+
+    async def _run(
+        self, act: Callable[[AsyncClient, random.Random], Coroutine[Any, Any, None]], rng: random.Random
+    ) -> None:
         async with self.new_client() as client:
-            worker = Worker(self, client, rng)
-            while True:
-                await asyncio.sleep(rng.expovariate(1 / self._pause_s))
-                await worker.step()
+            await act(client, rng)
+
+    async def _work(self, client: AsyncClient, rng: random.Random) -> None:
+        worker = Worker(self, client, rng)
+        while True:
+            await asyncio.sleep(rng.expovariate(1 / self._pause_s))
+            await worker.step()
 
     async def stop(self) -> None:
         """Ends the clients; operations under way stay without outcome. Raises what a client died of, a defect."""
