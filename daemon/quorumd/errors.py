@@ -80,7 +80,7 @@ class KeyNotFound(Definite):
 
 
 class LeaseNotFound(Definite):
-    """There is no such lease: it was never granted, or has ended, or is about to."""
+    """There is no such lease: it was never granted, or has ended."""
 
 
 class LeaseExists(Definite):

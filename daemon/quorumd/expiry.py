@@ -7,7 +7,8 @@ is read and confirmed first. Each lease and session is put off so only once unti
 whose every turn is slow they end all the same.
 Time by which a leader is behind in applying does not count: what clients sent has to wait for that (Applier.heard).
 An expiry names the generation that it means, so one that comes late is void. Once it is proposed no keep-alive is
-answered: it may be applied any time. A deposed leader's proposal is in its successor's log before whatever the
+answered OK: it may be applied any time. Nor is a lease said to be gone, as it may never be: who asks is to ask again.
+A deposed leader's proposal is in its successor's log before whatever the
 successor answers, or it is void. In Raft it is gone; in Multi-Paxos it may be chosen later, in a slot that the
 successor did not use, when somebody leads who accepted it. So an expiry also names its leadership, by the index of the
 no-op with which that began and which is applied before the expiry is proposed, and ends nothing behind another one. A
@@ -61,7 +62,7 @@ class Expiries(NamedTuple):
         return found
 
     def proposed(self, store: Expirable) -> None:
-        """They are in the log: from now on their keep-alives are refused."""
+        """They are in the log: from now on no keep-alive of theirs is answered OK."""
         for session, _ in self.sessions:
             store.session_expiring(session)
         for lease, _ in self.leases:

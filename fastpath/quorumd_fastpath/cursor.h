@@ -13,6 +13,7 @@ enum Status : uint8_t {
     OK = 0,
     REJECTED = 2,
     TOO_LARGE = 3,
+    OVERLOADED = 5,
     NO_SPACE = 6,
     SESSION_EXPIRED = 7,
     WINDOW_FULL = 8,

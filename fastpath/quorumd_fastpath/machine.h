@@ -148,6 +148,8 @@ public:
     }
 
 private:
+    // Neither alive nor gone, and still alive if this node is deposed before the expiry is committed.
+    static constexpr Verdict ENDING{OVERLOADED, "the lease is about to end; ask again"};
     static constexpr Verdict SUPERSEDED{REJECTED, "another leadership has begun since"};
     static constexpr Verdict ONLY_LEADER{REJECTED, "only the leader, asked for the newest state, can say"};
 
@@ -302,7 +304,7 @@ private:
 
     Verdict keep_alive(uint64_t id, uint64_t now) {
         const Lease* lease = leases.touch(id, now);
-        if (lease == nullptr) return NO_LEASE;
+        if (lease == nullptr) return leases.find(id) == nullptr ? NO_LEASE : ENDING;
         Body(&body_).append(lease->ttl_ms);
         return GOOD;
     }

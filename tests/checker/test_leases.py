@@ -117,6 +117,17 @@ def test_what_is_said_to_be_revoked_has_ended():
     story.rules.revoked(7, 150 * MILLISECOND)
 
 
+def test_what_is_said_not_to_be_there_is_not():
+    story = Story()
+    broken("lease-lives-on", story.rules.not_found, 7, 50 * MILLISECOND, kept=True)
+    story.expires(1_100)
+    story.rules.not_found(7, 50 * MILLISECOND, kept=True)
+    story.applied(1_200, shown(9))
+    story.rules.not_found(7, 1_150 * MILLISECOND, kept=False)  # before that
+    broken("lease-lives-on", story.rules.not_found, 7, 1_250 * MILLISECOND, kept=False)
+    assert story.rules.counts["keep-alives refused"] == 2
+
+
 def test_its_ttl_is_the_one_granted():
     broken("lease-lives-on", Story().told, 20, 30, ttl_ms=TTL_MS + 1)
 

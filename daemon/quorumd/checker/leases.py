@@ -5,7 +5,7 @@ clock.
   that was answered OK, also if that answer comes after the end; and none is revoked that nobody asked to revoke. TTLs
   are measured by clocks that run up to `drift` too fast.
 - `lease-lives-on`: nobody is told of a lease that had ended before the question, that it lives, nor of one that lives,
-  that it is revoked.
+  that it is revoked or that there is none.
 - `lease-keys`: the end of a lease deletes its keys at one revision, all of them, and no others.
 - `lease-late`: under a leader that stays, with nothing in its way, a lease ends within its TTL and a bound, however
   slow the leader's turns are.
@@ -187,9 +187,12 @@ class LeaseRules:
             self.counts["leases kept alive"] += 1
             self._armed(lives, asked, now)
 
-    def refused(self) -> None:
-        """A keep-alive is told that there is no such lease, or none any more."""
-        self.counts["keep-alives refused"] += 1
+    def not_found(self, lease: int, asked: Nanoseconds, *, kept: bool) -> None:
+        """Something that was sent at `asked`, a keep-alive if `kept`, is told that there is no such lease."""
+        self.counts["keep-alives refused"] += kept
+        life = self.live.get(lease)
+        if life is not None and life.granted_at < asked:
+            raise Violation("lease-lives-on", f"{_name(life)} lives, and is said not to")
 
     def _lives(self, lease: int) -> list[Life]:
         lives = list(self._ended.get(lease, ()))

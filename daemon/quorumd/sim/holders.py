@@ -163,14 +163,15 @@ class Holder(Program):
         match act.request:
             case LeaseGrant() if isinstance(error, LeaseExists):
                 self._takes(act)  # it is one of its own, of before
-            case LeaseKeepAlive() if isinstance(error, LeaseNotFound):
-                self.rules.refused()
             case LeaseRevoke(lease):
                 if isinstance(error, Definite):
                     self.rules.revocation_settled(lease)
                 self._held = 0
-        if isinstance(error, LeaseNotFound) and getattr(act.request, "lease", act.lease) == act.lease:
-            self._held = 0
+        if isinstance(error, LeaseNotFound):
+            lease = getattr(act.request, "lease", act.lease)
+            self.rules.not_found(lease, act.asked, kept=isinstance(act.request, LeaseKeepAlive))
+            if lease == act.lease:
+                self._held = 0
 
     def _takes(self, act: Act) -> None:
         """The lease that it asked to be granted is its own."""
