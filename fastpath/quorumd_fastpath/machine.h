@@ -148,7 +148,7 @@ public:
     }
 
 private:
-    // Neither alive nor gone, and still alive if this node is deposed before the expiry is committed.
+    // As in Sessions::touch.
     static constexpr Verdict ENDING{OVERLOADED, "the lease is about to end; ask again"};
     static constexpr Verdict SUPERSEDED{REJECTED, "another leadership has begun since"};
     static constexpr Verdict ONLY_LEADER{REJECTED, "only the leader, asked for the newest state, can say"};

@@ -281,10 +281,12 @@ public:
         refresh(session, now);
     }
 
-    // Its client keeps the session alive: a full TTL from `now` on. Not if it has ended, or its expiry is proposed.
+    // Its client keeps the session alive: a full TTL from `now` on. Not if it has ended, nor if its expiry is proposed:
+    // then it is neither alive nor gone, and lives on if this node is deposed before that is committed.
     Verdict touch(SessionId id, uint64_t now) {
         Session* session = find(id);
-        if (session == nullptr || session->expiring) return {SESSION_EXPIRED, ""};
+        if (session == nullptr) return {SESSION_EXPIRED, ""};
+        if (session->expiring) return {OVERLOADED, "the session is about to end; ask again"};
         refresh(session, now);
         return GOOD;
     }

@@ -14,6 +14,7 @@ from quorumd.checker.history import Recorder
 from quorumd.client.calls import operation_for, transfer_operation
 from quorumd.client.operation import Operation, Plane
 from quorumd.client.protocol import ClientProtocol
+from quorumd.client.session import Session
 from quorumd.client.watcher import WatchBatch, Watcher
 from quorumd.commands import Range, RangeResult, Txn, TxnResult
 from quorumd.errors import Definite, DiskFull, NoSpace, QuorumdError
@@ -43,7 +44,8 @@ class Worker:
 class Surroundings(NamedTuple):
     """What all client programs of a cluster have in common.
 
-    process: gives each process of the history its number. timeout: of each operation.
+    process: gives each process of the history its number. timeout: of each operation. lost: is told of each session
+    that its client was told has ended.
     """
 
     world: World
@@ -53,6 +55,7 @@ class Surroundings(NamedTuple):
     answers: Answers
     process: Callable[[], int]
     timeout: Nanoseconds
+    lost: Callable[[Session], None]
 
 
 class Program:
@@ -70,7 +73,7 @@ class Program:
     ) -> None:
         self.name = name
         self.address: Address = name.encode()
-        self.world, self.network, nodes, self.history, self.answers, self.process, self.timeout = around
+        self.world, self.network, nodes, self.history, self.answers, self.process, self.timeout, self._lost = around
         self.mind = Mind(name, mix, rng)
         self.rng = rng
         self.per_second = per_second
@@ -215,7 +218,10 @@ class Program:
                 self.history.complete(worker.process, "info", self.world.now)
 
     def _receive(self, data: bytes, source: Address) -> None:
+        before = self.protocol.session
         self.protocol.receive(data, source, self.world.now)
+        if before is not None and before.opened and self.protocol.session is not before:
+            self._lost(before)
         self._after()
 
     def _tick(self) -> None:

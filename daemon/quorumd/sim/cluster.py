@@ -64,7 +64,7 @@ class Cluster:
         self._processes = 0
         self._around = Surroundings(
             self.world, self.network, self.ids, self.history, self.answers, self._next_process,
-            scenario.timeout_ms * limits.MILLISECOND,
+            scenario.timeout_ms * limits.MILLISECOND, self._session_lost,
         )  # fmt: skip
         self._programs = 0
         self.holders: list[Holder] = []
@@ -169,6 +169,14 @@ class Cluster:
             if session is not None and session.id == ended:
                 self._ended.append((session, self.world.now))
                 self._not_early(session, self.world.now)
+
+    def _session_lost(self, session: Session) -> None:
+        """Its client was told that it has ended, so by then an entry had ended it. Whoever has applied all that is
+        committed knows; a node that was ahead of all others may have told it, and died."""
+        for machine in self.machines.values():
+            core = machine.core
+            if core is not None and core.store.applied == self.invariants.committed and core.store.session(session.id):
+                raise Violation("session-lives-on", f"session {session.id.hex()} lives, and is said to have ended")
 
     def _not_early(self, session: Session, ended_at: Nanoseconds) -> None:
         """None expires before a full TTL has passed, by the fastest clock, since its client sent what was answered."""
