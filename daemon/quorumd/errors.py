@@ -61,7 +61,7 @@ class NoSpace(Definite):
 
 
 class Overloaded(Definite):
-    """Refused early because a queue is full; try again later."""
+    """Refused early because a queue is full, or a lease about to end; try again later."""
 
 
 class Compacted(Definite):

@@ -1,10 +1,13 @@
 """Clients that hold leases throughout: each grants one, attaches a key, keeps it alive, looks, falls silent or revokes,
 and begins anew. What a holder is told must agree with what it was told before:
 
-    lease-early  a lease lives for its TTL, counted from when the newest answered grant or keep-alive was asked for, and
-                 its key is there
-    lease-keys   once the lease has ended its key is gone
-    lease-late   in the end, with everything healed, no lease outlives its TTL for long
+    lease-early     a lease lives for its TTL, counted from when the newest answered grant or keep-alive was asked for,
+                    and its key is there
+    lease-keys      once the lease has ended its key is gone; until then it is the lease's
+    lease-lives-on  what has ended is not said to live, and each is what was asked for, once
+    lease-late      with everything healed and nobody at work no lease outlives its TTL for long
+
+TTLs are measured by the clock that nodes go by, which runs on while a machine is suspended; the history by its own.
 
 Nobody asks for what the end of a lease deletes. So that the history explains it, it is written there as a delete of
 unknown outcome that begins with the lease.
@@ -14,6 +17,7 @@ import asyncio
 import random
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
 from typing import Final
 
@@ -22,6 +26,7 @@ from quorumd.chaos import calls
 from quorumd.chaos.calls import Answer
 from quorumd.chaos.workload import TIMEOUTS_S, Worker, Workload
 from quorumd.client.aio import AsyncClient
+from quorumd.client.sinceboot import since_boot
 from quorumd.commands import (
     LeaseGrant,
     LeaseGrantResult,
@@ -34,9 +39,8 @@ from quorumd.commands import (
     LeaseTimeToLive,
     LeaseTimeToLiveResult,
     Op,
-    Result,
 )
-from quorumd.errors import Definite, Indefinite, LeaseNotFound, QuorumdError
+from quorumd.errors import Definite, Indefinite, LeaseExists, LeaseNotFound, QuorumdError
 
 PREFIX: Final = "lease/"
 HOLDERS: Final = 8
@@ -59,7 +63,6 @@ class Lease:
         self.ttl_ms = ttl_ms
         self.lives_until_ns = 0  # at least, if nobody revokes it
         self.attached = False  # its key was put, for certain
-        self.revoked = False  # or may have been
 
 
 class Holder:
@@ -93,7 +96,6 @@ class Holder:
             case "abandon":
                 self.lease = None
             case "revoke":
-                lease.revoked = True
                 self.lease = None
                 await self._ask(lease, LeaseRevoke(lease.id))
             case "look":
@@ -105,7 +107,7 @@ class Holder:
         lease, chance = self.lease, self.rng.random()
         ttl_s = lease.ttl_ms / 1e3 if lease is not None else TTL_MS[0] / 1e3
         if lease is not None and chance < AT_THE_END:
-            left_s = (lease.lives_until_ns - time.monotonic_ns()) / 1e9
+            left_s = (lease.lives_until_ns - since_boot()) / 1e9
             return max(0.0, left_s + ttl_s * self.rng.uniform(-0.05, 0.05))
         if chance < AT_THE_END + BEYOND:
             return ttl_s * self.rng.uniform(1.05, 2.0)
@@ -116,7 +118,8 @@ class Holder:
     async def _grant(self) -> None:
         number = next(self._numbers)
         lease = Lease(number, f"{PREFIX}{number}", self.rng.randint(*TTL_MS))
-        if isinstance(await self._ask(lease, LeaseGrant(lease.ttl_ms, lease.id)), LeaseGrantResult):
+        await self._ask(lease, LeaseGrant(lease.ttl_ms, lease.id))
+        if lease.lives_until_ns:
             self.lease = lease
             self._may_end(lease)
             await self._put(lease)
@@ -139,34 +142,35 @@ class Holder:
         if isinstance(answer, Answer) and answer.found is None and lease.attached:
             self._judge(lease, "its key")
 
-    async def _ask(self, lease: Lease, request: Op) -> Result | QuorumdError:
+    async def _ask(self, lease: Lease, request: Op) -> None:
         """One request, and what its answer says of the lease."""
-        asked_ns = time.monotonic_ns()
+        asked_ns = since_boot()
         try:
-            result = await self.worker.client.submit(request, stale=False, timeout=self.rng.choice(TIMEOUTS_S))
+            result = await self.worker.client.submit(request, timeout=self.rng.choice(TIMEOUTS_S))
         except QuorumdError as error:
             if isinstance(error, LeaseNotFound):
                 await self._ended(lease)
-                return error
+                return
             self._tally.errors[type(error).__name__] += 1
-            if not isinstance(error, Definite | Indefinite):
+            if isinstance(error, LeaseExists):
+                self._objects("lease-lives-on", lease, "was granted before, though its id is new")
+            elif not isinstance(error, Definite | Indefinite):
                 self._tally.nonsense.append(f"{type(request).__name__}: {type(error).__name__}: {error}")
-            return error
-        match result:
-            case LeaseGrantResult():
+            return
+        match request, result:
+            case LeaseGrant(), LeaseGrantResult(id=lease.id, ttl_ms=lease.ttl_ms):
                 self._tally.leases["granted"] += 1
                 self._lives(lease, asked_ns)
-            case LeaseKeepAliveResult():
+            case LeaseKeepAlive(), LeaseKeepAliveResult(ttl_ms=lease.ttl_ms):
                 self._tally.leases["kept alive"] += 1
                 self._lives(lease, asked_ns)
-            case LeaseRevokeResult():
+            case LeaseTimeToLive(), LeaseTimeToLiveResult(ttl_ms=lease.ttl_ms, left_ms=left_ms, count=keys):
+                self._looked(lease, left_ms, keys)
+            case LeaseRevoke(), LeaseRevokeResult():
                 self._tally.leases["revoked"] += 1
-                await self._is_without_key(lease)
-            case LeaseTimeToLiveResult():
-                pass
+                await self._is_gone(lease)
             case _:
-                self._tally.nonsense.append(f"{type(request).__name__} was answered with a {type(result).__name__}")
-        return result
+                self._objects("lease-lives-on", lease, f"was asked for with {request}, and the answer is {result}")
 
     # -- what that says -----------------------------------------------------------------------------------------------
 
@@ -179,21 +183,31 @@ class Holder:
         if self.lease is lease:
             self.lease = None
             self._tally.leases["expired"] += 1
-        await self._is_without_key(lease)
+        await self._is_gone(lease)
+
+    def _looked(self, lease: Lease, left_ms: int, keys: int) -> None:
+        least_ms = (lease.lives_until_ns - since_boot()) // limits.MILLISECOND
+        if left_ms < least_ms:
+            self._objects("lease-early", lease, f"is said to have {left_ms} ms left, and has {least_ms} at least")
+        if keys > 1 or (lease.attached and not keys):
+            self._objects("lease-keys", lease, f"is said to have {keys} keys")
 
     def _judge(self, lease: Lease, what: str) -> None:
         """lease or key were gone before now."""
-        left_ms = (lease.lives_until_ns - time.monotonic_ns()) // limits.MILLISECOND
-        if left_ms > 0 and not lease.revoked:
-            self._tally.nonsense.append(
-                f"lease-early: lease {lease.id}, TTL {lease.ttl_ms} ms, was kept alive, and {what} was gone "
-                f"{left_ms} ms before it could end"
-            )
+        left_ms = (lease.lives_until_ns - since_boot()) // limits.MILLISECOND
+        if left_ms > 0:
+            self._objects("lease-early", lease, f"was kept alive, and {what} was gone {left_ms} ms before it could end")
 
-    async def _is_without_key(self, lease: Lease) -> None:
+    async def _is_gone(self, lease: Lease) -> None:
         answer = await self.worker.perform(calls.read(lease.key))
         if isinstance(answer, Answer) and answer.found is not None:
-            self._tally.nonsense.append(f"lease-keys: lease {lease.id} has ended, and its key {lease.key} is there")
+            self._objects("lease-keys", lease, f"has ended, and its key {lease.key} is there")
+        with suppress(QuorumdError):
+            found = await self.worker.client.submit(LeaseTimeToLive(lease.id), timeout=TIMEOUTS_S[0])
+            self._objects("lease-lives-on", lease, f"has ended, and is there: {found}")
+
+    def _objects(self, rule: str, lease: Lease, what: str) -> None:
+        self._tally.nonsense.append(f"{rule}: lease {lease.id}, TTL {lease.ttl_ms} ms, {what}")
 
 
 def hold_leases(workload: Workload) -> None:
@@ -204,8 +218,8 @@ def hold_leases(workload: Workload) -> None:
 
 
 async def all_ended(client: AsyncClient) -> list[str]:
-    """Waits, once everything is healed and nobody keeps a lease alive, until all have ended; what did not. Raises
-    QuorumdError."""
+    """Waits, once everything is healed and nobody keeps a lease alive, until all have ended; what did not. Before any
+    node is restarted: each leader that begins gives all leases a full TTL. Raises QuorumdError."""
     deadline_s = time.monotonic() + TTL_MS[1] / 1e3 + limits.CHAOS_LIVENESS_S
     while True:
         listed = await client.submit(LeaseList(), timeout=limits.CHAOS_READ_S)

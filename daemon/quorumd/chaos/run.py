@@ -203,8 +203,6 @@ class ChaosRun:
         self.phase = "reading everything"
         with _must_succeed("with everything healed a read"):
             final = await workload.read_all()
-            async with workload.new_client() as client:
-                self.report.violations += await all_ended(client)
             self.report.violations += await self.spectator.judge()
         return final
 
@@ -251,6 +249,9 @@ class ChaosRun:
         cluster = self.cluster
         self.phase = "settling"
         await self.workload.stop()
+        with _must_succeed("with everything healed a read"):
+            async with self.workload.new_client() as client:
+                self.report.violations += await all_ended(client)
         await cluster.stop(cluster.nodes, LAST)
         if self._power:
             await cluster.cut_power(cluster.nodes)

@@ -49,7 +49,8 @@ class LeaseCalls:
         return expect(LeaseRevokeResult, self.execute(LeaseRevoke(lease), timeout=timeout))
 
     def lease_keep_alive(self: Executes, lease: int, *, timeout: float | None = None) -> LeaseKeepAliveResult:
-        """Begins a lease's TTL anew, counted from the moment of this call, not of its answer. Raises LeaseNotFound."""
+        """Begins a lease's TTL anew, counted from the moment of this call, not of its answer. Raises LeaseNotFound;
+        Overloaded if at the deadline it is neither there nor gone, but about to end."""
         return expect(LeaseKeepAliveResult, self.execute(LeaseKeepAlive(lease), timeout=timeout))
 
     def lease_time_to_live(
@@ -80,7 +81,8 @@ class AsyncLeaseCalls:
     async def lease_keep_alive(
         self: AsyncExecutes, lease: int, *, timeout: float | None = None
     ) -> LeaseKeepAliveResult:
-        """Begins a lease's TTL anew, counted from the moment of this call, not of its answer. Raises LeaseNotFound."""
+        """Begins a lease's TTL anew, counted from the moment of this call, not of its answer. Raises LeaseNotFound;
+        Overloaded if at the deadline it is neither there nor gone, but about to end."""
         return expect(LeaseKeepAliveResult, await self.execute(LeaseKeepAlive(lease), timeout=timeout))
 
     async def lease_time_to_live(
