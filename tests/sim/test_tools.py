@@ -7,9 +7,11 @@ import shlex
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from quorumd import limits
 from quorumd.checker.invariants import Violation
 from quorumd.checker.paxos_invariants import PaxosInvariants
 from quorumd.checker.raft_invariants import Entry, RaftInvariants
@@ -203,6 +205,20 @@ def test_a_run_that_is_stuck_says_on_what(monkeypatch):
     outcome = run.go()
     assert outcome.violation == "no-progress"
     assert re.match(r"waited for a good answer to \S+: write k0; healed: \[\d, \d\], node \d ", outcome.detail)
+
+
+@pytest.mark.parametrize(("narrow", "begins_at", "given_s"), [(True, 0, 400), (True, 90, 140), (False, 90, 40)])
+def test_who_catches_up_through_narrow_windows_is_given_time_until_it_is_through(narrow, begins_at, given_s):
+    """Seed 1051846 of Multi-Paxos: a quorum needed whoever lagged, and had no room for anything new until then."""
+    scenario = replace(draw(3, engine="paxos", nodes=3), ring_kib=8_192, island_entries=2 if narrow else 65_536)
+    run, world = Run(scenario), SimpleNamespace(now=0, run=lambda until: setattr(world, "now", until))
+    cluster = SimpleNamespace(
+        world=world, describe=lambda: "", invariants=SimpleNamespace(committed=100),
+        least_applied=lambda nodes: begins_at + world.now // (10 * limits.SECOND),  # others go on for ever
+    )
+    with pytest.raises(Violation):
+        run._answered(cluster, [SimpleNamespace(idle=False, name="c1")])
+    assert world.now == given_s * limits.SECOND
 
 
 def test_a_real_run_of_multi_paxos_is_shrunk_to_fewer_nodes(monkeypatch):

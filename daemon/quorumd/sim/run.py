@@ -33,7 +33,7 @@ from quorumd.types import NodeId
 
 PATIENCE = 5  # a safety phase may last so many times its length to come by enough operations
 LIVENESS = 40 * limits.SECOND  # within which a healed majority must serve, and agree
-CATCH_UP = 10 * LIVENESS  # the same through narrow windows, if in every LIVENESS the last of them comes nearer
+CATCH_UP = 10 * LIVENESS  # the same through narrow windows, if in every LIVENESS the last of them catches up with more
 CHECK_SECONDS = 20.0
 HALTED, CRASHED = "halted", "crashed"  # what a run that an error ended is said to have broken
 
@@ -71,6 +71,7 @@ class Run:
         self._trace = trace
         self._cluster: Cluster | None = None
         self._faults: Faults | None = None
+        self._at_work: list[NodeId] = []  # who works for good
         self._healing = ""  # who works for good in the liveness phase, and how the rest was left
 
     @property
@@ -117,6 +118,7 @@ class Run:
         cluster.world.tell("phase", "liveness", majority=majority)
         for node in majority:
             faults.nodes.revive(cluster.machines[node])
+        self._at_work = majority
         self._healing = f"healed: {majority}"
         for node in rest:
             self._healing += f", node {node} {self._leave_broken(cluster, faults, node, dice)}"
@@ -181,6 +183,7 @@ class Run:
         self._must(
             cluster, "no-progress", lambda: all(asker.idle for asker in askers),
             lambda: f"the end of what {', '.join(asker.name for asker in askers if not asker.idle)} asked",
+            self._caught_up(cluster),
         )  # fmt: skip
 
     def _serve(self, cluster: Cluster, *asks: tuple[Program, Ask]) -> None:
@@ -201,7 +204,13 @@ class Run:
             left = [(program, ask) for program, worker, ask in waiting if not answered(worker)]
             return "a good answer to " + ", ".join(f"{program.name}: {ask.f} {ask.key}" for program, ask in left)
 
-        self._must(cluster, "no-progress", served, unserved)
+        self._must(cluster, "no-progress", served, unserved, self._caught_up(cluster))
+
+    def _caught_up(self, cluster: Cluster) -> Callable[[], int]:
+        """How far the last of those that work for good has come with what is committed by now: a quorum that needs it
+        has no room for anything new before it is through, and through narrow windows that takes its time."""
+        nodes, committed = self._at_work, cluster.invariants.committed
+        return (lambda: min(cluster.least_applied(nodes), committed)) if self.scenario.narrow else (lambda: 0)
 
     def _agree(self, cluster: Cluster, nodes: list[NodeId]) -> None:
         """They come to one state."""
@@ -238,7 +247,7 @@ class Run:
             machine.resume()
             if machine.core is None and not machine.start():
                 machine.start()  # it lost power while it started
-        healthy = [node for node in cluster.ids if node not in cluster.observer.damaged]
+        self._at_work = healthy = [node for node in cluster.ids if node not in cluster.observer.damaged]
         reader = cluster.add_program(workers=0)
         for key in range(self.scenario.keys):
             self._serve(cluster, (reader, reader.mind.read(f"k{key}")))
