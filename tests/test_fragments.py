@@ -3,14 +3,14 @@
 import heapq
 import random
 import struct
-from itertools import count
+from itertools import count, pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quorumd import fragments
-from quorumd.fragments import MAX_FRAGMENTS, MAX_MESSAGE_BYTES, Fragment, Fragmenter, Reassembler
+from quorumd.fragments import MAX_FRAGMENTS, MAX_MESSAGE_BYTES, Fragment, Fragmenter, Reassembler, first_of
 from quorumd.invariants import InvariantBroken
 from quorumd.limits import (
     FRAGMENT_DEADLINE,
@@ -348,3 +348,28 @@ def test_a_whole_message_is_acknowledged_again_and_delivered_once():
     assert {result[0] for result in results[2:]} == {b"\x07"}
     receiver.forget("me")
     assert receiver.on_fragment("me", frame_of(parts[0]), parts[0].payload, 0) == (b"\x01", None)
+
+
+def deliver(receiver: Reassembler[str], first_id: int, size: int, now: int) -> bytes | None:
+    """What becomes of one message of a sender that begins at this id."""
+    sender: Fragmenter[str] = Fragmenter(NETWORK_MTU, first_id=first_id)
+    sender.send("peer", message(size), now)
+    parts = [fragment for _, fragment in sender.poll(now)]
+    return [receiver.on_fragment("me", frame_of(part), part.payload, now)[1] for part in parts][-1]
+
+
+def test_an_id_that_comes_again_as_another_message_keeps_no_older_one_remembered():
+    receiver: Reassembler[str] = Reassembler()
+    for now in range(0, 10 * FRAGMENT_DEADLINE, SECOND):
+        assert deliver(receiver, 1, 3000 if now // SECOND % 2 else 5000, now) is not None
+        if now == 0:
+            assert deliver(receiver, 2, 3000, now) is not None
+            assert deliver(receiver, 2, 3000, now) is None  # a copy
+    assert deliver(receiver, 2, 3000, now) is not None
+
+
+@pytest.mark.parametrize("incarnation", [1, 1_750_000_000 * SECOND, (1 << 63) - 1001])
+def test_lives_of_a_node_do_not_share_message_ids_however_close_their_incarnations(incarnation):
+    begins = sorted(first_of(incarnation + life) ^ half for life in range(1000) for half in (0, 1 << 63))
+    apart = [after - before for before, after in pairwise([*begins, begins[0] + (1 << 64)])]
+    assert min(apart) > 1 << 48  # messages, of either kind

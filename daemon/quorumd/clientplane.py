@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from quorumd import limits
-from quorumd.fragments import Fragment, Fragmenter, Reassembler
+from quorumd.fragments import Fragment, Fragmenter, Reassembler, first_of
 from quorumd.types import Address, Incarnation, Nanoseconds, NodeId, Term
 from quorumd.watchplane import WatchPlane, WatchRoom
 from quorumd_fastpath import wire
@@ -61,10 +61,10 @@ class ClientPlane:
         self.pending = Pending(limits.MAX_PENDING_OPS)
         self.reads = ReadQueue(limits.READ_QUEUE_BYTES)
         self.counters = Counters()
-        self.fragmenter: Fragmenter[Address] = Fragmenter(mtu, first_id=incarnation)
+        self.fragmenter: Fragmenter[Address] = Fragmenter(mtu, first_id=first_of(incarnation))
         self.reassembler: Reassembler[Address] = Reassembler()
         # Cuts answers and keeps none. A client must not take one's fragments for those of a message of the other.
-        self.answer_cutter: Fragmenter[Address] = Fragmenter(mtu, first_id=incarnation ^ 1 << 63)
+        self.answer_cutter: Fragmenter[Address] = Fragmenter(mtu, first_id=first_of(incarnation) ^ 1 << 63)
         self.hello: Callable[[], Mapping[str, Any]] = dict
         self.status: Callable[[], Mapping[str, Any]] = dict
         self.admin: Callable[[Mapping[str, Any], Term], Mapping[str, Any]] = lambda _, __: refusal("not serving")

@@ -34,7 +34,7 @@ from quorumd.limits import (
     REASSEMBLY_BYTES,
     REASSEMBLY_MESSAGES,
 )
-from quorumd.types import Nanoseconds
+from quorumd.types import Incarnation, Nanoseconds
 from quorumd_fastpath.wire import Frame
 
 KIND_FRAGMENT: Final = 3
@@ -140,11 +140,20 @@ class _Lane:
         self.rto = min(max(floor, 2 * self.round_trip), max(floor, MAX_RTO))
 
 
+def first_of(incarnation: Incarnation) -> int:
+    """Where the message ids of a node's life begin: far from those of its other lives.
+
+    Two incarnations may be neighbours, as where the wall clock was set back between them, and a receiver takes an id
+    that it knows for a copy. So they are spread over all 64 bits (Fibonacci hashing, Knuth, TAOCP 6.4).
+    """
+    return incarnation * 0x9E37_79B9_7F4A_7C15 & 0xFFFF_FFFF_FFFF_FFFF
+
+
 class Fragmenter(Generic[K]):
     """The sending half, for all destinations of one plane: put messages in with send(), take frames out with poll().
 
     mtu: bytes of a datagram on the path, of which `tail_bytes` are kept free for the MAC. first_id: where message ids
-    begin; must differ between two lives of a sender: a node passes its incarnation, a client a random number.
+    begin; must be far from those of another life of the sender: a node passes `first_of`, a client a random number.
     """
 
     def __init__(
@@ -401,6 +410,7 @@ class Reassembler(Generic[K]):
             self.malformed += 1
             return None, None
         self._done[key] = (total, now + self._deadline)
+        self._done.move_to_end(key)  # of an id that came again as another message: it is no longer the oldest
         self.completed += 1
         return _full(total), data
 

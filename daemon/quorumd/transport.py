@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from quorumd import limits, peercodec
 from quorumd.consensus.messages import Heartbeat, HeartbeatReply
 from quorumd.entryruns import EntryRuns, Sender
-from quorumd.fragments import Fragmenter, Reassembler
+from quorumd.fragments import Fragmenter, Reassembler, first_of
 from quorumd.log import Log
 from quorumd.peercodec import BODY_APPEND, Codec, Reporter, RunFields
 from quorumd.sources import BytesSource, SlabSource
@@ -123,7 +123,7 @@ class Transport:
         self.verdicts: set[tuple[Term, NodeId, Index, int]] = set()
         self.settled: tuple[Term, Index, int] = (0, 0, 0)  # term, index, digest: equal to ours, to be heard no more
         self.notices: list[tuple[str, NodeId, str]] = []  # for the node's log: event, peer, reason; taken by core
-        self.fragmenter: Fragmenter[NodeId] = Fragmenter(mtu, first_id=identity.incarnation)
+        self.fragmenter: Fragmenter[NodeId] = Fragmenter(mtu, first_id=first_of(identity.incarnation))
         single_bytes = mtu - limits.HEADER_BYTES - limits.MAC_BYTES
         self.runs = EntryRuns(outbox, log, self.fragmenter, single_bytes, self._sender)
         self.reassembler: Reassembler[tuple[NodeId, Incarnation]] = Reassembler()

@@ -4,7 +4,7 @@ import json
 import random
 
 import pytest
-from world import World
+from world import Caller, World
 
 from quorumd import commands, limits
 from quorumd.client.channel import Channel
@@ -169,6 +169,24 @@ def test_each_life_of_each_node_has_numbers_of_its_own():
         assert fragments and frame.receiver_incarnation == life
         numbers.append((frame.index, sender.channel._large_numbers[node, life]))
     assert numbers == [(1, 1), (1, 1), (2, 2), (1, 1)]
+
+
+def test_what_a_node_says_after_a_restart_with_its_clock_set_back_is_no_copy_of_what_it_said_before():
+    """Its incarnation is the next number then, and its clients remember the large messages of the life before."""
+    world = World(1, mtu=1400)
+    world.elect()
+    caller = Caller(world).open()
+    caller.put(b"k", bytes(5_000))
+    for life in range(3):
+        world.stop(1)
+        stamp = world.members[1].disk.meta
+        world.members[1].disk.meta = stamp._replace(incarnation=max(stamp.incarnation, 1 << 60))  # in the future
+        world.start(1)
+        world.elect()
+        assert world.members[1].core.transport.identity.incarnation == (1 << 60) + 1 + life
+        for size in (5_000, 5_000, 9_000):
+            assert caller.put(b"k", bytes(size)).revision
+            assert caller.get(b"k", within_ms=30) == bytes(size)  # at once, not when it asks again
 
 
 def test_a_large_request_that_the_next_one_overtakes_is_no_copy():

@@ -158,9 +158,9 @@ class Observer(Generic[Rules]):
     def _count_commands(self, core: Core, applied: Index) -> None:
         """How many commands came through the log twice: retries that the sessions had to notice."""
         first = max(self._counted + 1, core.log.ring.first)
-        if first > applied:
+        data, at = core.log.held(first, applied) if first <= applied else None, 0
+        if data is None:
             return
-        data, at = core.log.ring.copy(first, applied), 0
         for _ in range(first, applied + 1):
             length = entry_length(data, at)
             if data[at + 4] == 1:
