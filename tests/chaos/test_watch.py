@@ -396,9 +396,10 @@ def test_the_damage_is_to_be_named_in_every_life(damaged, process):
 
 def test_a_node_that_never_names_its_damage_is_a_violation(deaf, damaged, monkeypatch):
     async def done(*arguments):
-        pass
+        return []
 
     monkeypatch.setattr(limits, "CHAOS_START_S", 0.0)
+    monkeypatch.setattr(run_module, "all_ended", done)
     monkeypatch.setattr(damaged, "stop", done)
     monkeypatch.setattr(damaged, "release", done)
     monkeypatch.setattr(deaf, "_agreed", lambda: True)

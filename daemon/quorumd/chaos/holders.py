@@ -16,7 +16,7 @@ unknown outcome that begins with the lease.
 import asyncio
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
 from typing import Final
@@ -43,6 +43,8 @@ from quorumd.commands import (
 from quorumd.errors import Definite, Indefinite, LeaseExists, LeaseNotFound, QuorumdError
 
 PREFIX: Final = "lease/"
+AFTER: Final = "lease0"
+"""Keys of holders lie in [PREFIX, AFTER)."""
 HOLDERS: Final = 8
 TTL_MS: Final = (limits.MIN_LEASE_TTL_MS, 3_000)
 DEEDS: Final = {"keep": 50, "look": 10, "read": 20, "put": 10, "revoke": 5, "abandon": 5}
@@ -217,16 +219,17 @@ def hold_leases(workload: Workload) -> None:
         workload.begin(lambda client, rng: Holder(workload, client, rng, numbers).run())
 
 
-async def all_ended(client: AsyncClient) -> list[str]:
+async def all_ended(new_client: Callable[[], AsyncClient]) -> list[str]:
     """Waits, once everything is healed and nobody keeps a lease alive, until all have ended; what did not. Before any
     node is restarted: each leader that begins gives all leases a full TTL. Raises QuorumdError."""
     deadline_s = time.monotonic() + TTL_MS[1] / 1e3 + limits.CHAOS_LIVENESS_S
-    while True:
-        listed = await client.submit(LeaseList(), timeout=limits.CHAOS_READ_S)
-        left = listed.ids if isinstance(listed, LeaseListResult) else ()
-        keys = (await client.range(PREFIX.encode(), PREFIX[:-1].encode() + b"0", timeout=limits.CHAOS_READ_S)).kvs
-        if not left and not keys:
-            return []
-        if time.monotonic() >= deadline_s:
-            return [f"lease-late: leases {list(left)} and keys {[kv.key for kv in keys]} are there at the end"]
-        await asyncio.sleep(POLL_S)
+    async with new_client() as client:
+        while True:
+            listed = await client.submit(LeaseList(), timeout=limits.CHAOS_READ_S)
+            left = listed.ids if isinstance(listed, LeaseListResult) else ()
+            keys = (await client.range(PREFIX.encode(), AFTER.encode(), timeout=limits.CHAOS_READ_S)).kvs
+            if not left and not keys:
+                return []
+            if time.monotonic() >= deadline_s:
+                return [f"lease-late: leases {list(left)} and keys {[kv.key for kv in keys]} are there at the end"]
+            await asyncio.sleep(POLL_S)

@@ -250,8 +250,7 @@ class ChaosRun:
         self.phase = "settling"
         await self.workload.stop()
         with _must_succeed("with everything healed a read"):
-            async with self.workload.new_client() as client:
-                self.report.violations += await all_ended(client)
+            self.report.violations += await all_ended(self.workload.new_client)
         await cluster.stop(cluster.nodes, LAST)
         if self._power:
             await cluster.cut_power(cluster.nodes)

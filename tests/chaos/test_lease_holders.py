@@ -50,6 +50,12 @@ class Script:
             raise answer
         return answer
 
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *error):
+        pass
+
     async def range(self, key, end, *, timeout):
         return await self.submit((key, end), timeout=timeout)
 
@@ -186,7 +192,7 @@ def test_the_history_explains_what_the_end_of_a_lease_deletes(holder, clock, mon
 )
 def test_leases_that_do_not_end_are_named(clock, monkeypatch, answers, late):
     monkeypatch.setattr(holders, "POLL_S", 0)
-    found = asyncio.run(all_ended(Script(clock, *answers)))
+    found = asyncio.run(all_ended(lambda: Script(clock, *answers)))
     assert [each.partition(":")[0] for each in found] == ["lease-late"] * late
 
 
