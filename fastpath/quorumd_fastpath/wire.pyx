@@ -653,7 +653,9 @@ cdef class Stage:
         """Bytes of the first `count` staged writes, or of all if there are fewer."""
         cdef size_t i
         cdef size_t total = 0
-        for i in range(min(count, self.writes_.size())):
+        if count >= self.writes_.size():
+            return self.write_bytes_
+        for i in range(count):
             total += self.writes_[i].length
         return total
 
